@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Replay a journal: what the page-state table must be, if every change was recorded.
+
+A journal that dropped records cannot be replayed; ask the ring's header first.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvmlab.ranges import PAGE_SIZE
+from cvmlab.records import Kind
+from cvmlab.states import LAUNCH_FLAG, STATE_MASK, Event, PageState, Refusal, Rules
+
+
+_CHANGES = {Kind.ACCEPT, Kind.CONVERT, Kind.DISCARD, Kind.POISON, Kind.LOAD}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where part of a backend sits: GPA, offset in its files, both and ``size`` in bytes."""
+
+    gpa: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discrepancy:
+    """Record ``seq`` does not fit what came before it."""
+
+    seq: int
+    gpa: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"record {self.seq}, {self.gpa:#x}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The table after the journal (flags included), and what in the journal made no sense."""
+
+    table: NDArray[np.uint8]
+    discrepancies: tuple[Discrepancy, ...]
+
+
+def replay(records: NDArray[np.void], rules: Rules, slots: Sequence[Slot], pages: int) -> Replay:
+    """Run *records* (dtype RECORD, in order of seq) over a fresh table of *pages* pages.
+
+    Each change must start from the state the table is in and be a step that the rules allow.
+    """
+    table: NDArray[np.uint8] = np.zeros(pages, np.uint8)
+    odd: list[Discrepancy] = []
+    fields = ("seq", "kind", "gpa", "pages", "from", "to")
+    for seq, number, gpa, count, before, after in zip(
+        *(records[field].tolist() for field in fields), strict=True
+    ):
+        kind = Kind(number)
+        if kind is Kind.RESET:
+            table[:] = 0
+        elif kind in _CHANGES:
+            step = _Step(kind, PageState(before), PageState(after))
+            texts = _take(table, step, rules, list(page_spans(slots, gpa, count)), count)
+            odd += [Discrepancy(seq, gpa, text) for text in texts]
+    return Replay(table, tuple(odd))
+
+
+def page_spans(slots: Iterable[Slot], gpa: int, pages: int) -> Iterator[slice]:
+    """Yield the table indexes of *pages* pages from *gpa*, slot by slot; gaps are left out."""
+    end = gpa + pages * PAGE_SIZE
+    for slot in sorted(slots, key=lambda slot: slot.gpa):
+        low, high = max(gpa, slot.gpa), min(end, slot.gpa + slot.size)
+        if low < high:
+            first = (slot.offset + low - slot.gpa) // PAGE_SIZE
+            yield slice(first, first + (high - low) // PAGE_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    kind: Kind
+    before: PageState
+    after: PageState
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What can have made a record of this kind."""
+        match self.kind:
+            case Kind.ACCEPT:
+                return (Event.ACCEPT, Event.TOUCH)
+            case Kind.CONVERT if self.after is PageState.SHARED:
+                return (Event.TO_SHARED,)
+            case Kind.CONVERT:
+                return (Event.TO_PRIVATE,)
+            case _:
+                return (Event.of(self.kind.word),)
+
+    def legal(self, rules: Rules) -> bool:
+        cells = [rules.judge(self.before, event) for event in self.events]
+        return any(cell.refusal is Refusal.OK and cell.next is self.after for cell in cells)
+
+
+def _take(
+    table: NDArray[np.uint8], step: _Step, rules: Rules, spans: list[slice], pages: int
+) -> Iterator[str]:
+    """Change the table as recorded; yield what is odd about it."""
+    if sum(span.stop - span.start for span in spans) != pages:
+        yield f"{pages} pages from there are not all in the backend"
+    if not step.legal(rules):
+        yield (
+            f"{step.kind.word} from {step.before.word} to {step.after.word} is against the rules "
+            f"of {rules.profile}"
+        )
+    for span in spans:
+        others = np.flatnonzero((table[span] & STATE_MASK) != step.before)
+        if len(others):
+            found = PageState(int(table[span][others[0]]) & STATE_MASK)
+            yield f"{len(others)} pages were not {step.before.word}, the first was {found.word}"
+        if step.kind is Kind.LOAD:
+            table[span] = step.after | LAUNCH_FLAG
+        elif step.before is not step.after:
+            table[span] = step.after

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Page states, what can happen to a page, and the rules that say what follows.
+
+The rules are data: plugin/core/transitions.toml, which the plugin compiles and this module loads.
+Numbers are those of plugin/core/rmem.h, because both sides read them from shared files.  Model is
+the core's twin in Python: same rules, same refusals, same counters.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Self, final
+
+import numpy as np
+
+from cvmlab.errors import ConfigError
+from cvmlab.resources import plugin_dir
+
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+STATE_MASK = 0x03
+LAUNCH_FLAG = 0x10  # placed by the loader before the guest ran
+
+
+class Named(IntEnum):
+    """A closed set with a number (ABI) and a word (rules, QMP, command line)."""
+
+    @property
+    def word(self) -> str:
+        return self.name.lower().replace("_", "-")
+
+    @classmethod
+    def of(cls, word: str) -> Self:
+        """Return the member that is written *word*; raise KeyError."""
+        return cls[word.upper().replace("-", "_")]
+
+
+class PageState(Named):
+    PENDING = 0  # private, not accepted by the guest yet
+    PRIVATE = 1  # private and accepted
+    SHARED = 2  # host and guest may touch it
+    POISONED = 3  # guest touch is a machine check, host touch an error
+
+
+class Event(Named):
+    TOUCH = 0  # a guest CPU touches it
+    ACCEPT = 1  # acceptance asked for by guest or host
+    TO_SHARED = 2
+    TO_PRIVATE = 3
+    DISCARD = 4  # punch hole
+    POISON = 5
+    LOAD = 6  # the loader writes the launch image
+
+
+class Refusal(Named):
+    OK = 0
+    ALREADY_ACCEPTED = 1
+    NOT_PRIVATE = 2
+    PAGE_POISONED = 3
+    OUT_OF_RANGE = 4  # not a rule: no such page, or no such event
+
+
+class Counter(Named):
+    """Index into the counters of the shared header."""
+
+    ACCEPTED = 0
+    TO_SHARED = 1
+    TO_PRIVATE = 2
+    DISCARDED = 3
+    POISONED = 4
+    LOADED = 5
+    HOST_FAULTS = 6
+    HOST_ACCESSES = 7
+    GUEST_VIOLATIONS = 8
+    GUEST_FAULTS = 9
+    CONVERSIONS = 10
+    RESETS = 11
+
+
+COUNTER_SLOTS = 32  # RMEM_COUNTERS
+COUNTER_OF = {
+    Event.TOUCH: Counter.ACCEPTED,
+    Event.ACCEPT: Counter.ACCEPTED,
+    Event.TO_SHARED: Counter.TO_SHARED,
+    Event.TO_PRIVATE: Counter.TO_PRIVATE,
+    Event.DISCARD: Counter.DISCARDED,
+    Event.POISON: Counter.POISONED,
+    Event.LOAD: Counter.LOADED,
+}
+
+
+class Layout(StrEnum):
+    """Where content lives: one file, or a private and a shared one."""
+
+    IN_PLACE = "in-place"
+    SPLIT = "split"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One cell: the next state, or, if refused, the state the page stays in."""
+
+    next: PageState
+    refusal: Refusal = Refusal.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """One profile's rules: ``cells[event][state]``."""
+
+    profile: str
+    layout: Layout
+    cells: tuple[tuple[Rule, ...], ...]
+
+    def judge(self, state: PageState, event: Event) -> Rule:
+        return self.cells[event][state]
+
+
+def parse_rules(text: str) -> dict[str, Rules]:
+    """Read the text of a transitions.toml; raise ConfigError naming the cell at fault."""
+    document = tomllib.loads(text)
+    default = document["default"]
+    return {
+        name: _profile_rules(name, {**default, **own}) for name, own in document["profiles"].items()
+    }
+
+
+def _profile_rules(name: str, rows: Mapping[str, Any]) -> Rules:
+    unknown = rows.keys() - {"layout"} - {event.word for event in Event}
+    if unknown:
+        raise ConfigError(f"profile {name}: unknown key {min(unknown)!r}")
+    try:
+        layout = Layout(rows["layout"])
+        cells = tuple(_row(event, rows[event.word]) for event in Event)
+    except (KeyError, ValueError) as fault:
+        raise ConfigError(f"profile {name}: {fault} is missing, misspelt or too short") from fault
+    return Rules(name, layout, cells)
+
+
+def _row(event: Event, words: list[str]) -> tuple[Rule, ...]:
+    if len(words) != len(PageState):
+        raise ValueError(event.word)
+    return tuple(_rule(state, word) for state, word in zip(PageState, words, strict=True))
+
+
+def _rule(state: PageState, word: str) -> Rule:
+    try:
+        return Rule(PageState.of(word))
+    except KeyError:
+        return Rule(state, Refusal.of(word))
+
+
+@cache
+def profiles() -> Mapping[str, Rules]:
+    """Return the rules of every profile, by name."""
+    path = plugin_dir() / "core" / "transitions.toml"
+    return parse_rules(path.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Pages ``[first, first + count)`` took a step, which may leave them where they were."""
+
+    first: int
+    count: int
+    before: PageState
+    after: PageState
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was changed: ``page`` is the first that stands in the way."""
+
+    refusal: Refusal
+    page: int
+
+
+@final
+class Model:
+    """What the core does, in Python, on a table of its own.
+
+    Not the state of any VM: that is the plugin's alone (design D4).
+    """
+
+    def __init__(self, rules: Rules, pages: int) -> None:
+        self.rules = rules
+        self.table: NDArray[np.uint8] = np.zeros(pages, np.uint8)
+        self.counters = dict.fromkeys(Counter, 0)
+        self.generation = 0
+
+    @property
+    def page_counts(self) -> dict[PageState, int]:
+        counted = np.bincount(self.table & STATE_MASK, minlength=len(PageState))
+        return {state: int(counted[state]) for state in PageState}
+
+    def runs(self, first: int, count: int) -> Iterator[tuple[int, int, PageState]]:
+        """Yield (first, count, state) for each run of equal state in the range."""
+        states = self.table[first : first + count] & STATE_MASK
+        starts = [0, *(np.flatnonzero(np.diff(states)) + 1).tolist(), len(states)]
+        for start, end in pairwise(starts):
+            if end > start:
+                yield first + start, end - start, PageState(int(states[start]))
+
+    def touch(self, page: int) -> PageState:
+        """A guest CPU touches *page*: return the state it found."""
+        found = PageState(int(self.table[page]) & STATE_MASK)
+        rule = self.rules.judge(found, Event.TOUCH)
+        if found is PageState.PENDING and rule.refusal is Refusal.OK:
+            self._take(Change(page, 1, found, rule.next), Event.TOUCH)
+        return found
+
+    def check(self, first: int, count: int, event: Event) -> Refused | None:
+        """Say what would refuse *event* on the range, or return None."""
+        pages = len(self.table)
+        if first > pages or first + count > pages:
+            return Refused(Refusal.OUT_OF_RANGE, max(first, pages))
+        for start, _, state in self.runs(first, count):
+            refusal = self.rules.judge(state, event).refusal
+            if refusal is not Refusal.OK:
+                return Refused(refusal, start)
+        return None
+
+    def apply(self, first: int, count: int, event: Event) -> tuple[Change, ...] | Refused:
+        """Let *event* happen to all of the range or, if any page refuses, to nothing."""
+        refused = self.check(first, count, event)
+        if refused is not None:
+            return refused
+        changes = tuple(
+            Change(start, length, state, self.rules.judge(state, event).next)
+            for start, length, state in self.runs(first, count)
+        )
+        for change in changes:
+            self._take(change, event)
+        return changes
+
+    def reset(self) -> None:
+        """Every page is pending again, as after a reboot."""
+        self.table[:] = 0
+        self.counters[Counter.RESETS] += 1
+        self.generation += 1
+
+    def _take(self, change: Change, event: Event) -> None:
+        span = slice(change.first, change.first + change.count)
+        if event is Event.LOAD:
+            self.table[span] = change.after | LAUNCH_FLAG
+        if change.after is change.before:
+            return
+        if event is not Event.LOAD:
+            self.table[span] = change.after
+        self.counters[COUNTER_OF[event]] += change.count
+        if (change.before, change.after) != (PageState.PENDING, PageState.PRIVATE):
+            self.generation += 1
