@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Name the function that an instruction address belongs to: ``nvme_submit_cmd+0x12``.
+
+Symbols come from an ELF file's symbol table, a System.map, or the kallsyms tables that a stripped
+kernel carries.  They are loaded once, into sorted arrays, and then answer in microseconds.
+
+KASLR moves the kernel by a multiple of 2 MiB: either boot with ``nokaslr``, or learn the slide
+from addresses whose function is known (infer_slide) and look up through with_slide().
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from cvmlab import kallsyms
+from cvmlab.errors import ImageError
+
+
+KASLR_STEP = 2 << 20
+KASLR_RANGE = 1 << 30
+# Where an x86-64 kernel first fetches from the upper half, by version.
+KERNEL_ENTRY = (
+    "startup_64",
+    "secondary_startup_64",
+    "secondary_startup_64_no_verify",
+    "common_startup_64",
+    "x86_64_start_kernel",
+)
+
+_ELF64_SYMBOL = np.dtype(
+    [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"),
+     ("value", "<u8"), ("size", "<u8")]
+)  # fmt: skip
+_STT_NOTYPE, _STT_FUNC = 0, 2
+_SHF_EXECINSTR = 4
+_TEXT_TYPES = frozenset("tTwW")
+_MAP_LINE = re.compile(r"([0-9a-f]{8,16}) ([A-Za-z?]) (\S+)")
+_MIN_MAP_LINES = 16  # Debian ships a one-line placeholder under the name of the real map
+_DULL = ("__pfx_", "__cfi_", "$", ".L")
+# The linker script's own marks, such as _etext and __entry_text_end: no function starts there.
+_MARK = re.compile(r"_.*text(_start|_end)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A name in the address space; *text* is False for what only ends the function before it."""
+
+    address: int
+    name: str
+    text: bool = True
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Symbols:
+    """Sorted symbols of one program; ``slide`` is how far it runs from where it was linked."""
+
+    addresses: npt.NDArray[np.uint64]
+    names: tuple[str | None, ...]  # None: data, or the end of the text
+    slide: int = 0
+
+    @classmethod
+    def of(cls, symbols: Iterable[Symbol]) -> "Symbols":
+        """Sort *symbols*; of several at one address the most telling is kept."""
+        best: dict[int, Symbol] = {}
+        for symbol in symbols:
+            known = best.get(symbol.address)
+            if known is None or _telling(symbol) > _telling(known):
+                best[symbol.address] = symbol
+        ordered = [best[address] for address in sorted(best)]
+        return cls(
+            addresses=np.array([symbol.address for symbol in ordered], np.uint64),
+            names=tuple(symbol.name if _names_code(symbol) else None for symbol in ordered),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def resolve(self, address: int) -> str | None:
+        """Return ``function+0x12`` for the function *address* is in, or None if it is in none."""
+        linked = address - self.slide
+        if not 0 <= linked < 1 << 64:
+            return None
+        index = int(np.searchsorted(self.addresses, np.uint64(linked), side="right")) - 1
+        name = self.names[index] if index >= 0 else None
+        return None if name is None else f"{name}+{linked - int(self.addresses[index]):#x}"
+
+    def function(self, address: int) -> str | None:
+        """Return only the name of the function."""
+        found = self.resolve(address)
+        return None if found is None else found.rpartition("+")[0]
+
+    def with_slide(self, slide: int) -> "Symbols":
+        """The same program, *slide* bytes above where it was linked."""
+        return replace(self, slide=slide)
+
+    def infer_slide(self, addresses: Sequence[int], functions: Iterable[str]) -> int | None:
+        """Return the one KASLR slide that puts every address into one of *functions*.
+
+        None if no slide does, or several do: a wrong name is worse than none.
+        """
+        wanted = frozenset(functions)
+        fitting = [
+            slide
+            for slide in range(0, KASLR_RANGE, KASLR_STEP)
+            if addresses
+            and all(self.with_slide(slide).function(item) in wanted for item in addresses)
+        ]
+        return fitting[0] if len(fitting) == 1 else None
+
+
+def _names_code(symbol: Symbol) -> bool:
+    return symbol.text and not _MARK.fullmatch(symbol.name)
+
+
+def _telling(symbol: Symbol) -> tuple[bool, bool, bool, bool]:
+    dull = symbol.name.startswith(_DULL)
+    return _names_code(symbol), not dull, not symbol.local, not symbol.name.startswith("_")
+
+
+def load(path: Path) -> Symbols:
+    """Read the symbols of an ELF file or a System.map; raise ImageError if it has none."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read symbols from {path}: {error.strerror}") from error
+    if content.startswith(b"\x7fELF"):
+        return from_elf(content)
+    return from_system_map(content.decode("ascii", "replace"), name=str(path))
+
+
+def from_system_map(text: str, *, name: str = "System.map") -> Symbols:
+    """Read lines of ``address type name``, as ``nm`` prints them."""
+    found = [match.groups() for line in text.splitlines() if (match := _MAP_LINE.fullmatch(line))]
+    if len(found) < _MIN_MAP_LINES:
+        raise ImageError(
+            f"{name} is a placeholder, not a map of symbols",
+            hint="leave it out: the kernel itself usually carries its symbols (kallsyms)",
+        )
+    return Symbols.of(
+        Symbol(int(address, 16), symbol, kind in _TEXT_TYPES, kind.islower())
+        for address, kind, symbol in found
+    )
+
+
+def from_elf(content: bytes) -> Symbols:
+    """Read the symbol table of an ELF file, or the kallsyms tables of a stripped kernel."""
+    try:
+        elf = ELFFile(io.BytesIO(content))
+        table = elf.get_section_by_name(".symtab")
+        if not isinstance(table, SymbolTableSection):
+            return _from_kallsyms(content, elf)
+        found = _elf64_symbols if elf.elfclass == 64 else _elf32_symbols
+        return Symbols.of(found(elf, table))
+    except ELFError as error:
+        raise ImageError(f"the ELF file is damaged: {error}") from error
+
+
+def _from_kallsyms(content: bytes, elf: ELFFile) -> Symbols:
+    segments = tuple(
+        kallsyms.Segment(part["p_offset"], part["p_vaddr"], part["p_filesz"])
+        for part in elf.iter_segments("PT_LOAD")
+    )
+    table = kallsyms.decode(content, segments)
+    return Symbols.of(
+        Symbol(address, name, kind in _TEXT_TYPES, kind.islower())
+        for address, name, kind in zip(
+            table.addresses.tolist(), table.names, table.types, strict=True
+        )
+    )
+
+
+def _code_sections(elf: ELFFile) -> dict[int, int]:
+    """Number of each section with code -> where it ends in memory."""
+    return {
+        number: section["sh_addr"] + section["sh_size"]
+        for number, section in enumerate(elf.iter_sections())
+        if section["sh_flags"] & _SHF_EXECINSTR
+    }
+
+
+def _elf64_symbols(elf: ELFFile, table: SymbolTableSection) -> list[Symbol]:
+    # pyelftools builds an object a symbol: seconds for a kernel; the array takes milliseconds.
+    rows = np.frombuffer(table.data(), _ELF64_SYMBOL)
+    strings = elf.get_section(table["sh_link"]).data()
+    code = _code_sections(elf)
+    symbols = [Symbol(end, "", text=False) for end in code.values()]
+    for row in rows[np.isin(rows["info"] & 0xF, (_STT_NOTYPE, _STT_FUNC))]:
+        section, value = int(row["section"]), int(row["value"])
+        start = int(row["name"])
+        name = strings[start : strings.index(0, start)].decode("ascii", "replace")
+        if section in code and name:
+            local = row["info"] >> 4 == 0
+            symbols.append(Symbol(value, name, local=bool(local)))
+    return symbols
+
+
+def _elf32_symbols(elf: ELFFile, table: SymbolTableSection) -> list[Symbol]:
+    """Bare-metal guests are small and often 32-bit at the entry."""
+    code = _code_sections(elf)
+    symbols = [Symbol(end, "", text=False) for end in code.values()]
+    for row in table.iter_symbols():
+        if row["st_shndx"] in code and row.name and row["st_info"]["type"] != "STT_SECTION":
+            local = row["st_info"]["bind"] == "STB_LOCAL"
+            symbols.append(Symbol(row["st_value"], row.name, local=local))
+    return symbols
+
+
+class LazySymbols:
+    """Symbols that are loaded at the first question; a failure to load names nothing, once.
+
+    ``problem`` then says why, for the report.
+    """
+
+    def __init__(self, loader: Callable[[], Symbols]) -> None:
+        self._loader = loader
+        self._symbols: Symbols | None = None
+        self.problem: str | None = None
+
+    def resolve(self, address: int) -> str | None:
+        symbols = self.get()
+        return symbols.resolve(address) if symbols is not None and address else None
+
+    def get(self) -> Symbols | None:
+        if self._symbols is None and self.problem is None:
+            try:
+                self._symbols = self._loader()
+            except ImageError as error:
+                self.problem = error.message
+        return self._symbols
