@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from dataclasses import replace
+
+import pytest
+
+from cvmlab import budgets
+from cvmlab.budgets import Budget, Ending, Resource
+from cvmlab.errors import ConfigError
+from cvmlab.result import BudgetLine, Counters, Outcome, Phase, PhaseCounters
+
+
+def phase(name: str, **counters: int) -> Phase:
+    return Phase(name=name, seconds=1.0, host_seconds=1.0, counters=PhaseCounters(**counters))
+
+
+COUNTERS = Counters(accepted=100, to_shared=10, to_private=5, host_faults=2)
+PHASES = (
+    phase("firmware", accepted=40, to_shared=4),
+    phase("kernel", accepted=30, to_shared=6, to_private=5, host_faults=2),
+    phase("kernel", accepted=30),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", Budget(Resource.FAULTS, 0)),
+        ("100", Budget(Resource.FAULTS, 100)),
+        ("kernel=7", Budget(Resource.FAULTS, 7, "kernel")),
+    ],
+)
+def test_a_budget_is_a_number_or_a_phase_and_a_number(text: str, expected: Budget) -> None:
+    assert Budget.parse(Resource.FAULTS, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "--max-accepts: '' is not a number"),
+        ("-1", "--max-accepts: '-1' is not a number"),
+        ("many", "--max-accepts: 'many' is not a number"),
+        ("kernel=", "--max-accepts: '' is not a number"),
+        ("1.5", "--max-accepts: '1.5' is not a number"),
+        ("²", "--max-accepts: '²' is not a number"),
+        ("boot=5", "--max-accepts: there is no phase 'boot'"),
+        ("=5", "--max-accepts: there is no phase ''"),
+    ],
+)
+def test_a_bad_budget_is_refused_with_a_hint(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Budget.parse(Resource.ACCEPTS, text)
+    assert caught.value.message == message
+    assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize(
+    ("budget", "measured", "kept"),
+    [
+        (Budget(Resource.ACCEPTS, 100), 100, True),
+        (Budget(Resource.ACCEPTS, 99), 100, False),
+        (Budget(Resource.CONVERSIONS, 15), 15, True),
+        (Budget(Resource.CONVERSIONS, 14), 15, False),
+        (Budget(Resource.FAULTS, 1), 2, False),
+        (Budget(Resource.FAULTS, 0, "firmware"), 0, True),
+        (Budget(Resource.CONVERSIONS, 10, "kernel"), 11, False),
+        (Budget(Resource.ACCEPTS, 60, "kernel"), 60, True),
+        (Budget(Resource.ACCEPTS, 0, "user"), 0, True),
+    ],
+)
+def test_a_budget_is_held_against_the_run_or_all_phases_of_its_name(
+    budget: Budget, measured: int, *, kept: bool
+) -> None:
+    (line,) = budgets.measure([budget], COUNTERS, PHASES)
+
+    assert (line.measured, line.kept) == (measured, kept)
+
+
+def test_a_broken_budget_is_told_in_a_sentence() -> None:
+    (line,) = budgets.measure([Budget(Resource.CONVERSIONS, 10, "kernel")], COUNTERS, PHASES)
+
+    assert budgets.describe(line) == "11 pages were converted in phase kernel, 10 are allowed"
+
+
+def broken(resource: Resource) -> BudgetLine:
+    return BudgetLine(resource=resource, phase=None, limit=0, measured=1, kept=False)
+
+
+FAULTS = broken(Resource.FAULTS)
+CONVERSIONS = broken(Resource.CONVERSIONS)
+EVERYTHING = Ending(
+    panic="panic",
+    qemu_died="died",
+    timeout="late",
+    marker_missing="missing",
+    early_use="early",
+    guest_exit=5,
+)
+
+
+def test_what_explains_the_rest_comes_first() -> None:
+    order = []
+    ending = EVERYTHING
+    for field in ("panic", "qemu_died", "timeout", "marker_missing", "early_use"):
+        order.append(budgets.judge(ending, [CONVERSIONS, FAULTS]).exit_code)
+        ending = replace(ending, **{field: None})
+    order.append(budgets.judge(ending, [CONVERSIONS, FAULTS]).exit_code)
+    order.append(budgets.judge(ending, [CONVERSIONS]).exit_code)
+    order.append(budgets.judge(ending, []).exit_code)
+    order.append(budgets.judge(Ending(), []).exit_code)
+
+    assert order == [255, 84, 124, 83, 82, 81, 80, 5, 0]
+
+
+def test_a_kept_budget_changes_nothing() -> None:
+    line = BudgetLine(resource="faults", phase=None, limit=0, measured=0, kept=True)
+
+    assert budgets.judge(Ending(guest_exit=0), [line]).outcome is Outcome.OK
+
+
+@pytest.mark.parametrize(("status", "code"), [(1, 1), (79, 79), (80, 79), (255, 79)])
+def test_the_guests_status_is_passed_through_up_to_79(status: int, code: int) -> None:
+    judged = budgets.judge(Ending(guest_exit=status), [])
+
+    assert (judged.outcome, judged.exit_code) == (Outcome.GUEST_FAILED, code)
+    assert str(status) in judged.message
