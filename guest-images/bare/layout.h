@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Numbers that assembly, C and tests agree on.
+ *
+ *  identity map  0 .. MAP_LIMIT, 2 MiB pages: a GPA is its own address
+ *  image         KERNEL_BASE + GPA, the first GiB once more: the guest runs
+ *                there, because a fetch from the upper half ends the launch
+ */
+#ifndef LAYOUT_H
+#define LAYOUT_H
+
+#define KERNEL_BASE     0xffffffff80000000
+#define IMAGE_GPA       0x100000
+#define TRAMPOLINE_GPA  0x8000
+#define MAP_GIB         8
+
+#define SEL_CODE64      0x08
+#define SEL_DATA        0x10
+#define SEL_CODE32      0x18
+
+#endif

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Reads command lines and runs them: the table below is the protocol.
+
+#include "bare.h"
+
+#define LINE_BYTES 160
+
+static command_fn do_ping;
+
+static const struct command {
+    const char *name;
+    const char *arguments;      // one letter each: x hex number, p hex byte or "pattern"
+    command_fn *run;
+} commands[] = {
+    { "ping", "", do_ping },
+    { "read", "x", do_read },
+    { "write", "xx", do_write },
+    { "add", "xx", do_add },
+    { "fill", "xxp", do_fill },
+    { "sum", "xx", do_sum },
+    { "touch", "xx", do_touch },
+    { "exec", "x", do_exec },
+    { "call", "x", do_call },
+    { "loop", "xx", do_loop },
+    { "vmcall", "xxxxx", do_vmcall },
+    { "vmmcall", "xxxxx", do_vmmcall },
+    { "cpuid", "xx", do_cpuid },
+    { "rdmsr", "x", do_rdmsr },
+    { "wrmsr", "xx", do_wrmsr },
+    { "outb", "xx", do_outb },
+    { "inb", "x", do_inb },
+    { "outl", "xx", do_outl },
+    { "inl", "x", do_inl },
+    { "fwcfg-dma", "xxxx", do_fwcfg_dma },
+    { "edu-dma", "xxx", do_edu_dma },
+    { "pci", "", do_pci },
+    { "smp", "", do_smp },
+    { "ap-loop", "x", do_ap_loop },
+    { "ap-stop", "", do_ap_stop },
+    { "reset", "", do_reset },
+    { "off", "", do_off },
+    { "exit", "x", do_exit },
+};
+
+// Answers the machine checks that met no probe: 0 unless something is wrong.
+static void do_ping(const uint64_t *arg)
+{
+    (void)arg;
+    answer_value(stray_machine_checks());
+}
+
+static bool same(const char *a, const char *b)
+{
+    for (; *a && *a == *b; a++, b++) {
+    }
+    return *a == *b;
+}
+
+// Cut @line at its spaces; returns the number of words, or @max + 1.
+static unsigned split(char *line, char **words, unsigned max)
+{
+    unsigned count = 0;
+
+    for (;;) {
+        while (*line == ' ') {
+            *line++ = '\0';
+        }
+        if (!*line) {
+            return count;
+        }
+        if (count == max) {
+            return max + 1;
+        }
+        words[count++] = line;
+        while (*line && *line != ' ') {
+            line++;
+        }
+    }
+}
+
+static int digit(char c)
+{
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static bool parse_hex(const char *text, uint64_t *number)
+{
+    if (text[0] == '0' && (text[1] | 0x20) == 'x') {
+        text += 2;
+    }
+    *number = 0;
+    for (unsigned i = 0; text[i]; i++) {
+        if (digit(text[i]) < 0 || i == 16) {
+            return false;
+        }
+        *number = *number << 4 | (uint64_t)digit(text[i]);
+    }
+    return *text;
+}
+
+static bool arguments_fit(const char *letters, unsigned count)
+{
+    unsigned expected = 0;
+
+    while (letters[expected]) {
+        expected++;
+    }
+    return expected == count;
+}
+
+static void run_line(char *line)
+{
+    char *words[MAX_ARGS + 1];
+    uint64_t arg[MAX_ARGS];
+    unsigned count = split(line, words, MAX_ARGS + 1);
+    const struct command *c = commands;
+
+    if (count == 0) {
+        answer_error("empty command");
+        return;
+    }
+    while (!same(c->name, words[0])) {
+        if (++c == commands + sizeof(commands) / sizeof(*commands)) {
+            answer_error("unknown command");
+            return;
+        }
+    }
+    if (!arguments_fit(c->arguments, count - 1)) {
+        answer_error("wrong number of arguments");
+        return;
+    }
+    for (unsigned i = 0; i < count - 1; i++) {
+        if (c->arguments[i] == 'p' && same(words[i + 1], "pattern")) {
+            arg[i] = FILL_PATTERN;
+        } else if (!parse_hex(words[i + 1], &arg[i])) {
+            answer_error("not a hexadecimal number");
+            return;
+        }
+    }
+    c->run(arg);
+}
+
+_Noreturn void boot_main(void)
+{
+    static char line[LINE_BYTES];
+
+    ports_init();
+    traps_init();
+    put_text(LOG, "cvmlab bare-metal test guest\n");
+    answer_raw("cvmlab hello bare-1\n");
+    for (;;) {
+        if (read_line(line, sizeof(line))) {
+            run_line(line);
+        } else {
+            answer_error("the line is too long");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Commands that touch guest RAM, each access through a probe.
+
+#include "bare.h"
+
+#define GOLDEN 0x9e3779b97f4a7c15ull
+#define WORDS_PER_PAGE (PAGE_BYTES / 8)
+#define MAX_LOOP_PAGES 4096
+
+extern const uint64_t exec_stub;        // code, one word
+
+bool mapped(uint64_t gpa, uint64_t bytes)
+{
+    if (gpa < MAP_LIMIT && bytes <= MAP_LIMIT - gpa) {
+        return true;
+    }
+    answer_error("the range is beyond the identity map");
+    return false;
+}
+
+// Answer the fault of a probe at @gpa, if it had one.
+static bool faulted(int vector, struct fault *fault, uint64_t gpa)
+{
+    if (vector) {
+        fault->gpa = gpa;
+        answer_fault(fault);
+    }
+    return vector;
+}
+
+static bool whole_words(uint64_t bytes)
+{
+    if (bytes % 8) {
+        answer_error("the length must be a multiple of 8");
+        return false;
+    }
+    return true;
+}
+
+void do_read(const uint64_t *arg)
+{
+    struct fault fault = {0};
+    uint64_t value = 0;
+
+    if (mapped(arg[0], 8)
+        && !faulted(probe_read64(arg[0], &value, &fault), &fault, arg[0])) {
+        answer_value(value);
+    }
+}
+
+void do_write(const uint64_t *arg)
+{
+    struct fault fault = {0};
+
+    if (mapped(arg[0], 8)
+        && !faulted(probe_write64(arg[0], arg[1], &fault), &fault, arg[0])) {
+        answer_done();
+    }
+}
+
+void do_add(const uint64_t *arg)
+{
+    struct fault fault = {0};
+    uint64_t value = arg[1];
+
+    if (mapped(arg[0], 8)
+        && !faulted(probe_add64(arg[0], &value, &fault), &fault, arg[0])) {
+        answer_value(value);
+    }
+}
+
+void do_fill(const uint64_t *arg)
+{
+    struct fault fault = {0};
+    bool pattern = arg[2] == FILL_PATTERN;
+
+    if (!pattern && arg[2] > 0xff) {
+        answer_error("fill wants a byte or the word pattern");
+        return;
+    }
+    if (!mapped(arg[0], arg[1]) || !whole_words(arg[1])) {
+        return;
+    }
+    for (uint64_t gpa = arg[0]; gpa < arg[0] + arg[1]; gpa += 8) {
+        uint64_t word = pattern ? gpa * GOLDEN : arg[2] * 0x0101010101010101ull;
+
+        if (faulted(probe_write64(gpa, word, &fault), &fault, gpa)) {
+            return;
+        }
+    }
+    answer_done();
+}
+
+// Sum of word i times 2i + 1: order matters and numpy computes it in one line.
+void do_sum(const uint64_t *arg)
+{
+    struct fault fault = {0};
+    uint64_t sum = 0;
+
+    if (!mapped(arg[0], arg[1]) || !whole_words(arg[1])) {
+        return;
+    }
+    for (uint64_t i = 0; i < arg[1] / 8; i++) {
+        uint64_t word = 0, gpa = arg[0] + 8 * i;
+
+        if (faulted(probe_read64(gpa, &word, &fault), &fault, gpa)) {
+            return;
+        }
+        sum += word * (2 * i + 1);
+    }
+    answer_value(sum);
+}
+
+void do_touch(const uint64_t *arg)
+{
+    struct fault fault = {0};
+    uint64_t value;
+
+    if (!mapped(arg[0], arg[1] > MAP_LIMIT / PAGE_BYTES ? UINT64_MAX : arg[1] * PAGE_BYTES)) {
+        return;
+    }
+    for (uint64_t i = 0; i < arg[1]; i++) {
+        uint64_t gpa = arg[0] + i * PAGE_BYTES;
+
+        if (faulted(probe_read8(gpa, &value, &fault), &fault, gpa)) {
+            return;
+        }
+    }
+    answer_value(arg[1]);
+}
+
+void do_exec(const uint64_t *arg)
+{
+    struct fault fault = {0};
+
+    if (mapped(arg[0], 8)
+        && !faulted(probe_write64(arg[0], exec_stub, &fault), &fault, arg[0])) {
+        do_call(arg);
+    }
+}
+
+void do_call(const uint64_t *arg)
+{
+    struct fault fault = {0};
+    uint64_t value = 0;
+
+    if (mapped(arg[0], 8)
+        && !faulted(probe_exec(arg[0], &value, &fault), &fault, arg[0])) {
+        answer_value(value);
+    }
+}
+
+// One pass over one page: write its pattern, or count the words that differ.
+static uint64_t visit(uint64_t gpa, uint64_t pass, bool verify, uint64_t *faults)
+{
+    struct fault fault;
+    uint64_t errors = 0;
+
+    for (uint64_t i = 0; i < WORDS_PER_PAGE; i++) {
+        uint64_t at = gpa + 8 * i, word = (at + pass) * GOLDEN, found = word;
+
+        if (verify ? probe_read64(at, &found, &fault) : probe_write64(at, word, &fault)) {
+            ++*faults;
+        } else if (found != word) {
+            errors++;
+        }
+    }
+    return errors;
+}
+
+// Answers twice: "looping" at once; passes, wrong words, faults, first wrong page at the end.
+void do_loop(const uint64_t *arg)
+{
+    uint64_t result[4] = {0}, end = ticks() + LOOP_PATIENCE;
+
+    if (arg[1] > MAX_LOOP_PAGES) {
+        answer_error("too many pages to loop over");
+        return;
+    }
+    if (!mapped(arg[0], arg[1] * PAGE_BYTES)) {
+        return;
+    }
+    answer_raw("looping\n");
+    while (!byte_waiting() && ticks() < end) {
+        for (int verify = 0; verify < 2; verify++) {
+            for (uint64_t i = 0; i < arg[1]; i++) {
+                uint64_t gpa = arg[0] + i * PAGE_BYTES;
+                uint64_t errors = visit(gpa, result[0], verify, &result[2]);
+
+                if (errors && !result[1]) {
+                    result[3] = gpa;
+                }
+                result[1] += errors;
+            }
+        }
+        result[0]++;
+    }
+    answer_ok(4, result);
+}
