@@ -29,14 +29,11 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """Record ``seq`` does not fit what came before it."""
+    """Record ``seq``, of the pages at ``gpa``, does not fit what came before it."""
 
     seq: int
     gpa: int
     text: str
-
-    def __str__(self) -> str:
-        return f"record {self.seq}, {self.gpa:#x}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)

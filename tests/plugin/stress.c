@@ -1,0 +1,283 @@
+/*
+ * Threads that race in the core: producers of the ring, and first touch.
+ * Meant to be run under ThreadSanitizer, too.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "rmem.h"
+#include "tap.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define PRODUCERS 4
+#define RECORDS_EACH 100000
+#define TOUCHERS 4
+#define PAGES 20011     /* odd: the last word of the table is not whole */
+#define CAPACITY 1024
+
+typedef struct Fixture {
+    Rmem rm;
+    void *ring;
+    uint8_t *table;
+} Fixture;
+
+typedef struct Producer {
+    Fixture *f;
+    uint16_t id;
+    uint64_t lost;
+} Producer;
+
+typedef struct Consumer {
+    Fixture *f;
+    uint64_t got;
+    uint64_t last[PRODUCERS];
+    bool in_order;
+    bool finish;        /* atomic: producers are done */
+} Consumer;
+
+static Fixture fixture(uint64_t flags)
+{
+    const size_t ring_bytes = RMEM_RECORDS_OFFSET + CAPACITY * sizeof(RmemRecord);
+    Fixture f = {
+        .ring = calloc(1, ring_bytes),
+        .table = calloc(1, PAGES),
+    };
+    const char *fault = rmem_init(&f.rm, rmem_profile_find("sw-protected"),
+                                  f.ring, ring_bytes, f.table, PAGES, -1, flags);
+
+    if (fault) {
+        printf("Bail out! %s\n", fault);
+        exit(1);
+    }
+    return f;
+}
+
+static void drop_fixture(Fixture *f)
+{
+    free(f->ring);
+    free(f->table);
+}
+
+/* A record says who made it and how many that one had made before. */
+static void *produce(void *opaque)
+{
+    Producer *p = opaque;
+
+    for (uint64_t i = 1; i <= RECORDS_EACH; i++) {
+        const RmemRecord rec = { .kind = RMEM_K_ACCEPT, .vcpu = p->id, .gpa = i, .rip = ~i };
+
+        p->lost += !rmem_ring_push(&p->f->rm, &rec);
+    }
+    return NULL;
+}
+
+/* Take what is published; false if there was nothing. */
+static bool take_one(Consumer *c)
+{
+    Rmem *rm = &c->f->rm;
+    const uint64_t tail = rm->shared->tail;
+    const RmemRecord *slot = &rm->records[tail % CAPACITY];
+    RmemRecord rec;
+
+    if (__atomic_load_n(&slot->seq, __ATOMIC_ACQUIRE) != tail + 1) {
+        return false;
+    }
+    rec = *slot;
+    __atomic_store_n(&rm->shared->tail, tail + 1, __ATOMIC_RELEASE);
+    if (rec.vcpu >= PRODUCERS || rec.rip != ~rec.gpa || rec.gpa <= c->last[rec.vcpu]) {
+        c->in_order = false;
+    } else {
+        c->last[rec.vcpu] = rec.gpa;
+    }
+    c->got++;
+    return true;
+}
+
+static void *consume(void *opaque)
+{
+    Consumer *c = opaque;
+
+    for (;;) {
+        const bool last_round = __atomic_load_n(&c->finish, __ATOMIC_ACQUIRE);
+
+        while (take_one(c)) {
+        }
+        if (last_round) {
+            return NULL;
+        }
+        sched_yield();
+    }
+}
+
+static double seconds(void)
+{
+    struct timespec now;
+
+    timespec_get(&now, TIME_UTC);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static uint64_t run_ring(Fixture *f, Consumer *c)
+{
+    Producer producers[PRODUCERS];
+    pthread_t threads[PRODUCERS], consumer;
+    const double start = seconds();
+    uint64_t lost = 0;
+
+    *c = (Consumer){ .f = f, .in_order = true };
+    pthread_create(&consumer, NULL, consume, c);
+    for (uint16_t i = 0; i < PRODUCERS; i++) {
+        producers[i] = (Producer){ .f = f, .id = i };
+        pthread_create(&threads[i], NULL, produce, &producers[i]);
+    }
+    for (unsigned i = 0; i < PRODUCERS; i++) {
+        pthread_join(threads[i], NULL);
+        lost += producers[i].lost;
+    }
+    __atomic_store_n(&c->finish, true, __ATOMIC_RELEASE);
+    pthread_join(consumer, NULL);
+    printf("# %.1f million records a second offered\n",
+           PRODUCERS * RECORDS_EACH / (seconds() - start) / 1e6);
+    return lost;
+}
+
+static void test_lossy_ring(void)
+{
+    Fixture f = fixture(0);
+    Consumer c;
+    const uint64_t lost = run_ring(&f, &c);
+
+    tap_ok(c.in_order, "lossy: records are whole and in each producer's order");
+    tap_ok(c.got + lost == PRODUCERS * RECORDS_EACH, "lossy: every record is taken or lost");
+    tap_ok(f.rm.shared->dropped == lost, "lossy: `dropped` says how many were lost");
+    tap_ok(f.rm.shared->head == c.got, "lossy: a dropped record claims no slot");
+    drop_fixture(&f);
+}
+
+static void test_lossless_ring(void)
+{
+    Fixture f = fixture(RMEM_RING_LOSSLESS);
+    Consumer c;
+    const uint64_t lost = run_ring(&f, &c);
+
+    tap_ok(c.in_order, "lossless: records are whole and in each producer's order");
+    tap_ok(!lost && c.got == PRODUCERS * RECORDS_EACH, "lossless: every record is taken");
+    drop_fixture(&f);
+}
+
+static void test_nobody_reads(void)
+{
+    Fixture f = fixture(RMEM_RING_LOSSLESS);
+    const RmemRecord rec = { .kind = RMEM_K_ACCEPT };
+    const double start = seconds();
+    bool all_lost = true;
+    double first_wait;
+
+    for (unsigned i = 0; i < CAPACITY; i++) {
+        rmem_ring_push(&f.rm, &rec);
+    }
+    all_lost &= !rmem_ring_push(&f.rm, &rec);
+    first_wait = seconds() - start;
+    for (unsigned i = 0; i < 1000; i++) {
+        all_lost &= !rmem_ring_push(&f.rm, &rec);
+    }
+    tap_ok(all_lost && f.rm.shared->dropped == 1001, "unread lossless ring drops in the end");
+    tap_ok(first_wait >= 0.9, "unread lossless ring is waited for");
+    tap_ok(seconds() - start < first_wait + 1, "… once, not for each record");
+    f.rm.shared->tail = 1;
+    tap_ok(rmem_ring_push(&f.rm, &rec), "a reader that comes back is served again");
+    drop_fixture(&f);
+}
+
+typedef struct Toucher {
+    Fixture *f;
+    uint64_t won;
+    bool sane;
+} Toucher;
+
+static void *touch_all(void *opaque)
+{
+    Toucher *t = opaque;
+
+    for (uint64_t page = 0; page < PAGES; page++) {
+        const RmemState found = rmem_touch(&t->f->rm, page);
+
+        t->won += found == RMEM_PENDING;
+        t->sane &= found == RMEM_PENDING || found == RMEM_PRIVATE;
+        t->sane &= rmem_state(&t->f->rm, page) == RMEM_PRIVATE;
+    }
+    return NULL;
+}
+
+static void test_first_touch(void)
+{
+    Fixture f = fixture(0);
+    Toucher touchers[TOUCHERS];
+    pthread_t threads[TOUCHERS];
+    uint64_t won = 0;
+    bool sane = true;
+
+    for (unsigned i = 0; i < TOUCHERS; i++) {
+        touchers[i] = (Toucher){ .f = &f, .sane = true };
+        pthread_create(&threads[i], NULL, touch_all, &touchers[i]);
+    }
+    for (unsigned i = 0; i < TOUCHERS; i++) {
+        pthread_join(threads[i], NULL);
+        won += touchers[i].won;
+        sane &= touchers[i].sane;
+    }
+    tap_ok(sane, "touch: the page is private when the call returns");
+    tap_ok(won == PAGES, "touch: one thread accepts each page");
+    tap_ok(f.rm.shared->counters[RMEM_C_ACCEPTED] == PAGES, "touch: each is counted once");
+    tap_ok(f.rm.shared->pages[RMEM_PENDING] == 0 &&
+           f.rm.shared->pages[RMEM_PRIVATE] == PAGES, "touch: pages by state follow");
+    drop_fixture(&f);
+}
+
+static void *watch_states(void *opaque)
+{
+    Toucher *t = opaque;
+
+    while (!__atomic_load_n(&t->won, __ATOMIC_ACQUIRE)) {
+        for (uint64_t page = 0; page < PAGES; page += 7) {
+            const RmemState state = rmem_state(&t->f->rm, page);
+
+            t->sane &= state == RMEM_PENDING || state == RMEM_SHARED;
+        }
+    }
+    return NULL;
+}
+
+static void test_readers_of_changes(void)
+{
+    Fixture f = fixture(0);
+    Toucher reader = { .f = &f, .sane = true };
+    pthread_t thread;
+
+    pthread_create(&thread, NULL, watch_states, &reader);
+    for (unsigned i = 0; i < 200; i++) {
+        rmem_apply(&f.rm, 3, PAGES - 5, RMEM_TO_SHARED, NULL, NULL, NULL);
+        rmem_apply(&f.rm, 3, PAGES - 5, RMEM_TO_PRIVATE, NULL, NULL, NULL);
+        rmem_apply(&f.rm, 0, PAGES, RMEM_TO_SHARED, NULL, NULL, NULL);
+        rmem_reset(&f.rm);
+    }
+    __atomic_store_n(&reader.won, 1, __ATOMIC_RELEASE);
+    pthread_join(thread, NULL);
+    tap_ok(reader.sane, "readers see the old state or the new one");
+    drop_fixture(&f);
+}
+
+int main(void)
+{
+    test_lossy_ring();
+    test_lossless_ring();
+    test_nobody_reads();
+    test_first_touch();
+    test_readers_of_changes();
+    return tap_done();
+}
