@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report of a boot, for people: what booted, what it did to its memory, and what to do now."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from cvmlab.budgets import describe
+from cvmlab.pagemap import share
+from cvmlab.ranges import format_size
+from cvmlab.result import Conversion, Fault, Outcome, Phase, Result
+
+
+FAULTS_SHOWN = 4  # of each actor
+CONVERSIONS_SHOWN = 8
+CONSOLE_LINES = 20
+EMULATED = "emulated: page states and visibility only, nothing is encrypted or secured"
+
+_ADVICE = {
+    Outcome.GUEST_FAILED: "the command's output is on the console, in console.log",
+    Outcome.BUDGET_EXCEEDED: "`Conversions` above says who; raise the limit if that is as it should be",
+    Outcome.HOST_FAULT: "a guest must share a page before a device uses it; see the functions above",
+    Outcome.USE_BEFORE_ACCEPTANCE: "the guest must accept a page before it touches it",
+    Outcome.MARKER_NOT_SEEN: "is --expect right? It is a regular expression for one console line",
+    Outcome.QEMU_DIED: "qemu.log in the run folder has QEMU's last words",
+    Outcome.TIMEOUT: "the guest may only be slow: try a larger --timeout",
+    Outcome.GUEST_PANIC: "the console's last lines say why",
+    Outcome.INTERRUPTED: None,
+}
+_UNAWARE = (
+    "this guest does not share memory with its devices: --on-host-access share lets them work, "
+    "and counts what they touch"
+)
+
+
+def render(result: Result, *, console: Sequence[str] = (), verbose: bool = False) -> str:
+    """Return the report; *console* is the guest's last lines, shown if something is wrong."""
+    limit = None if verbose else FAULTS_SHOWN
+    blocks = [
+        _what(result),
+        _phases(result.phases),
+        _pages(result),
+        _conversions(result.conversions, None if verbose else CONVERSIONS_SHOWN),
+        _faults(result, limit),
+        _budgets(result),
+        _verdict(result, console[-CONSOLE_LINES:]),
+    ]
+    texts = ("\n".join(block) for block in map(list, blocks) if block)
+    return "\n\n".join(texts) + "\n"
+
+
+def _what(result: Result) -> Iterator[str]:
+    yield f"cvmlab boot, profile {result.coco} ({EMULATED})"
+    if result.kernel is not None:
+        yield f"  kernel    {result.kernel}"
+    cpus = f"{result.cpus} CPU{'s' if result.cpus != 1 else ''}"
+    yield f"  machine   {result.firmware}, {cpus}, {format_size(result.memory_bytes)} of memory"
+    if result.qemu is not None:
+        patch = f", patch {result.qemu.patch[:12]}" if result.qemu.patch else ""
+        yield f"  qemu      {result.qemu.version}{patch}"
+    if result.layout is not None:
+        yield f"  memory    {result.layout}, host access: {result.on_host_access}"
+
+
+def _phases(phases: Sequence[Phase]) -> Iterator[str]:
+    if not phases:
+        return
+    yield _PHASE_ROW.format(
+        "Phase", "guest s", "host s", "accepted", "to shared", "to private", "host faults"
+    )
+    for phase in phases:
+        counters = phase.counters
+        yield _PHASE_ROW.format(
+            f"  {phase.name}",
+            f"{phase.seconds:.2f}",
+            f"{phase.host_seconds:.2f}",
+            counters.accepted,
+            counters.to_shared,
+            counters.to_private,
+            counters.host_faults,
+        )
+
+
+_PHASE_ROW = "{:<12}{:>8}{:>9}{:>11}{:>11}{:>12}{:>13}"
+
+
+def _pages(result: Result) -> Iterator[str]:
+    pages, counters = result.pages, result.counters
+    if not pages.total:
+        return
+    yield f"Pages       {pages.total} of 4 KiB"
+    for state in ("private", "pending", "shared", "poisoned"):
+        number = getattr(pages, state)
+        if number or state != "poisoned":
+            yield f"  {state:<10}{number:>9}  {share(number, pages.total):>9}"
+    launch = f", {counters.loaded} of the launch image" if counters.loaded else ""
+    yield f"  accepted  {counters.accepted:>9}{launch}"
+
+
+def _conversions(conversions: Sequence[Conversion], limit: int | None) -> Iterator[str]:
+    if not conversions:
+        return
+    yield f"Conversions {sum(item.pages for item in conversions)} pages"
+    for item in conversions[:limit]:
+        by = f" {item.device}" if item.device else ""
+        where = f", in {item.symbol}" if item.symbol else ""
+        requests = f"{item.requests} request{'s' if item.requests != 1 else ''}"
+        yield f"  {item.pages} to {item.to} by {item.actor}{by} in {requests}{where}"
+    yield from _more(len(conversions), limit)
+
+
+def _faults(result: Result, limit: int | None) -> Iterator[str]:
+    number = result.counters.host_faults
+    if not number:
+        return
+    yield f"Host faults {number}, in {result.counters.host_accesses} accesses"
+    ordered = sorted(result.faults, key=_actor)
+    for actor, group in groupby(ordered, _actor):
+        faults = list(group)
+        yield f"  {actor}"
+        yield from (f"    {_fault(fault)}" for fault in faults[:limit])
+        yield from _more(len(faults), limit, indent="    ")
+
+
+def _actor(fault: Fault) -> str:
+    return f"{fault.actor} {fault.device}" if fault.device else fault.actor
+
+
+def _fault(fault: Fault) -> str:
+    way = "wrote" if fault.write else "read"
+    where = fault.symbol or (f"{fault.rip:#x}" if fault.rip else None)
+    during = f", guest in {where}" if where else ""
+    times = f", {fault.count} times" if fault.count > 1 else ""
+    return f"{way} {fault.gpa:#x} ({fault.state}): {fault.verdict}{times}{during}"
+
+
+def _more(number: int, limit: int | None, *, indent: str = "  ") -> Iterator[str]:
+    if limit is not None and number > limit:
+        yield f"{indent}and {number - limit} more, in result.json"
+
+
+def _budgets(result: Result) -> Iterator[str]:
+    for line in result.budgets:
+        yield f"Budget      {describe(line)}: {'kept' if line.kept else 'BROKEN'}"
+
+
+def _verdict(result: Result, console: Sequence[str]) -> Iterator[str]:
+    dropped = result.counters.events_dropped
+    if dropped:
+        yield f"{dropped} events were dropped: the lists above are incomplete, the counts are not"
+    good = result.outcome is Outcome.OK
+    yield f"{'OK' if good else 'FAILED'}: {result.message} (exit code {result.exit_code})"
+    if good:
+        return
+    text = result.hint or advice(result)
+    if text is not None:
+        yield f"advice: {text}"
+    if console:
+        yield "last console lines:"
+        yield from (f"    {line}" for line in console)
+    if result.run_dir is not None:
+        yield f"run folder: {result.run_dir}"
+
+
+def advice(result: Result) -> str | None:
+    """Return one line of advice, if there is any to give."""
+    denied = any(fault.actor == "device" and fault.verdict == "deny" for fault in result.faults)
+    if denied and result.coco == "generic":
+        return _UNAWARE
+    return _ADVICE.get(result.outcome)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from typing import Any
+
+import msgspec
+import pytest
+
+from cvmlab import report, result
+from cvmlab.result import Outcome, Result
+
+
+def fault(**changes: Any) -> result.Fault:
+    values: dict[str, Any] = {
+        "actor": "device",
+        "device": "disk0-pci",
+        "gpa": 0x1234010,
+        "write": True,
+        "state": "private",
+        "rip": 0xFFFF_FFFF_8100_0040,
+        "symbol": "virtqueue_add+0x40",
+        "verdict": "deny",
+        "count": 1,
+    }
+    return result.Fault(**{**values, **changes})
+
+
+BOOTED = Result(
+    cvmlab="0.1.0",
+    outcome=Outcome.OK,
+    exit_code=0,
+    message="the guest booted",
+    coco="generic",
+    layout="in-place",
+    on_host_access="deny",
+    firmware="seabios",
+    kernel="6.12.107+deb13-cloud-amd64",
+    memory_bytes=1 << 30,
+    cpus=1,
+    qemu=result.Qemu(version="10.0.13", patch="0123456789abcdef"),
+    pages=result.Pages(pending=200_000, private=62_144),
+    counters=result.Counters(accepted=62_000, loaded=144),
+    phases=(
+        result.Phase(
+            name="firmware",
+            seconds=0.5,
+            host_seconds=0.625,
+            counters=result.PhaseCounters(accepted=300),
+        ),
+    ),
+    started="2026-01-02T03:04:05Z",
+    duration=3.5,
+    run_dir="/runs/one",
+)
+
+
+def changed(**changes: Any) -> Result:
+    return msgspec.structs.replace(BOOTED, **changes)
+
+
+def test_the_report_of_a_good_boot_is_short_and_says_that_it_is_emulated() -> None:
+    assert report.render(BOOTED, console=("login:",)).splitlines() == [
+        "cvmlab boot, profile generic"
+        " (emulated: page states and visibility only, nothing is encrypted or secured)",
+        "  kernel    6.12.107+deb13-cloud-amd64",
+        "  machine   seabios, 1 CPU, 1G of memory",
+        "  qemu      10.0.13, patch 0123456789ab",
+        "  memory    in-place, host access: deny",
+        "",
+        "Phase        guest s   host s   accepted  to shared  to private  host faults",
+        "  firmware      0.50     0.62        300          0           0            0",
+        "",
+        "Pages       262144 of 4 KiB",
+        "  private       62144     23.7 %",
+        "  pending      200000     76.3 %",
+        "  shared            0        0 %",
+        "  accepted      62000, 144 of the launch image",
+        "",
+        "OK: the guest booted (exit code 0)",
+    ]
+
+
+def test_a_failure_has_advice_the_console_and_the_run_folder() -> None:
+    failed = changed(outcome=Outcome.TIMEOUT, exit_code=124, message="waited 10 s for power-off")
+
+    lines = report.render(failed, console=("booting", "still booting")).splitlines()
+
+    assert lines[-6:] == [
+        "FAILED: waited 10 s for power-off (exit code 124)",
+        "advice: the guest may only be slow: try a larger --timeout",
+        "last console lines:",
+        "    booting",
+        "    still booting",
+        "run folder: /runs/one",
+    ]
+
+
+def test_faults_are_told_by_actor_with_page_direction_and_function() -> None:
+    faults = (
+        fault(),
+        fault(actor="monitor", device=None, write=False, symbol=None, rip=None),
+        fault(gpa=0x2000, symbol=None, count=3),
+    )
+    text = report.render(
+        changed(faults=faults, counters=result.Counters(host_faults=5, host_accesses=99))
+    )
+
+    block = text[text.index("Host faults") :].split("\n\n", maxsplit=1)[0]
+    assert block.splitlines() == [
+        "Host faults 5, in 99 accesses",
+        "  device disk0-pci",
+        "    wrote 0x1234010 (private): deny, guest in virtqueue_add+0x40",
+        "    wrote 0x2000 (private): deny, 3 times, guest in 0xffffffff81000040",
+        "  monitor",
+        "    read 0x1234010 (private): deny",
+    ]
+
+
+def test_many_faults_are_cut_unless_asked_for() -> None:
+    many = changed(
+        faults=tuple(fault(gpa=page << 12) for page in range(10)),
+        counters=result.Counters(host_faults=10, host_accesses=10),
+    )
+
+    assert "    and 6 more, in result.json" in report.render(many).splitlines()
+    assert "more, in result.json" not in report.render(many, verbose=True)
+
+
+def test_conversions_say_who_asked_and_from_where() -> None:
+    made = (
+        result.Conversion(
+            actor="vcpu",
+            device=None,
+            to="shared",
+            symbol="set_memory_decrypted",
+            pages=1024,
+            requests=2,
+        ),
+        result.Conversion(
+            actor="device", device="net0-pci", to="shared", symbol=None, pages=1, requests=1
+        ),
+    )
+
+    lines = report.render(changed(conversions=made)).splitlines()
+
+    assert lines[lines.index("Conversions 1025 pages") :][:3] == [
+        "Conversions 1025 pages",
+        "  1024 to shared by vcpu in 2 requests, in set_memory_decrypted",
+        "  1 to shared by device net0-pci in 1 request",
+    ]
+
+
+def test_dropped_events_are_owned_up_to() -> None:
+    text = report.render(changed(counters=result.Counters(events_dropped=7)))
+
+    assert "7 events were dropped: the lists above are incomplete, the counts are not" in text
+
+
+def test_budgets_are_listed_kept_or_broken() -> None:
+    lines = report.render(
+        changed(
+            budgets=(
+                result.BudgetLine(
+                    resource="accepts", phase="kernel", limit=5, measured=6, kept=False
+                ),
+            )
+        )
+    )
+
+    assert "6 pages were accepted in phase kernel, 5 are allowed: BROKEN" in lines
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_renders(outcome: Outcome) -> None:
+    text = report.render(changed(outcome=outcome, exit_code=1))
+
+    assert (outcome is Outcome.OK) == ("\nOK: " in text)
+
+
+def test_a_generic_guest_whose_devices_were_denied_is_told_about_share() -> None:
+    stuck = changed(outcome=Outcome.TIMEOUT, faults=(fault(),))
+
+    assert "--on-host-access share" in str(report.advice(stuck))
+    assert "--on-host-access share" not in str(
+        report.advice(msgspec.structs.replace(stuck, coco="sw-protected"))
+    )
+
+
+def test_the_hint_of_an_error_takes_the_place_of_advice() -> None:
+    text = report.render(changed(outcome=Outcome.BAD_INPUT, exit_code=85, hint="do this"))
+
+    assert "advice: do this" in text
