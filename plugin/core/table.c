@@ -227,6 +227,20 @@ RmemRefusal rmem_check(const Rmem *rm, uint64_t first, uint64_t count,
     return RMEM_OK;
 }
 
+static void count_change(Rmem *rm, RmemState from, RmemState to,
+                         RmemEvent event, uint64_t pages)
+{
+    if (from == to) {
+        return;
+    }
+    move_pages(rm, from, to, pages);
+    rmem_count(rm, counter_of[event], pages);
+    /* Acceptance gives; every other step takes from the guest or the host. */
+    if (from != RMEM_PENDING || to != RMEM_PRIVATE) {
+        bump_generation(rm);
+    }
+}
+
 /* A run of one state takes the step that the rules allow it. */
 static void change_run(Rmem *rm, RmemRun run, RmemEvent event, RmemState to)
 {
@@ -235,15 +249,7 @@ static void change_run(Rmem *rm, RmemRun run, RmemEvent event, RmemState to)
     } else if (to != run.state) {
         fill(rm, run.first, run.count, (uint8_t)to);
     }
-    if (to == run.state) {
-        return;
-    }
-    move_pages(rm, run.state, to, run.count);
-    rmem_count(rm, counter_of[event], run.count);
-    /* Acceptance gives; every other step takes from the guest or the host. */
-    if (run.state != RMEM_PENDING || to != RMEM_PRIVATE) {
-        bump_generation(rm);
-    }
+    count_change(rm, run.state, to, event, run.count);
 }
 
 RmemRefusal rmem_apply(Rmem *rm, uint64_t first, uint64_t count,
@@ -267,6 +273,35 @@ RmemRefusal rmem_apply(Rmem *rm, uint64_t first, uint64_t count,
             fn(opaque, run, to);
         }
     }
+    return RMEM_OK;
+}
+
+RmemRefusal rmem_apply_page(Rmem *rm, uint64_t page, RmemEvent event,
+                            RmemState *old)
+{
+    const RmemRule *rules;
+    uint8_t byte, next;
+
+    *old = RMEM_PENDING;
+    if ((unsigned)event >= RMEM_EVENTS || page >= rm->pages) {
+        return RMEM_OUT_OF_RANGE;
+    }
+    rules = rm->profile->rules[event];
+    byte = __atomic_load_n(&rm->table[page], __ATOMIC_ACQUIRE);
+    do {
+        *old = byte & RMEM_STATE_MASK;
+        if (rules[*old].refusal != RMEM_OK) {
+            return rules[*old].refusal;
+        }
+        next = rules[*old].next;
+        if (event == RMEM_LOAD) {
+            next |= RMEM_LAUNCH;
+        } else if (next == *old) {
+            return RMEM_OK;
+        }
+    } while (!__atomic_compare_exchange_n(&rm->table[page], &byte, next, false,
+                                          __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
+    count_change(rm, *old, next & RMEM_STATE_MASK, event, 1);
     return RMEM_OK;
 }
 

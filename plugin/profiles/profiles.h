@@ -1,0 +1,15 @@
+/*
+ * Every guest interface there is.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_RESTRICTED_MEMORY_PROFILES_H
+#define HW_RESTRICTED_MEMORY_PROFILES_H
+
+#include "hw/restricted-memory/restricted.h"
+
+extern const RestrictedProfile restricted_profile_generic;
+extern const RestrictedProfile restricted_profile_sw_protected;
+
+#endif

@@ -1,0 +1,228 @@
+/*
+ * What guest CPUs see of restricted memory.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Every guest CPU's address space has this root:
+ *
+ *   0 ...                      system memory: MMIO, ROM, and, over RAM, a
+ *                              guard for accesses that bypass the TLB
+ *   RESTRICTED_PRIVATE_VIEW    private RAM at its GPA
+ *   RESTRICTED_SHARED_VIEW     shared RAM at its GPA
+ *
+ * A TLB fill of a RAM page is judged once and entered at the address of the
+ * view that its state selects. So the check costs nothing on a TLB hit, and
+ * the TLB, the TB cache and dirty tracking see two ordinary RAM blocks. RAM
+ * that shows through elsewhere (PC: shadow RAM below 1 MiB) has no slot and
+ * is reached through the guard in system memory, which asks here as well.
+ */
+
+#include "qemu/osdep.h"
+#include "cpu.h"
+#include "exec/address-spaces.h"
+#include "exec/cputlb.h"
+#include "exec/exec-all.h"
+#include "exec/ramblock.h"
+#include "tcg/insn-start-words.h"
+#include "system/cpus.h"
+#include "system/runstate.h"
+#include "hw/restricted-memory/restricted.h"
+#include "trace.h"
+
+/* An uncorrected, recoverable data load: as KVM reports a poisoned page. */
+#define POISON_STATUS (MCI_STATUS_VAL | MCI_STATUS_UC | MCI_STATUS_EN | \
+                       MCI_STATUS_MISCV | MCI_STATUS_ADDRV | MCI_STATUS_S | \
+                       MCI_STATUS_AR | 0x134)
+#define POISON_MISC_PAGE (MCM_ADDR_PHYS << 6 | RMEM_PAGE_BITS)
+#define POISON_BANK 9
+
+/*
+ * The guest instruction behind a device access, 0 if nobody knows. x86 keeps
+ * its program counter relative to the page, see x86_restore_state_to_opc().
+ */
+uint64_t restricted_guest_rip(CPUState *cpu)
+{
+    uint64_t data[TARGET_INSN_START_WORDS];
+    CPUX86State *env;
+
+    if (!cpu || !cpu->mem_io_pc
+        || !cpu_unwind_state_data(cpu, cpu->mem_io_pc, data)) {
+        return 0;
+    }
+    env = cpu_env(cpu);
+    if (cpu->tcg_cflags & CF_PCREL) {
+        return (env->eip & TARGET_PAGE_MASK) | data[0];
+    }
+    return data[0] - env->segs[R_CS].base;
+}
+
+static uint64_t fill_rip(const RestrictedFill *fill)
+{
+    CPUX86State *env = cpu_env(fill->cpu);
+
+    if (!fill->ra) {
+        return fill->access == MMU_INST_FETCH ? fill->va : 0;
+    }
+    cpu_restore_state(fill->cpu, fill->ra);
+    return env->eip;
+}
+
+/*
+ * The launch is over when the guest's own kernel runs. No firmware executes
+ * in the upper half of the address space, every 64-bit kernel does.
+ */
+static void fill_phase(RestrictedMemory *rm, const RestrictedFill *fill)
+{
+    uint64_t phase = qatomic_read(&rm->core.shared->phase);
+
+    if (phase == RMEM_PH_LAUNCH) {
+        restricted_phase(rm, RMEM_PH_FIRMWARE);
+    }
+    if (fill->access != MMU_INST_FETCH) {
+        return;
+    }
+    if (phase < RMEM_PH_KERNEL && (fill->user || (int64_t)fill->va < 0)) {
+        restricted_phase(rm, RMEM_PH_KERNEL);
+    }
+    if (fill->user) {
+        restricted_phase(rm, RMEM_PH_USER);
+    }
+}
+
+static void record_accept(RestrictedMemory *rm, uint64_t page)
+{
+    RmemRecord rec = {
+        .kind = RMEM_K_ACCEPT, .pages = 1,
+        .gpa = restricted_offset_to_gpa(rm, page << RMEM_PAGE_BITS),
+        .actor = RMEM_A_VCPU, .device = RMEM_NO_DEVICE,
+        .from = RMEM_PENDING, .to = RMEM_PRIVATE,
+    };
+
+    if (rm->profile->touch_is_fault) {
+        rmem_count(&rm->core, RMEM_C_GUEST_FAULTS, 1);
+    }
+    trace_rmem_page_accept(rec.gpa);
+    restricted_record(rm, &rec);
+}
+
+RmemState restricted_cpu_touch(RestrictedMemory *rm, uint64_t page)
+{
+    RmemState state = rmem_touch(&rm->core, page);
+
+    if (state == RMEM_PENDING) {
+        const uint8_t *ram = memory_region_get_ram_ptr(&rm->private_ram);
+
+        record_accept(rm, page);
+        /*
+         * An accepted page has storage. The guest is about to bring it in
+         * anyway, unless it is only probed for.
+         */
+        (void)*(const volatile uint8_t *)(ram + (page << RMEM_PAGE_BITS));
+    }
+    return state;
+}
+
+/* A guest touch that the state forbids: journal it and stop the VM or fault. */
+static void record_guest_fault(RestrictedMemory *rm,
+                               const RestrictedFill *fill, RmemState state)
+{
+    RmemRecord rec = {
+        .kind = RMEM_K_GUEST_FAULT, .pages = 1, .gpa = fill->pa,
+        .actor = RMEM_A_VCPU, .device = RMEM_NO_DEVICE,
+        .from = state, .to = state, .rip = fill_rip(fill),
+        .flags = fill->access == MMU_DATA_STORE ? RMEM_F_WRITE : 0,
+    };
+
+    rmem_count(&rm->core, RMEM_C_GUEST_FAULTS, 1);
+    trace_rmem_guest_fault(rec.gpa, state, rec.rip);
+    restricted_record(rm, &rec);
+}
+
+static G_NORETURN void fill_poisoned(RestrictedMemory *rm,
+                                     const RestrictedFill *fill)
+{
+    record_guest_fault(rm, fill, RMEM_POISONED);
+    cpu_x86_inject_mce(NULL, X86_CPU(fill->cpu), POISON_BANK, POISON_STATUS,
+                       MCG_STATUS_MCIP | MCG_STATUS_EIPV, fill->pa,
+                       POISON_MISC_PAGE, 0);
+    cpu_loop_exit_restore(fill->cpu, fill->ra);
+}
+
+static G_NORETURN void fill_stopped(RestrictedMemory *rm,
+                                    const RestrictedFill *fill)
+{
+    record_guest_fault(rm, fill, RMEM_PENDING);
+    qemu_system_vmstop_request_prepare();
+    qemu_system_vmstop_request(RUN_STATE_PAUSED);
+    cpu_stop_current();
+    cpu_loop_exit_restore(fill->cpu, fill->ra);
+}
+
+hwaddr restricted_memory_fill(const RestrictedFill *fill)
+{
+    RestrictedMemory *rm = restricted_memory();
+    const RestrictedSlot *slot = restricted_slot(rm, fill->pa);
+    uint64_t page;
+
+    if (unlikely(qatomic_read(&rm->core.shared->phase) != RMEM_PH_USER)) {
+        fill_phase(rm, fill);
+    }
+    if (!slot) {
+        return fill->pa;
+    }
+    page = (fill->pa - slot->gpa + slot->offset) >> RMEM_PAGE_BITS;
+    if (unlikely(rm->pending == RESTRICTED_MEMORY_PENDING_STOP)
+        && rmem_state(&rm->core, page) == RMEM_PENDING) {
+        fill_stopped(rm, fill);
+    }
+    switch (restricted_cpu_touch(rm, page)) {
+    case RMEM_SHARED:
+        return fill->pa + RESTRICTED_SHARED_VIEW;
+    case RMEM_POISONED:
+        fill_poisoned(rm, fill);
+    default:
+        return fill->pa + RESTRICTED_PRIVATE_VIEW;
+    }
+}
+
+bool restricted_memory_cpuid(CPUState *cpu, uint32_t index, uint32_t subindex,
+                             uint32_t regs[4])
+{
+    const RestrictedProfile *profile = restricted_memory()->profile;
+
+    return profile->cpuid && profile->cpuid(cpu, index, subindex, regs);
+}
+
+bool restricted_memory_hypercall(CPUState *cpu)
+{
+    RestrictedMemory *rm = restricted_memory();
+
+    return rm->profile->hypercall && rm->profile->hypercall(rm, cpu);
+}
+
+MemoryRegion *restricted_memory_cpu_root(void)
+{
+    return &restricted_memory()->cpu_root;
+}
+
+void restricted_cpu_view_init(RestrictedMemory *rm)
+{
+    memory_region_init(&rm->cpu_root, OBJECT(rm), "restricted-cpu",
+                       UINT64_MAX);
+    memory_region_init_alias(&rm->cpu_system, OBJECT(rm), "restricted-system",
+                             get_system_memory(), 0, RESTRICTED_PRIVATE_VIEW);
+    memory_region_add_subregion_overlap(&rm->cpu_root, 0, &rm->cpu_system, 0);
+}
+
+void restricted_cpu_view_machine_done(RestrictedMemory *rm)
+{
+    memory_region_transaction_begin();
+    restricted_map_slots(rm, &rm->cpu_root,
+                         MEMORY_REGION(&rm->cpu_guard.iommu), 0,
+                         "restricted-cpu-guarded");
+    restricted_map_slots(rm, &rm->cpu_root, &rm->private_ram,
+                         RESTRICTED_PRIVATE_VIEW, "restricted-private-view");
+    restricted_map_slots(rm, &rm->cpu_root, restricted_shared_ram(rm),
+                         RESTRICTED_SHARED_VIEW, "restricted-shared-view");
+    memory_region_transaction_commit();
+}

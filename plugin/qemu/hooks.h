@@ -1,0 +1,64 @@
+/*
+ * What QEMU's own files may ask of restricted memory.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The patches include this header and no other. Without a restricted
+ * backend on the command line every question costs one predictable branch.
+ */
+
+#ifndef HW_RESTRICTED_MEMORY_HOOKS_H
+#define HW_RESTRICTED_MEMORY_HOOKS_H
+
+#include "exec/hwaddr.h"
+#include "exec/vaddr.h"
+#include "exec/mmu-access-type.h"
+#include "hw/core/cpu.h"
+
+/* Set once, before any CPU is realized, by the first backend. */
+extern bool restricted_memory_active;
+
+static inline bool restricted_memory_enabled(void)
+{
+    return unlikely(restricted_memory_active);
+}
+
+/*
+ * Root region of the guest CPUs' address space: system memory for whatever
+ * is not RAM, and the two views of RAM out of the way of everything else.
+ */
+MemoryRegion *restricted_memory_cpu_root(void);
+
+/* One guest access that is about to enter a TLB. */
+typedef struct RestrictedFill {
+    CPUState *cpu;
+    vaddr va;
+    hwaddr pa;              /* guest physical, before any view is chosen */
+    MMUAccessType access;
+    bool user;
+    uintptr_t ra;           /* host return address, to restore guest state */
+} RestrictedFill;
+
+/*
+ * Judge the access and return the address in the CPU root where its data is.
+ * Does not return if the access ends in a fault. vCPU thread.
+ */
+hwaddr restricted_memory_fill(const RestrictedFill *fill);
+
+/*
+ * The host wants to read guest memory wholesale, as @what ("dump"). If
+ * restricted memory is in the way: journal it, set @errp, return true.
+ */
+bool restricted_memory_refuse(const char *what, Error **errp);
+
+/* CPUID as the profile wants it; false: not the profile's business. */
+bool restricted_memory_cpuid(CPUState *cpu, uint32_t index, uint32_t subindex,
+                             uint32_t regs[4]);
+
+/*
+ * VMCALL or VMMCALL in the guest: true if the profile answers it. The answer
+ * is in the registers before the next guest instruction. vCPU thread.
+ */
+bool restricted_memory_hypercall(CPUState *cpu);
+
+#endif

@@ -1,0 +1,191 @@
+/*
+ * Restricted memory in QEMU: shared between the files of this directory.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Lock order: BQL, then RestrictedMemory.lock. The latter is taken by
+ * whoever changes page states other than by rmem_touch(); it is a leaf.
+ */
+
+#ifndef HW_RESTRICTED_MEMORY_RESTRICTED_H
+#define HW_RESTRICTED_MEMORY_RESTRICTED_H
+
+#include "exec/memory.h"
+#include "qapi/qapi-types-restricted-memory.h"
+#include "qemu/thread.h"
+#include "qom/object.h"
+#include "system/hostmem.h"
+#include "hw/restricted-memory/hooks.h"
+#include "hw/restricted-memory/rmem.h"
+
+#define TYPE_MEMORY_BACKEND_RESTRICTED "memory-backend-restricted"
+OBJECT_DECLARE_SIMPLE_TYPE(RestrictedMemory, MEMORY_BACKEND_RESTRICTED)
+
+#define TYPE_RESTRICTED_GUARD "restricted-memory-guard"
+
+/* Where the two views of RAM sit in the CPU root: above any guest address. */
+#define RESTRICTED_PRIVATE_VIEW (UINT64_C(1) << 60)
+#define RESTRICTED_SHARED_VIEW  (UINT64_C(1) << 61)
+
+typedef struct RestrictedSlot {
+    hwaddr gpa;
+    uint64_t offset;
+    uint64_t size;
+} RestrictedSlot;
+
+/* Faults already recorded lately, so that a retry is not a new fault. */
+#define RESTRICTED_SEEN 64
+
+/* Somebody in the host who touches guest memory. */
+typedef struct RestrictedActor {
+    RmemActor kind;
+    uint16_t index;             /* stands for it in the event ring */
+    const char *name;           /* NULL: a PCI device, see bus and devfn */
+    struct PCIBus *bus;
+    int devfn;
+    uint64_t faults;            /* atomic */
+    uint64_t converted;         /* atomic */
+    uint64_t seen[RESTRICTED_SEEN];     /* atomic */
+} RestrictedActor;
+
+/* Stands in for RAM where the host looks: passes shared, judges the rest. */
+typedef struct RestrictedGuard {
+    IOMMUMemoryRegion iommu;
+    RestrictedMemory *rm;
+    RestrictedActor *actor;     /* NULL: whoever runs; ask each time */
+    bool cpu_physical;          /* in the CPU root: a guest CPU's non-TLB access */
+    uint64_t uniform;           /* atomic: last block found all shared */
+} RestrictedGuard;
+
+/* A guarded address space of one device. */
+typedef struct RestrictedSpace {
+    RestrictedActor actor;
+    RestrictedGuard guard;
+    MemoryRegion root;
+    MemoryRegion system;
+    AddressSpace as;
+} RestrictedSpace;
+
+/* What a guest interface adds to the rules; see profiles/. */
+typedef struct RestrictedProfile {
+    const char *name;
+    bool (*cpuid)(CPUState *cpu, uint32_t index, uint32_t subindex,
+                  uint32_t regs[4]);
+    bool (*hypercall)(RestrictedMemory *rm, CPUState *cpu);
+    bool touch_is_fault;        /* touching a pending page is a memory-fault exit */
+} RestrictedProfile;
+
+enum { RESTRICTED_FD_PRIVATE, RESTRICTED_FD_SHARED, RESTRICTED_FD_TABLE,
+       RESTRICTED_FD_RING, RESTRICTED_FDS };
+
+struct RestrictedMemory {
+    HostMemoryBackend parent_obj;
+
+    /* Properties */
+    char *profile_name;
+    bool layout_set;
+    RestrictedMemoryLayout layout;
+    RestrictedMemoryPolicy policy;      /* atomic after realize */
+    RestrictedMemoryPending pending;
+    RestrictedMemoryEvents events;
+    bool debuggable;
+    int64_t fds[RESTRICTED_FDS];
+
+    /* State */
+    Rmem core;
+    const RestrictedProfile *profile;
+    QemuMutex lock;                     /* see top of file */
+    RestrictedSlot *slots;              /* fixed once the machine is done */
+    unsigned nslots;
+    unsigned held;                      /* invalidations begun; BQL */
+    bool held_running;
+
+    /* Regions */
+    MemoryRegion private_ram;
+    MemoryRegion shared_ram;            /* split layout only */
+    MemoryRegion blocked;               /* bus error, reads zeros */
+    MemoryRegion zero;                  /* reads zeros, drops writes */
+    AddressSpace private_as, shared_as, blocked_as, zero_as;
+    RestrictedGuard guard;              /* what system memory sees */
+    RestrictedGuard cpu_guard;          /* what the CPU root sees below the views */
+    MemoryRegion cpu_root, cpu_system;
+    GPtrArray *spaces;                  /* RestrictedSpace, BQL */
+    GPtrArray *actors;                  /* RestrictedActor, append only, BQL */
+    RestrictedActor monitor, gdb, host;
+    RestrictedActor *loader;            /* fw_cfg, one of the spaces' actors */
+
+    Error *migration_blocker;
+    Notifier machine_done;
+};
+
+/* The backend in use, NULL if none. Set once, never cleared. */
+RestrictedMemory *restricted_memory(void);
+
+static inline bool restricted_is_split(const RestrictedMemory *rm)
+{
+    return rm->layout == RESTRICTED_MEMORY_LAYOUT_SPLIT;
+}
+
+static inline MemoryRegion *restricted_shared_ram(RestrictedMemory *rm)
+{
+    return restricted_is_split(rm) ? &rm->shared_ram : &rm->private_ram;
+}
+
+/* backend.c */
+const RestrictedProfile *restricted_profile_find(const char *name);
+uint64_t restricted_offset_to_gpa(const RestrictedMemory *rm, uint64_t offset);
+/* The slot that holds @gpa, NULL if it is not RAM of the backend. */
+const RestrictedSlot *restricted_slot(const RestrictedMemory *rm, hwaddr gpa);
+
+/* guard.c */
+void restricted_guard_init(RestrictedMemory *rm);
+void restricted_guard_machine_done(RestrictedMemory *rm);
+void restricted_map_slots(RestrictedMemory *rm, MemoryRegion *root,
+                          MemoryRegion *target, hwaddr base, const char *name);
+char *restricted_actor_name(const RestrictedActor *actor);
+RestrictedActor *restricted_actor_running(RestrictedMemory *rm, bool debug);
+
+/* cpu-view.c */
+void restricted_cpu_view_init(RestrictedMemory *rm);
+void restricted_cpu_view_machine_done(RestrictedMemory *rm);
+/* A guest CPU touches a page by a TLB fill. */
+RmemState restricted_cpu_touch(RestrictedMemory *rm, uint64_t page);
+uint64_t restricted_guest_rip(CPUState *cpu);
+
+/* convert.c */
+typedef struct RestrictedPages {
+    uint64_t first;
+    uint64_t count;
+} RestrictedPages;
+
+typedef struct RestrictedChange {
+    const RestrictedPages *ranges;
+    size_t n;
+    RmemEvent event;
+    bool preserve;              /* keep content across the two files */
+    RmemActor actor;
+    uint64_t rip;
+    uint64_t changed;           /* out: pages */
+    RmemRefusal refusal;        /* out */
+    uint64_t bad;               /* out: page that refused */
+} RestrictedChange;
+
+/*
+ * Change states of all ranges or of none; no guest CPU may run meanwhile.
+ * Guest CPUs see the result before their next instruction.
+ */
+bool restricted_change(RestrictedMemory *rm, RestrictedChange *change,
+                       Error **errp);
+/* Fresh launch: everything pending, no storage. */
+void restricted_reset(void *opaque);
+
+/* events.c */
+void restricted_events_init(RestrictedMemory *rm);
+void restricted_record(RestrictedMemory *rm, RmemRecord *rec);
+void restricted_phase(RestrictedMemory *rm, RmemPhase phase);
+
+/* refuse.c */
+void restricted_refuse_init(RestrictedMemory *rm);
+bool restricted_refuse_machine(RestrictedMemory *rm, Error **errp);
+
+#endif

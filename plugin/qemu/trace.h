@@ -1,0 +1,1 @@
+#include "trace/trace-hw_restricted_memory.h"
