@@ -122,38 +122,64 @@ class Rules:
         return self.cells[event][state]
 
 
+_CELL_WORDS = {
+    **{state.word: state for state in PageState},
+    **{
+        refusal.word: refusal
+        for refusal in Refusal
+        if refusal not in (Refusal.OK, Refusal.OUT_OF_RANGE)
+    },
+}
+
+
 def parse_rules(text: str) -> dict[str, Rules]:
-    """Read the text of a transitions.toml; raise ConfigError naming the cell at fault."""
-    document = tomllib.loads(text)
-    default = document["default"]
+    """Read the text of a transitions.toml; raise ConfigError naming what is at fault.
+
+    What is refused here, and in which words, is what gen-transitions.py refuses, too.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as fault:
+        raise ConfigError(str(fault)) from fault
+    if set(document) != {"default", "profiles"}:
+        raise ConfigError("the tables must be [default] and [profiles.NAME]")
+    odd = document["default"].keys() ^ {event.word for event in Event}
+    if odd:
+        raise ConfigError(f"default: event {min(odd)!r} is missing or unknown")
+    if not document["profiles"]:
+        raise ConfigError("there is no profile")
     return {
-        name: _profile_rules(name, {**default, **own}) for name, own in document["profiles"].items()
+        name: _profile_rules(name, own, document["default"])
+        for name, own in document["profiles"].items()
     }
 
 
-def _profile_rules(name: str, rows: Mapping[str, Any]) -> Rules:
-    unknown = rows.keys() - {"layout"} - {event.word for event in Event}
+def _profile_rules(name: str, own: Mapping[str, Any], default: Mapping[str, Any]) -> Rules:
+    unknown = own.keys() - {"layout"} - {event.word for event in Event}
     if unknown:
         raise ConfigError(f"profile {name}: unknown key {min(unknown)!r}")
-    try:
-        layout = Layout(rows["layout"])
-        cells = tuple(_row(event, rows[event.word]) for event in Event)
-    except (KeyError, ValueError) as fault:
-        raise ConfigError(f"profile {name}: {fault} is missing, misspelt or too short") from fault
-    return Rules(name, layout, cells)
+    if own.get("layout") not in tuple(Layout):
+        raise ConfigError(f"profile {name}: layout must be one of {', '.join(Layout)}")
+    rows = {**default, **own}
+    cells = tuple(_row(f"profile {name}, {event.word}", rows[event.word]) for event in Event)
+    return Rules(name, Layout(own["layout"]), cells)
 
 
-def _row(event: Event, words: list[str]) -> tuple[Rule, ...]:
-    if len(words) != len(PageState):
-        raise ValueError(event.word)
-    return tuple(_rule(state, word) for state, word in zip(PageState, words, strict=True))
+def _row(where: str, words: Any) -> tuple[Rule, ...]:
+    if not isinstance(words, list) or len(words) != len(PageState):
+        states = ", ".join(state.word for state in PageState)
+        raise ConfigError(f"{where}: need one cell for each of {states}")
+    return tuple(_rule(where, state, word) for state, word in zip(PageState, words, strict=True))
 
 
-def _rule(state: PageState, word: str) -> Rule:
-    try:
-        return Rule(PageState.of(word))
-    except KeyError:
-        return Rule(state, Refusal.of(word))
+def _rule(where: str, state: PageState, word: Any) -> Rule:
+    cell = _CELL_WORDS.get(word) if isinstance(word, str) else None
+    match cell:
+        case PageState():
+            return Rule(cell)
+        case Refusal():
+            return Rule(state, cell)
+    raise ConfigError(f"{where}, {state.word}: {word!r} is neither a state nor a refusal")
 
 
 @cache

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""transitions.json as values: what must follow from each event, for the model and the core."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from cvmlab.states import Counter, Event, PageState, Refusal
+
+
+_FILE = Path(__file__).with_name("transitions.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """One page in ``state``, one ``event``, and all that must follow."""
+
+    profile: str
+    event: Event
+    state: PageState
+    after: PageState
+    refusal: Refusal
+    counted: Counter | None
+    takes_access: bool
+
+    @classmethod
+    def read(cls, profile: str, cell: Mapping[str, Any]) -> Self:
+        state, refusal = PageState.of(cell["state"]), cell.get("refusal")
+        return cls(
+            profile=profile,
+            event=Event.of(cell["event"]),
+            state=state,
+            after=state if refusal else PageState.of(cell["next"]),
+            refusal=Refusal.of(refusal or "ok"),
+            counted=Counter.of(cell["counted"]) if cell["counted"] else None,
+            takes_access=cell["takes_access"],
+        )
+
+    @property
+    def name(self) -> str:
+        return f"{self.profile}-{self.event.word}-{self.state.word}"
+
+    @property
+    def counters(self) -> dict[Counter, int]:
+        """All counters after the event, if all were 0 before."""
+        return {counter: int(counter is self.counted) for counter in Counter}
+
+
+def transition_vectors() -> list[Vector]:
+    profiles = json.loads(_FILE.read_text(encoding="utf-8"))["profiles"]
+    return [
+        Vector.read(name, cell) for name, table in profiles.items() for cell in table["cells"]
+    ]
+
+
+def layouts() -> dict[str, str]:
+    """Return the layout of each profile."""
+    profiles = json.loads(_FILE.read_text(encoding="utf-8"))["profiles"]
+    return {name: table["layout"] for name, table in profiles.items()}
