@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's console: read all the time, searched by whoever waits for something.
+
+The log on disk is QEMU's; here is only what the waits need.
+"""
+
+import asyncio
+import codecs
+import re
+from collections.abc import Sequence
+from typing import final
+
+from cvmlab.errors import DeadlineExceeded, GuestPanic, MarkerNotSeen
+
+
+PANIC = re.compile(r"Kernel panic - not syncing[^\n]*")
+LAST_LINES = 5
+# A pattern that is not found is tried again with this much of the text before the new.
+_OVERLAP = 4096
+_KEEP = 1 << 20
+
+
+@final
+class Console:
+    """Text that arrived so far, and waits for more.
+
+    wait_for() consumes: the next wait looks only at what follows the last match.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.panic: str | None = None
+        self._reader = reader
+        self._writer = writer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._text = ""
+        self._dropped = 0  # characters cut off in front of _text
+        self._consumed = 0  # position, counted from the start of the run
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    async def follow(self) -> None:
+        """Read until the other side closes."""
+        try:
+            while data := await self._reader.read(65536):
+                self._append(self._decoder.decode(data).replace("\r", ""))
+        except ConnectionError:
+            pass  # QEMU was killed: the same end as an orderly one
+        finally:
+            self._ended = True
+            self._changed.set()
+
+    def _append(self, text: str) -> None:
+        start = max(0, len(self._text) - _OVERLAP)
+        self._text += text
+        if self.panic is None and (match := PANIC.search(self._text, start)):
+            self.panic = match.group()
+        if (excess := len(self._text) - _KEEP) > 0:
+            self._text = self._text[excess:]
+            self._dropped += excess
+        self._changed.set()
+
+    @property
+    def text(self) -> str:
+        """The last MiB of what the guest wrote, without carriage returns."""
+        return self._text
+
+    def last_lines(self, count: int = LAST_LINES) -> tuple[str, ...]:
+        lines = [line for line in self._text[-_OVERLAP:].splitlines() if line.strip()]
+        return tuple(lines[-count:])
+
+    async def wait_for(
+        self, pattern: str, *, fail: Sequence[str] = (), timeout_s: float
+    ) -> re.Match[str]:
+        """Return the first match of *pattern* after the last match returned.
+
+        Raise GuestPanic if the guest panics first, MarkerNotSeen if one of *fail* comes first or
+        the console ends, DeadlineExceeded after *timeout_s*.  A match longer than 4096 characters
+        may be missed.
+        """
+        wanted = re.compile(pattern, re.MULTILINE)
+        failures = [PANIC, *(re.compile(item, re.MULTILINE) for item in fail)]
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._search(wanted, failures)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"{pattern!r} on the console", timeout_s, last_lines=self.last_lines()
+            ) from error
+
+    async def _search(
+        self, wanted: re.Pattern[str], failures: Sequence[re.Pattern[str]]
+    ) -> re.Match[str]:
+        position = self._consumed
+        while True:
+            start = max(0, position - self._dropped)
+            match = wanted.search(self._text, start)
+            self._raise_if_first(wanted, failures, start, match)
+            if match is not None:
+                self._consumed = max(self._consumed, self._dropped + match.end())
+                return match
+            if self._ended:
+                raise MarkerNotSeen(
+                    wanted.pattern, "the console ended", last_lines=self.last_lines()
+                )
+            position = max(position, self._dropped + len(self._text) - _OVERLAP)
+            await self._more()
+
+    async def _more(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _raise_if_first(
+        self,
+        wanted: re.Pattern[str],
+        failures: Sequence[re.Pattern[str]],
+        start: int,
+        match: re.Match[str] | None,
+    ) -> None:
+        end = len(self._text) if match is None else match.start()
+        for failure in failures:
+            found = failure.search(self._text, start)
+            if found is None or found.start() >= end:
+                continue
+            if failure is PANIC:
+                raise GuestPanic(found.group(), last_lines=self.last_lines())
+            raise MarkerNotSeen(
+                wanted.pattern, f"it said {found.group()!r}", last_lines=self.last_lines()
+            )
+
+    async def send(self, text: str) -> None:
+        """Type *text*; ends of line are the caller's."""
+        self._writer.write(text.encode())
+        await self._writer.drain()

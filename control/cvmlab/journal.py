@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The journal: every event of the plugin, from the ring in shared memory to a file on disk.
+
+The plugin writes, one Python task reads, neither waits for the other (unless the ring is lossless).
+Records are looked at in batches, as numpy arrays, never one by one.
+"""
+
+import asyncio
+import mmap
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvmlab.channel import Subscription, Topic
+from cvmlab.errors import ConfigError, PluginError
+from cvmlab.records import RECORD, RECORDS_OFFSET, SHARED, Kind, Phase, header_fault
+from cvmlab.states import Counter
+from cvmlab.table import PageCounts
+
+
+Records = NDArray[np.void]
+MIN_INTERVAL_S = 0.001
+MAX_INTERVAL_S = 0.020
+FIRST_FAULTS = 64
+_BATCH_RECORDS = 1 << 15
+_KINDS = len(Kind)
+_VERSIONS_HINT = "QEMU and cvmlab may be of different versions: run `cvmlab build`"
+
+
+@final
+class Ring:
+    """The reader's end of the event ring.  One reader per ring; close() unmaps it."""
+
+    def __init__(self, fd: int) -> None:
+        """Map the ring file *fd*, which stays the caller's; its header may still be all zero."""
+        size = os.fstat(fd).st_size
+        capacity = (size - RECORDS_OFFSET) // RECORD.itemsize
+        if capacity < 2 or capacity & (capacity - 1):
+            raise PluginError(f"the event ring file is truncated: {size} bytes hold no ring")
+        self.capacity = capacity
+        self._fd = fd
+        self._size = size
+        self._map = mmap.mmap(fd, size)
+        self._header = np.frombuffer(self._map, SHARED, count=1)
+        self._records: Records = np.frombuffer(
+            self._map, RECORD, count=capacity, offset=RECORDS_OFFSET
+        )
+        self._seq = self._records["seq"]
+        self._tail = int(self._header["tail"][0])
+
+    def close(self) -> None:
+        # The arrays hold the buffer: a mapping with an exported buffer cannot be closed.
+        del self._header, self._records, self._seq
+        self._map.close()
+
+    def _field(self, name: str) -> int:
+        return int(self._header[name][0])
+
+    @property
+    def dropped(self) -> int:
+        """Records lost because the ring was full."""
+        return self._field("dropped")
+
+    @property
+    def claimed(self) -> int:
+        """Records that producers ever began to write."""
+        return self._field("head")
+
+    @property
+    def phase(self) -> Phase:
+        """How far the guest has come."""
+        return Phase(self._field("phase"))
+
+    def page_counts(self) -> PageCounts:
+        """Return the plugin's own counts: as of now, at no cost, whatever the guest's size."""
+        return PageCounts(*self._header["pages"][0].tolist())
+
+    def counters(self) -> dict[Counter, int]:
+        values = self._header["counters"][0]
+        return {counter: int(values[counter]) for counter in Counter}
+
+    def require_header(self) -> None:
+        """Raise PluginError unless the plugin has set the ring up as this reader knows it."""
+        fault = header_fault(self._header[0])
+        if fault is None and self._field("capacity") != self.capacity:
+            fault = f"the event ring says it holds {self._field('capacity')} records"
+        if fault is not None:
+            raise PluginError(fault, hint=_VERSIONS_HINT)
+
+    def peek(self) -> Records:
+        """Return a view of the oldest unread records; it is valid until consume().
+
+        Empty if there are none.  Raise PluginError if what is there cannot be the plugin's.
+        """
+        start = self._tail & (self.capacity - 1)
+        limit = min(_BATCH_RECORDS, self.capacity - start)
+        expected = np.arange(self._tail + 1, self._tail + 1 + limit, dtype=np.uint64)
+        published = self._seq[start : start + limit] == expected
+        count = limit if published.all() else int(published.argmin())
+        if count < limit:
+            self._check_unpublished(start + count, self._tail + 1 + count)
+        batch = self._records[start : start + count]
+        if count:
+            self._check_kinds(batch)
+        return batch
+
+    def consume(self, count: int) -> None:
+        """Give the room of *count* records back to the producers."""
+        self._tail += count
+        self._header["tail"][0] = self._tail
+
+    def skip_unpublished(self) -> int:
+        """Step over one record that was claimed and never published; return how many (0 or 1).
+
+        Only for a ring whose producers are gone.
+        """
+        if self.claimed <= self._tail:
+            return 0
+        self.consume(1)
+        return 1
+
+    def _check_unpublished(self, slot: int, expected: int) -> None:
+        found = int(self._seq[slot])
+        # The record may have been published since we looked.
+        if found not in (0, expected) and (found > expected or (expected - found) % self.capacity):
+            raise PluginError(
+                f"the event ring is garbled: record {expected} carries the number {found}"
+            )
+
+    def _check_kinds(self, batch: Records) -> None:
+        kinds = batch["kind"]
+        bad = (kinds == 0) | (kinds >= _KINDS)
+        if bad.any():
+            at = int(bad.argmax())
+            raise PluginError(
+                f"the event ring is garbled: record {int(batch['seq'][at])} "
+                f"is of unknown kind {int(kinds[at])}",
+                hint=_VERSIONS_HINT,
+            )
+
+    def check_size(self) -> None:
+        """Raise PluginError if the file shrank under the mapping, before touching what is gone."""
+        if (size := os.fstat(self._fd).st_size) < self._size:
+            raise PluginError(
+                f"the event ring file was truncated from {self._size} to {size} bytes"
+            )
+
+
+@final
+class Journal:
+    """Moves records from a ring to ``events.bin`` and to subscribers.
+
+    Every record that the ring held reaches the file, in order; ``unpublished`` counts those that
+    a dying QEMU had begun and not finished, ``ring.dropped`` those that never got a place.
+    """
+
+    def __init__(self, ring: Ring, path: Path) -> None:
+        self.ring = ring
+        self.path = path
+        self.by_kind = np.zeros(_KINDS, np.int64)
+        self.unpublished = 0
+        self.first_faults: list[Records] = []
+        self._topic: Topic[Records] = Topic()
+        self._file = _writing(path, lambda: os.open(path, _APPEND, 0o644))
+
+    @property
+    def total(self) -> int:
+        """Records read so far."""
+        return int(self.by_kind.sum())
+
+    def count(self, kind: Kind) -> int:
+        return int(self.by_kind[kind])
+
+    def subscribe(self, limit: int = 64) -> Subscription[Records]:
+        """Return an iterator over batches from now on; its ``missed`` counts records, not batches.
+
+        Use it in a ``with`` block.
+        """
+        return self._topic.subscribe(limit)
+
+    def drain(self) -> int:
+        """Move what is in the ring now; return how many records that was."""
+        self.ring.check_size()
+        moved = 0
+        while len(batch := self.ring.peek()):
+            self._store(batch)
+            self.ring.consume(len(batch))
+            moved += len(batch)
+            if moved >= self.ring.capacity:
+                break  # a producer faster than us must not starve the event loop
+        return moved
+
+    async def follow(self) -> None:
+        """Drain for ever.
+
+        There is no way to be woken: a vCPU that had to make a system call per record would be
+        slowed down.  So look often while there is much, seldom while there is little.
+        """
+        interval = MIN_INTERVAL_S
+        while True:
+            if self.drain() > self.ring.capacity // 16:
+                interval = MIN_INTERVAL_S
+            else:
+                interval = min(interval * 1.5, MAX_INTERVAL_S)
+            await asyncio.sleep(interval)
+
+    def finish(self) -> None:
+        """Read the rest after QEMU is gone, and end all subscriptions."""
+        while self.drain() or self._skip():
+            pass
+        self._topic.close()
+
+    def close(self) -> None:
+        self._topic.close()
+        os.close(self._file)
+
+    def _skip(self) -> int:
+        skipped = self.ring.skip_unpublished()
+        self.unpublished += skipped
+        return skipped
+
+    def _store(self, batch: Records) -> None:
+        data = batch.view(np.uint8).data
+        while data:
+            written = _writing(self.path, partial(os.write, self._file, data))
+            data = data[written:]
+        kinds = np.bincount(batch["kind"], minlength=_KINDS)
+        self.by_kind += kinds
+        room = FIRST_FAULTS - len(self.first_faults)
+        if room > 0 and kinds[Kind.HOST_FAULT]:
+            faults = batch[batch["kind"] == Kind.HOST_FAULT][:room]
+            self.first_faults.extend(faults)
+        if self._topic:
+            self._topic.publish(batch.copy(), weight=len(batch))
+
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+
+
+def _writing(path: Path, write: Callable[[], int]) -> int:
+    try:
+        return write()
+    except OSError as error:
+        raise ConfigError(
+            f"the journal {path} cannot be written: {error.strerror}",
+            hint="free some space, or choose another place with --run-dir",
+        ) from error
+
+
+@final
+class JournalFile:
+    """Read ``events.bin``.  A torn last record, of a controller that was killed, is left out."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise ConfigError(f"no journal {path}: {error.strerror}") from error
+        count, self.torn_bytes = divmod(size, RECORD.itemsize)
+        self.records: Records = (
+            np.memmap(path, RECORD, mode="r", shape=(count,)) if count else np.empty(0, RECORD)
+        )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def of_kind(self, kind: Kind) -> Records:
+        chosen: Records = self.records[self.records["kind"] == kind]
+        return chosen
+
+    def by_kind(self) -> dict[Kind, int]:
+        counts = np.bincount(self.records["kind"], minlength=_KINDS)
+        return {kind: int(counts[kind]) for kind in Kind if counts[kind]}
+
+    def gaps(self) -> int:
+        """Return how many numbers are missing between the first record and the last."""
+        if not len(self.records):
+            return 0
+        seq = self.records["seq"]
+        return int(seq[-1]) - int(seq[0]) + 1 - len(seq)

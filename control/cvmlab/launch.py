@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a BootSpec to a QEMU that answers: makes every part of a VM, in an order that can be undone.
+
+Whatever is made is pushed on the caller's exit stack before the next step, so that a failure or a
+cancellation at any point leaves nothing.
+"""
+
+import os
+import shutil
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvmlab.agent import Agent
+from cvmlab.console import Console
+from cvmlab.errors import ConfigError, CvmError, DeadlineExceeded, VmExited
+from cvmlab.files import DEFAULT_RING_RECORDS, RestrictedFiles
+from cvmlab.journal import Journal, Ring
+from cvmlab.machine import BootSpec, Channels, command_line, printable
+from cvmlab.operations import one_backend
+from cvmlab.pages import Pages
+from cvmlab.process import QemuProcess, describe_status
+from cvmlab.qmp import Qmp, plugin_fault
+from cvmlab.rundir import MemoryFiles, ProcessId, RunDir, VmInfo
+from cvmlab.wires import Wires, stream
+
+
+_DEATH_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a VM needs besides its BootSpec; ``qemu`` None means the one that cvmlab built."""
+
+    name: str = "vm"
+    qemu: Path | None = None
+    run_dir: Path | None = None
+    keep: bool = False
+    ring_records: int = DEFAULT_RING_RECORDS
+    start_timeout_s: float = 30.0
+    stop_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The restricted memory of a VM, as the controller holds it."""
+
+    files: RestrictedFiles
+    journal: Journal
+    pages: Pages
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A started QEMU and everything that is connected to it; ``memory`` is None for coco off."""
+
+    run: RunDir
+    process: QemuProcess
+    connection: Qmp
+    console: Console
+    agent: Agent
+    memory: Memory | None
+    qemu_version: str
+
+
+def locate_qemu(chosen: Path | None) -> Path:
+    """Return *chosen*, or CVMLAB_QEMU, or what `cvmlab build` made."""
+    named = chosen or os.environ.get("CVMLAB_QEMU")
+    if named is None:
+        from cvmlab.build import qemu_binary
+
+        return qemu_binary()
+    found = shutil.which(named)
+    if found is None:
+        raise ConfigError(f"{named} is not a program", hint="run `cvmlab build`")
+    return Path(found)
+
+
+async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: RunDir) -> Parts:
+    """Start QEMU, its guest's CPUs stopped, and connect to it.
+
+    Raise PluginError if it has no plugin, VmExited with the end of its log if it exits,
+    DeadlineExceeded if it does not answer.
+    """
+    files = _make_files(stack, spec, setting)
+    wires = Wires.make(stack)
+    process = _start(stack, spec, setting, run, files, wires)
+    try:
+        console = Console(*await stack.enter_async_context(stream(wires.console.ours)))
+        agent_reader, _ = await stack.enter_async_context(stream(wires.agent.ours))
+        connection = await stack.enter_async_context(
+            Qmp.connect(wires.qmp.ours, log_path=run.qmp_log, timeout_s=setting.start_timeout_s)
+        )
+        if files is None:
+            version, memory = await connection.version(), None
+        else:
+            version = await connection.require_plugin()
+            memory = await _memory(stack, run, files, connection)
+    except (VmExited, DeadlineExceeded) as error:
+        raise await _start_failure(process, error) from error
+    return Parts(run, process, connection, console, Agent(agent_reader), memory, version)
+
+
+def _make_files(stack: AsyncExitStack, spec: BootSpec, setting: Setting) -> RestrictedFiles | None:
+    if not spec.restricted:
+        return None
+    files = stack.enter_context(
+        RestrictedFiles.create(
+            spec.memory_bytes, layout=spec.memory_layout, ring_records=setting.ring_records
+        )
+    )
+    files.bind()
+    return files
+
+
+def _start(
+    stack: AsyncExitStack,
+    spec: BootSpec,
+    setting: Setting,
+    run: RunDir,
+    files: RestrictedFiles | None,
+    wires: Wires,
+) -> QemuProcess:
+    qmp_fd, console_fd, agent_fd = wires.theirs
+    channels = Channels(qmp_fd, console_fd, agent_fd, run.qmp_socket, run.console_log)
+    fds = None if files is None else files.fds
+    argv = command_line(locate_qemu(setting.qemu), spec, channels, fds)
+    run.write("cmdline", printable(argv) + "\n")
+    inherited = [*wires.theirs, *(() if fds is None else fds.all)]
+    process = QemuProcess(argv, pass_fds=inherited, log_path=run.qemu_log)
+    stack.callback(process.kill)
+    wires.let_go()
+    run.publish(
+        VmInfo(
+            name=setting.name,
+            coco=spec.coco,
+            memory_bytes=spec.memory_bytes,
+            created_s=time.time(),
+            controller=ProcessId.of(os.getpid()),
+            qemu=process.identity,
+            files=None
+            if fds is None
+            else MemoryFiles(fds.private, fds.shared, fds.table, fds.ring),
+        )
+    )
+    return process
+
+
+async def _memory(
+    stack: AsyncExitStack, run: RunDir, files: RestrictedFiles, connection: Qmp
+) -> Memory:
+    ring = Ring(files.fds.ring)
+    stack.callback(ring.close)
+    ring.require_header()
+    journal = Journal(ring, run.events)
+    stack.callback(journal.close)
+    info = one_backend(await connection.execute("query-restricted-memory"))
+    return Memory(files, journal, Pages(ring, files.page_table(), info.memory_slots))
+
+
+async def _start_failure(process: QemuProcess, error: CvmError) -> CvmError:
+    """Return the error that explains best why QEMU did not start."""
+    status = await process.wait_for(_DEATH_TIMEOUT_S)
+    tail = process.log_tail()
+    hint = f"its log is {process.log_path}"
+    if status is None:
+        error.hint = hint
+        return error
+    last = f": {tail[-1]}" if tail else ""
+    return plugin_fault(tail) or VmExited(
+        f"QEMU did not start, it ended with {describe_status(status)}{last}",
+        status=status,
+        log_tail=tail,
+        hint=hint,
+    )

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a VM ends: decided once, then carried out in the order that QEMU's shutdown asks for.
+
+QEMU runs with ``-action shutdown=pause``: at power-off it stops the CPUs and waits.  That is when
+nothing more is submitted, what is in flight is answered, the last state is read, and ``quit`` is
+sent as the last command of all (design D11).
+"""
+
+import asyncio
+from typing import final
+
+from cvmlab.launch import Parts
+from cvmlab.operations import BackendInfo, one_backend
+from cvmlab.outcome import End, Outcome, shutdown_end
+from cvmlab.process import describe_status
+
+
+_SILENCE_TIMEOUT_S = 2.0
+
+
+@final
+class Supervisor:
+    """Watches a VM's parts and carries out its end.  Call start() once, in the VM's task group."""
+
+    def __init__(self, parts: Parts, *, stop_timeout_s: float) -> None:
+        self.outcome: Outcome | None = None
+        self.last_info: BackendInfo | None = None
+        self.ended = asyncio.Event()
+        self._parts = parts
+        self._stop_timeout_s = stop_timeout_s
+        self._decision: tuple[End, str] | None = None
+        self._decided = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Begin to read from and to watch over the VM; a defect in here ends the group."""
+        parts = self._parts
+        jobs = {
+            "console": parts.console.follow(),
+            "agent": parts.agent.follow(),
+            "events": self._watch_events(),
+            "process": self._watch_process(),
+            "end": self._carry_out(),
+        }
+        if parts.memory is not None:
+            jobs["journal"] = parts.memory.journal.follow()
+        self._tasks = {name: group.create_task(job, name=name) for name, job in jobs.items()}
+
+    def decide(self, end: End, detail: str) -> None:
+        """Let the VM end in this way, unless its end is decided already."""
+        if self._decision is None:
+            self._decision = (end, detail)
+            self._decided.set()
+
+    async def _watch_events(self) -> None:
+        with self._parts.connection.events() as events:
+            async for event in events:
+                if event.name == "SHUTDOWN":
+                    reason = str(event.data.get("reason", ""))
+                    self.decide(shutdown_end(reason), f"QEMU says {reason}")
+
+    async def _watch_process(self) -> None:
+        status = await self._parts.process.wait()
+        self.decide(End.DIED, f"QEMU died with {describe_status(status)}")
+
+    async def _carry_out(self) -> None:
+        try:
+            await self._decided.wait()
+            if self._parts.process.status is None:
+                await self._take_leave()
+            status = await self._parts.process.terminate(timeout_s=self._stop_timeout_s)
+            await self._hear_out()
+            self.outcome = self._judge(status)
+        finally:
+            self.ended.set()
+
+    async def _take_leave(self) -> None:
+        connection, timeout_s = self._parts.connection, self._stop_timeout_s
+        _, detail = self._decision or (None, "")
+        await connection.end(f"the VM is ending ({detail})", timeout_s=timeout_s)
+        # QEMU that was told to quit by others is on its way out: a command now may hit its
+        # monitor half torn down.
+        if "host-" not in detail:
+            if self._parts.memory is not None:
+                reply = await connection.execute_last(
+                    "query-restricted-memory", timeout_s=timeout_s
+                )
+                self.last_info = None if reply is None else one_backend(reply)
+            await connection.execute_last("quit", timeout_s=timeout_s)
+        await self._parts.process.wait_for(timeout_s)
+
+    async def _hear_out(self) -> None:
+        """Read what QEMU left in its sockets and in the ring."""
+        readers = [self._tasks["console"], self._tasks["agent"]]
+        await asyncio.wait(readers, timeout=_SILENCE_TIMEOUT_S)
+        if self._parts.memory is not None:
+            self._tasks["journal"].cancel()
+            self._parts.memory.journal.finish()
+
+    def _judge(self, status: int) -> Outcome:
+        end, detail = self._decision or (End.DIED, "")
+        panic = self._parts.console.panic
+        if status != 0 and end is not End.DIED:
+            detail = f"{end}, then QEMU ended with {describe_status(status)}"
+            end = End.DIED
+        elif panic is not None and end in (End.REBOOTED, End.POWERED_OFF, End.PANICKED):
+            end, detail = End.PANICKED, panic
+        return Outcome(end, detail, status, self._parts.agent.exit_status)

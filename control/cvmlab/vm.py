@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One VM: its files, its process, its connections and its tasks, owned by one context::
+
+    async with Vm(kernel="vmlinuz", memory="1G") as vm:
+        await vm.wait_for("login:")
+        await vm.convert("16M+2M", "shared")
+        print(vm.pages.counts())
+
+Whatever happens, and whenever it is cancelled: when the context is left there is no process, no
+descriptor and, unless something failed, no file.
+"""
+
+import asyncio
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Any, Self, final
+
+from cvmlab.attached import AttachedVm, attach
+from cvmlab.channel import Subscription
+from cvmlab.console import Console
+from cvmlab.errors import ConfigError, CvmError, DeadlineExceeded, MarkerNotSeen, VmExited
+from cvmlab.journal import Journal, Records
+from cvmlab.launch import Memory, Parts, Setting, launch
+from cvmlab.machine import BootSpec
+from cvmlab.operations import BackendInfo, Operations
+from cvmlab.options import boot_spec
+from cvmlab.outcome import End, Outcome
+from cvmlab.pages import Pages
+from cvmlab.qmp import DEFAULT_TIMEOUT_S, QmpEvent
+from cvmlab.rundir import RunDir
+from cvmlab.supervisor import Supervisor
+
+
+WAIT_TIMEOUT_S = 120.0
+_DEATH_TIMEOUT_S = 1.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
+
+
+@final
+class Vm(Operations):
+    """A VM that runs for as long as its ``async with`` block.
+
+    Its end is decided once, by whichever comes first: the guest's power-off, stop(), or the death
+    of QEMU; then everything is drained, QEMU is told to quit, and wait_exit() returns.
+    """
+
+    def __init__(
+        self,
+        spec: BootSpec | None = None,
+        *,
+        setting: Setting | None = None,
+        paused: bool = False,
+        **options: object,
+    ) -> None:
+        """Describe the VM by *spec*, or by *options* as boot_spec() takes them; start nothing.
+
+        Options that Setting has, such as ``name``, ``keep`` and ``run_dir``, may be among
+        *options*.  *paused* leaves the CPUs stopped until cont().
+        """
+        super().__init__(self._command)
+        mine = {key: options.pop(key) for key in Setting.__slots__ if key in options}
+        if (spec is not None and options) or (setting is not None and mine):
+            raise ConfigError("a VM is described by values or by options, not by both")
+        self.spec = spec or boot_spec(**options)
+        self.setting = setting or Setting(**mine)  # type: ignore[arg-type]
+        if not _NAME.fullmatch(self.setting.name):
+            raise ConfigError(
+                f"{self.setting.name!r} cannot name a VM", hint="use letters, digits, - and _"
+            )
+        self._paused = paused
+        self._stack = AsyncExitStack()
+        self._run: RunDir | None = None
+        self._parts: Parts | None = None
+        self._supervisor: Supervisor | None = None
+
+    @staticmethod
+    def attach(name: str) -> AbstractAsyncContextManager[AttachedVm]:
+        """Operate the running VM *name* of another process: ``async with Vm.attach("vm") as vm``."""
+        return attach(name)
+
+    async def __aenter__(self) -> Self:
+        """Boot; on failure, raise and leave nothing."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.__aexit__(*sys.exc_info())
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the VM if it still runs.  Never leaves anything behind, even if cancelled in here."""
+        try:
+            if not isinstance(error, asyncio.CancelledError):
+                await self._stop()
+        finally:
+            if self._parts is not None:
+                self._parts.process.kill()
+            await self._unwind(kind, error, trace)
+
+    async def _start(self) -> None:
+        self.spec.validate()
+        self._run = RunDir.create(self.setting.name, self.setting.run_dir)
+        self._stack.push(self._close_run)
+        group = await self._stack.enter_async_context(asyncio.TaskGroup())
+        self._parts = parts = await launch(self._stack, self.spec, self.setting, self._run)
+        if parts.memory is not None:
+            self.ram = tuple(slot.range for slot in parts.memory.pages.slots)
+        supervisor = Supervisor(parts, stop_timeout_s=self.setting.stop_timeout_s)
+        self._supervisor = supervisor
+        supervisor.start(group)
+        if not self._paused:
+            await self.cont()
+
+    async def _unwind(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Undo everything; raise a lone error of a task of ours as itself, not as a group."""
+        try:
+            await self._stack.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            raise _only_error(group) from error
+
+    def _close_run(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._run is not None:
+            failed = kind is not None and not issubclass(
+                kind, asyncio.CancelledError | KeyboardInterrupt | SystemExit | GeneratorExit
+            )
+            ended_badly = self.outcome is not None and self.outcome.failed
+            self._run.close(keep=self.setting.keep or failed or ended_badly)
+
+    # What it is made of
+
+    @property
+    def run(self) -> RunDir:
+        """The run folder; readable after the end, though the folder may be gone."""
+        if self._run is None:
+            raise VmExited("the VM was never started")
+        return self._run
+
+    @property
+    def name(self) -> str:
+        return self.setting.name
+
+    @property
+    def _running(self) -> Parts:
+        if self._parts is None:
+            raise VmExited("the VM was never started", hint="use it inside `async with Vm(...)`")
+        return self._parts
+
+    @property
+    def _memory(self) -> Memory:
+        memory = self._running.memory
+        if memory is None:
+            raise ConfigError(
+                "this VM has no restricted memory", hint="boot it with --coco generic"
+            )
+        return memory
+
+    @property
+    def console(self) -> Console:
+        return self._running.console
+
+    @property
+    def pages(self) -> Pages:
+        """States and counts, live, until the context is left."""
+        return self._memory.pages
+
+    @property
+    def journal(self) -> Journal:
+        return self._memory.journal
+
+    @property
+    def kernel_release(self) -> str | None:
+        """What the guest's agent said, None until it did."""
+        return self._running.agent.release
+
+    @property
+    def qemu_version(self) -> str:
+        return self._running.qemu_version
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the VM ended, None while it runs."""
+        return None if self._supervisor is None else self._supervisor.outcome
+
+    @property
+    def last_info(self) -> BackendInfo | None:
+        """What query() said at the guest's end, just before QEMU was told to quit."""
+        return None if self._supervisor is None else self._supervisor.last_info
+
+    # What it is asked
+
+    async def _command(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Any:
+        parts = self._running
+        try:
+            return await parts.connection.execute(command, arguments, timeout_s=timeout_s)
+        except VmExited as error:
+            error.status = await parts.process.wait_for(_DEATH_TIMEOUT_S)
+            error.log_tail = tuple(parts.process.log_tail())
+            error.hint = error.hint or f"the run folder is {parts.run.path}"
+            raise
+
+    async def wait_for(
+        self, pattern: str, *, fail: Sequence[str] = (), timeout_s: float = WAIT_TIMEOUT_S
+    ) -> re.Match[str]:
+        """Wait for *pattern* on the console; errors are those of Console.wait_for().
+
+        If QEMU died before, VmExited.
+        """
+        try:
+            return await self.console.wait_for(pattern, fail=fail, timeout_s=timeout_s)
+        except MarkerNotSeen:
+            outcome = await self._outcome_soon()
+            if outcome is None:
+                raise
+            raise _never_seen(pattern, outcome, self._running) from None
+
+    async def send(self, text: str) -> None:
+        """Type *text* on the console."""
+        await self.console.send(text)
+
+    async def wait_exit(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> Outcome:
+        """Wait until the guest has powered off or QEMU is gone, and all is drained."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            raise VmExited("the VM was never started")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await supervisor.ended.wait()
+        except TimeoutError as error:
+            lines = self.console.last_lines()
+            raise DeadlineExceeded("the guest to power off", timeout_s, last_lines=lines) from error
+        if supervisor.outcome is None:
+            # The supervisor was cancelled, because a task failed: that error is on its way.
+            raise VmExited("the VM was torn down")
+        return supervisor.outcome
+
+    async def stop(self) -> Outcome:
+        """End the VM and return how it ended; harmless if it ended before."""
+        await self._stop()
+        return await self.wait_exit(timeout_s=0)
+
+    async def _stop(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.decide(End.STOPPED, "stopped on request")
+            await self._supervisor.ended.wait()
+
+    async def _outcome_soon(self) -> Outcome | None:
+        """Return the outcome if the VM is about to end: its console closed."""
+        try:
+            return await self.wait_exit(timeout_s=self.setting.stop_timeout_s)
+        except (DeadlineExceeded, VmExited):
+            return None
+
+    def events(self, limit: int = 64) -> Subscription[Records]:
+        """Return an iterator over batches of journal records; use it in a ``with`` block."""
+        return self.journal.subscribe(limit)
+
+    def qmp_events(self, limit: int = 1024) -> Subscription[QmpEvent]:
+        """Return an iterator over QEMU's events; use it in a ``with`` block."""
+        return self._running.connection.events(limit)
+
+
+def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    errors = [error for error in group.exceptions if isinstance(error, CvmError)]
+    return errors[0] if len(errors) == len(group.exceptions) == 1 else group
+
+
+def _never_seen(pattern: str, outcome: Outcome, parts: Parts) -> CvmError:
+    if outcome.end is End.DIED:
+        return VmExited(
+            f"{outcome.detail} before {pattern!r} was seen on the console",
+            status=outcome.qemu_status,
+            log_tail=parts.process.log_tail(),
+            hint=f"the run folder is {parts.run.path}",
+        )
+    return MarkerNotSeen(
+        pattern,
+        f"the guest {outcome.end} first",
+        last_lines=parts.console.last_lines(),
+        hint=f"the console's log is {parts.run.console_log}",
+    )
