@@ -115,8 +115,10 @@ def header_fault(header: np.void) -> str | None:
     """Say why *header* (dtype SHARED) is not that of a ring this version reads, or return None."""
     if header["magic"] != SHARED_MAGIC:
         return "the event ring has no header yet"
-    if header["version"] != SHARED_VERSION or header["record_size"] != RECORD.itemsize:
+    if header["version"] != SHARED_VERSION:
         return f"the event ring is of version {header['version']}, not {SHARED_VERSION}"
+    if header["record_size"] != RECORD.itemsize:
+        return f"the event ring has records of {header['record_size']} bytes, not {RECORD.itemsize}"
     return None
 
 

@@ -50,9 +50,7 @@ class Vector:
 
 def transition_vectors() -> list[Vector]:
     profiles = json.loads(_FILE.read_text(encoding="utf-8"))["profiles"]
-    return [
-        Vector.read(name, cell) for name, table in profiles.items() for cell in table["cells"]
-    ]
+    return [Vector.read(name, cell) for name, table in profiles.items() for cell in table["cells"]]
 
 
 def layouts() -> dict[str, str]:
