@@ -280,11 +280,44 @@ bool restricted_change(RestrictedMemory *rm, RestrictedChange *change,
     return true;
 }
 
-static void reset_file(RestrictedMemory *rm, int which)
+static void reset_files(RestrictedMemory *rm)
 {
-    if (fallocate(rm->fds[which], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                  0, MEMORY_BACKEND(rm)->size) < 0) {
-        abort();
+    int last = restricted_is_split(rm) ? RESTRICTED_FD_SHARED
+                                       : RESTRICTED_FD_PRIVATE;
+
+    for (unsigned i = 0; i < rm->nslots; i++) {
+        for (int which = RESTRICTED_FD_PRIVATE; which <= last; which++) {
+            /* Cheaper than file_punch(): all code is forgotten anyway. */
+            if (fallocate(rm->fds[which],
+                          FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                          rm->slots[i].offset, rm->slots[i].size) < 0) {
+                abort();
+            }
+        }
+    }
+}
+
+/*
+ * RAM without a slot is a PC's shadow RAM. Its content is the firmware that
+ * is about to run: as on a PC, it survives.
+ */
+static void reset_states(RestrictedMemory *rm)
+{
+    g_autoptr(GArray) kept = g_array_new(false, false, sizeof(uint64_t));
+
+    for (unsigned i = 0; i + 1 < rm->nslots; i++) {
+        uint64_t page = (rm->slots[i].offset + rm->slots[i].size)
+                        >> RMEM_PAGE_BITS;
+
+        for (; page < rm->slots[i + 1].offset >> RMEM_PAGE_BITS; page++) {
+            if (rmem_state(&rm->core, page) == RMEM_PRIVATE) {
+                g_array_append_val(kept, page);
+            }
+        }
+    }
+    rmem_reset(&rm->core);
+    for (unsigned i = 0; i < kept->len; i++) {
+        restricted_cpu_touch(rm, g_array_index(kept, uint64_t, i));
     }
 }
 
@@ -299,14 +332,11 @@ void restricted_reset(void *opaque)
     if (qatomic_read(&rm->core.shared->phase) == RMEM_PH_LAUNCH) {
         return;         /* the machine's first reset: nothing has run */
     }
-    WITH_QEMU_LOCK_GUARD(&rm->lock) {
-        rmem_reset(&rm->core);
-        reset_file(rm, RESTRICTED_FD_PRIVATE);
-        if (restricted_is_split(rm)) {
-            reset_file(rm, RESTRICTED_FD_SHARED);
-        }
-    }
     restricted_record(rm, &rec);
+    WITH_QEMU_LOCK_GUARD(&rm->lock) {
+        reset_states(rm);
+        reset_files(rm);
+    }
     restricted_phase(rm, RMEM_PH_LAUNCH);
     if (first_cpu) {
         tb_flush(first_cpu);

@@ -17,6 +17,8 @@
 #include "qemu/atomic.h"
 #include "exec/address-spaces.h"
 #include "hw/core/cpu.h"
+#include "hw/boards.h"
+#include "hw/i386/x86.h"
 #include "hw/nvram/fw_cfg.h"
 #include "hw/pci/pci.h"
 #include "hw/pci/pci_bus.h"
@@ -299,10 +301,25 @@ static AddressSpace *guard_cpu_view(RestrictedMemory *rm, uint64_t page,
     }
 }
 
-static RestrictedActor *guard_actor(RestrictedGuard *guard, int index)
+/*
+ * Who is behind an access. Shadow RAM has no slot, so every address space
+ * meets the guard of system memory there: while firmware runs, that is the
+ * loader, which places option ROMs.
+ */
+static RestrictedActor *guard_actor(RestrictedGuard *guard, int index,
+                                    uint64_t offset)
 {
-    return guard->actor ?: restricted_actor_running(guard->rm,
-                                                    index == GUARD_DEBUG);
+    RestrictedMemory *rm = guard->rm;
+
+    if (guard->actor) {
+        return guard->actor;
+    }
+    if (rm->loader && !monitor_cur() && index != GUARD_DEBUG
+        && qatomic_read(&rm->core.shared->phase) < RMEM_PH_KERNEL
+        && !restricted_slot(rm, restricted_offset_to_gpa(rm, offset))) {
+        return rm->loader;
+    }
+    return restricted_actor_running(rm, index == GUARD_DEBUG);
 }
 
 static IOMMUTLBEntry guard_translate(IOMMUMemoryRegion *iommu, hwaddr addr,
@@ -324,7 +341,8 @@ static IOMMUTLBEntry guard_translate(IOMMUMemoryRegion *iommu, hwaddr addr,
         entry.addr_mask = guard_shared_mask(guard, addr);
     } else {
         GuardAccess access = {
-            .rm = rm, .actor = guard_actor(guard, index), .offset = addr,
+            .rm = rm, .actor = guard_actor(guard, index, addr),
+            .offset = addr,
             .write = flag & IOMMU_WO,
         };
 
@@ -456,23 +474,41 @@ static DeviceListener device_listener = {
     .realize = device_realized,
 };
 
+/*
+ * A PC decides in 16 KiB steps, at run time, what shows between 640 KiB and
+ * 1 MiB: RAM there has no fixed place and no slot.
+ */
+#define PC_SHADOW_START 0xa0000
+#define PC_SHADOW_END   0x100000
+
 typedef struct SlotScan {
     RestrictedMemory *rm;
     GArray *slots;
+    hwaddr hole_start, hole_end;
 } SlotScan;
+
+static void scan_add(SlotScan *scan, hwaddr start, hwaddr end, hwaddr region)
+{
+    RestrictedSlot slot = {
+        .gpa = start, .offset = start - region, .size = end - start,
+    };
+
+    if (start < end) {
+        g_array_append_val(scan->slots, slot);
+    }
+}
 
 static bool scan_slot(Int128 start, Int128 len, const MemoryRegion *mr,
                       hwaddr offset, void *opaque)
 {
     SlotScan *scan = opaque;
+    hwaddr at = int128_get64(start), end = at + int128_get64(len);
 
     if (mr == MEMORY_REGION(&scan->rm->guard.iommu)) {
-        RestrictedSlot slot = {
-            .gpa = int128_get64(start), .offset = offset,
-            .size = int128_get64(len),
-        };
+        hwaddr region = at - offset;
 
-        g_array_append_val(scan->slots, slot);
+        scan_add(scan, at, MIN(end, scan->hole_start), region);
+        scan_add(scan, MAX(at, scan->hole_end), end, region);
     }
     return false;
 }
@@ -483,6 +519,11 @@ static void guard_find_slots(RestrictedMemory *rm)
     SlotScan scan = {
         .rm = rm, .slots = g_array_new(false, false, sizeof(RestrictedSlot)),
     };
+
+    if (object_dynamic_cast(OBJECT(current_machine), TYPE_X86_MACHINE)) {
+        scan.hole_start = PC_SHADOW_START;
+        scan.hole_end = PC_SHADOW_END;
+    }
 
     RCU_READ_LOCK_GUARD();
     flatview_for_each_range(address_space_to_flatview(&address_space_memory),
