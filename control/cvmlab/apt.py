@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The Debian packages cvmlab needs from the machine, and how they get there.
+
+Root and ``sudo -n`` install what is missing; anyone else is told one command.  On a system
+without dpkg nothing is checked: the build itself will say what it lacks.
+
+Standard library only: bootstrap.py runs before anything else is installed.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cvmlab.errors import BuildError, ConfigError
+from cvmlab.paths import cache_dir
+from cvmlab.progress import Phase, Style, task
+from cvmlab.steps import Steps
+
+
+_QUERY_DEADLINE_S = 30
+_APT_DEADLINE_S = 900
+
+
+class Need(StrEnum):
+    """What a package is needed for."""
+
+    ENVIRONMENT = "environment"
+    BUILD = "build"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class AptPackage:
+    """A Debian package, by the name it has in Debian 12, 13 and Ubuntu."""
+
+    name: str
+    need: Need
+    purpose: str
+
+
+PACKAGES = (
+    AptPackage(
+        f"python3.{sys.version_info.minor}-venv", Need.ENVIRONMENT, "the virtual environment"
+    ),
+    AptPackage("gcc", Need.BUILD, "compiles QEMU"),
+    AptPackage("libc6-dev", Need.BUILD, "the C library's headers"),
+    AptPackage("ccache", Need.BUILD, "makes the next build short"),
+    AptPackage("ninja-build", Need.BUILD, "runs the build"),
+    AptPackage("make", Need.BUILD, "QEMU's configure asks for it"),
+    AptPackage("patch", Need.BUILD, "applies plugin/patches"),
+    AptPackage("dpkg-dev", Need.BUILD, "unpacks Debian source packages"),
+    AptPackage("xz-utils", Need.BUILD, "unpacks the source tarball"),
+    AptPackage("pkgconf", Need.BUILD, "finds libraries"),
+    AptPackage("flex", Need.BUILD, "QEMU's configure asks for it"),
+    AptPackage("bison", Need.BUILD, "QEMU's configure asks for it"),
+    AptPackage("libglib2.0-dev", Need.BUILD, "QEMU's base library"),
+    AptPackage("libpixman-1-dev", Need.BUILD, "display devices"),
+    AptPackage("libfdt-dev", Need.BUILD, "device trees"),
+    AptPackage("zlib1g-dev", Need.BUILD, "compressed disk images"),
+    AptPackage("libslirp-dev", Need.BUILD, "user-mode network"),
+    AptPackage("libcap-ng-dev", Need.BUILD, "9p shared folders"),
+    AptPackage("libattr1-dev", Need.BUILD, "9p shared folders"),
+    AptPackage("git", Need.TEST, "tests that need a fresh clone"),
+)
+
+
+def missing(needs: Iterable[Need]) -> tuple[AptPackage, ...]:
+    """Return the packages for ``needs`` that dpkg does not list as installed."""
+    wanted = [package for package in PACKAGES if package.need in set(needs)]
+    if shutil.which("dpkg-query") is None:
+        return ()
+    answer = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *(p.name for p in wanted)],
+        capture_output=True,
+        text=True,
+        check=False,  # it fails when it does not know one of the names, and answers the rest
+        timeout=_QUERY_DEADLINE_S,
+    )
+    installed = {line.split()[0] for line in answer.stdout.splitlines() if " installed" in line}
+    return tuple(package for package in wanted if package.name not in installed)
+
+
+def ensure(needs: Iterable[Need], *, style: Style = Style.AUTO) -> None:
+    """Install what is missing for ``needs``, or raise ConfigError with the one command to run.
+
+    CVMLAB_NO_INSTALL=1 forbids installing.
+    """
+    packages = missing(needs)
+    if not packages:
+        return
+    names = [package.name for package in packages]
+    prefix = _privilege()
+    if prefix is None:
+        raise ConfigError(
+            f"Debian packages are missing: {' '.join(names)}",
+            hint=f"run: sudo apt-get install --no-install-recommends {' '.join(names)}",
+        )
+    _install(names, prefix, style)
+
+
+def _privilege() -> Sequence[str] | None:
+    """Return what to put before a command to run it as root; None if that cannot be."""
+    if os.environ.get("CVMLAB_NO_INSTALL") or shutil.which("apt-get") is None:
+        return None
+    if os.geteuid() == 0:
+        return ()
+    if shutil.which("sudo") is None:
+        return None
+    asked = subprocess.run(
+        ["sudo", "-n", "true"], capture_output=True, check=False, timeout=_QUERY_DEADLINE_S
+    )
+    return ("sudo", "-n") if asked.returncode == 0 else None
+
+
+def _install(names: Sequence[str], prefix: Sequence[str], style: Style) -> None:
+    log = cache_dir() / "apt.log"
+    log.unlink(missing_ok=True)
+    phases = (Phase(f"installing {len(names)} packages: {' '.join(names)}", 60.0),)
+    apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "Acquire::Retries=3"]
+    install = [*apt, "-o", "DPkg::Lock::Timeout=120", "install", "-y"]
+    install += ["--no-install-recommends", *names]
+    with task("Debian packages", phases, style=style, stream=sys.stderr) as running:
+        running.enter(phases[0].name)
+        steps = Steps(log=log, tick=running.tick)
+        try:
+            steps.run(install, what="apt-get install", deadline_s=_APT_DEADLINE_S)
+        except BuildError:
+            # The package lists may be missing (a bare container) or older than the mirror.
+            steps.run([*apt, "update"], what="apt-get update", deadline_s=_APT_DEADLINE_S)
+            steps.run(install, what="apt-get install", deadline_s=_APT_DEADLINE_S)
