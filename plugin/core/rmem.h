@@ -15,8 +15,8 @@
  *  - The *shared header* (struct RmemShared) starts the event-ring file: ring
  *    indexes and counters, little-endian, read by the controller.
  *
- * Thread safety: rmem_touch() and rmem_ring_push() may be called from any
- * thread at any time.  rmem_apply() and rmem_reset() need the caller to
+ * Thread safety: rmem_touch(), rmem_apply_page() and rmem_ring_push() may be
+ * called from any thread at any time.  rmem_apply() and rmem_reset() need the caller to
  * exclude each other and every guest CPU (the caller stops the vCPUs), but
  * tolerate concurrent rmem_state() readers.
  *
@@ -231,10 +231,10 @@ const char *rmem_init(Rmem *rm, const RmemProfile *profile,
 RmemState rmem_state(const Rmem *rm, uint64_t page);
 
 /*
- * A guest CPU touches @page, which is in the table. Returns the state it found; if that was
- * RMEM_PENDING and the rules accept on touch, the page is now private and
- * RMEM_C_ACCEPTED counts it - for exactly one caller among racing ones
- * (losers are told RMEM_PRIVATE).
+ * A guest CPU touches @page, which is in the table. Returns the state it
+ * found; if that was RMEM_PENDING and the rules accept on touch, the page is
+ * now private and RMEM_C_ACCEPTED counts it - for exactly one caller among
+ * racing ones (losers are told RMEM_PRIVATE).
  */
 RmemState rmem_touch(Rmem *rm, uint64_t page);
 

@@ -67,6 +67,10 @@ static RestrictedPages *ranges_to_pages(RestrictedMemory *rm,
     size_t len = QAPI_LIST_LENGTH(ranges), i = 0;
     g_autofree RestrictedPages *pages = g_new(RestrictedPages, len);
 
+    if (!len) {
+        error_setg(errp, "there is no range to change");
+        return NULL;
+    }
     for (; ranges; ranges = ranges->next) {
         if (!range_to_pages(rm, ranges->value, &pages[i++], errp)) {
             return NULL;
