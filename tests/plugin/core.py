@@ -62,6 +62,7 @@ _PROTOTYPES = {
     "rmem_run_at": (_Run, [_RM, _U64, _U64]),
     "rmem_check": (c.c_int, [_RM, _U64, _U64, c.c_int, c.POINTER(_U64)]),
     "rmem_apply": (c.c_int, [_RM, _U64, _U64, c.c_int, _RunFn, c.c_void_p, c.POINTER(_U64)]),
+    "rmem_apply_page": (c.c_int, [_RM, _U64, c.c_int, c.POINTER(c.c_int)]),
     "rmem_reset": (None, [_RM]),
     "rmem_count": (None, [_RM, c.c_int, _U64]),
     "rmem_ring_push": (c.c_bool, [_RM, c.c_void_p]),
@@ -190,6 +191,12 @@ class Core:
         bad = _U64()
         refusal = Refusal(self.c.rmem_apply(self.rm, first, count, event, _RunFn(see), None, bad))
         return tuple(changes) if refusal is Refusal.OK else Refused(refusal, bad.value)
+
+    def apply_page(self, page: int, event: int) -> tuple[Refusal, PageState]:
+        """Return the answer and the state that the page was found in."""
+        old = c.c_int()
+        refusal = Refusal(self.c.rmem_apply_page(self.rm, page, event, old))
+        return refusal, PageState(old.value)
 
     def reset(self) -> None:
         self.c.rmem_reset(self.rm)

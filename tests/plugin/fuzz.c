@@ -136,6 +136,21 @@ static void push_record(Rmem *rm, Bytes *in)
             "`dropped` does not tell what push told");
 }
 
+static void apply_page(Rmem *rm, Bytes *in)
+{
+    const uint64_t page = next_number(in, rm->pages);
+    const RmemEvent event = (RmemEvent)(next_byte(in) % (RMEM_EVENTS + 2));
+    const RmemRefusal foretold = rmem_check(rm, page, 1, event, NULL);
+    const RmemState before = page < rm->pages ? rmem_state(rm, page) : RMEM_PENDING;
+    RmemState old;
+
+    require(rmem_apply_page(rm, page, event, &old) == foretold,
+            "check and apply_page disagree");
+    require(foretold == RMEM_OUT_OF_RANGE || old == before, "apply_page found another state");
+    require(foretold == RMEM_OK || page >= rm->pages || rmem_state(rm, page) == before,
+            "a refusal changed a page");
+}
+
 static void step(Rmem *rm, Bytes *in)
 {
     const uint64_t page = next_number(in, rm->pages) % rm->pages;
@@ -154,6 +169,9 @@ static void step(Rmem *rm, Bytes *in)
         break;
     case 3:
         rmem_run_at(rm, next_number(in, rm->pages), next_number(in, rm->pages));
+        break;
+    case 4:
+        apply_page(rm, in);
         break;
     default:
         apply_event(rm, in);

@@ -272,6 +272,60 @@ static void test_readers_of_changes(void)
     drop_fixture(&f);
 }
 
+typedef struct Sharer {
+    Fixture *f;
+    uint64_t shared, unshared;
+} Sharer;
+
+/* A device under policy share, while guest CPUs touch the same pages. */
+static void *share_and_back(void *opaque)
+{
+    Sharer *s = opaque;
+    RmemState old;
+
+    for (uint64_t page = 0; page < PAGES; page++) {
+        rmem_apply_page(&s->f->rm, page, RMEM_TO_SHARED, &old);
+        s->shared += old != RMEM_SHARED;
+        if (page % 2) {
+            rmem_apply_page(&s->f->rm, page, RMEM_TO_PRIVATE, &old);
+            s->unshared += old == RMEM_SHARED;
+        }
+    }
+    return NULL;
+}
+
+static bool counts_match_table(const Fixture *f)
+{
+    int64_t pages[RMEM_STATES] = { 0 };
+
+    for (uint64_t page = 0; page < PAGES; page++) {
+        pages[rmem_state(&f->rm, page)]++;
+    }
+    return memcmp(pages, f->rm.shared->pages, sizeof(pages)) == 0;
+}
+
+static void test_single_page_steps(void)
+{
+    Fixture f = fixture(0);
+    Sharer sharers[2] = { { .f = &f }, { .f = &f } };
+    Toucher toucher = { .f = &f };
+    pthread_t threads[3];
+    const uint64_t *counters = f.rm.shared->counters;
+
+    pthread_create(&threads[0], NULL, share_and_back, &sharers[0]);
+    pthread_create(&threads[1], NULL, share_and_back, &sharers[1]);
+    pthread_create(&threads[2], NULL, touch_all, &toucher);
+    for (unsigned i = 0; i < 3; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    tap_ok(counts_match_table(&f), "single steps: pages by state follow the table");
+    tap_ok(counters[RMEM_C_TO_SHARED] == sharers[0].shared + sharers[1].shared &&
+           counters[RMEM_C_TO_PRIVATE] == sharers[0].unshared + sharers[1].unshared &&
+           counters[RMEM_C_ACCEPTED] == toucher.won,
+           "single steps: what callers saw themselves do is what is counted");
+    drop_fixture(&f);
+}
+
 int main(void)
 {
     test_lossy_ring();
@@ -279,5 +333,6 @@ int main(void)
     test_nobody_reads();
     test_first_touch();
     test_readers_of_changes();
+    test_single_page_steps();
     return tap_done();
 }

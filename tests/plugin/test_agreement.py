@@ -12,7 +12,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from cvmlab.states import Event, Model, PageState, profiles
+from cvmlab.states import Event, Model, PageState, Refusal, Refused, profiles
 from tests.plugin.conftest import MakeCore
 from tests.plugin.core import Core, Library
 
@@ -43,6 +43,13 @@ class Twins(RuleBasedStateMachine):
     @rule(first=st.integers(0, 12), count=st.integers(1, 12), event=st.sampled_from(Event))
     def apply_inside(self, first: int, count: int, event: Event) -> None:
         self.apply(first, count, event)
+
+    @rule(page=NUMBERS, event=st.sampled_from(Event))
+    def apply_page(self, page: int, event: Event) -> None:
+        found = next(iter(self.model.runs(page, 1)), (page, 0, PageState.PENDING))[2]
+        answer = self.model.apply(page, 1, event)
+        refusal = answer.refusal if isinstance(answer, Refused) else Refusal.OK
+        assert self.core.apply_page(page, event) == (refusal, found)
 
     @rule(page=st.integers(0, MAX_PAGES - 1))
     def touch(self, page: int) -> None:

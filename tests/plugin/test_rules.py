@@ -50,6 +50,17 @@ def test_the_core_does_what_each_vector_says(make_core: MakeCore, vector: Vector
     assert (core.state(0), core.state(2)) == (0, 0)
 
 
+@pytest.mark.parametrize("vector", transition_vectors(), ids=lambda vector: vector.name)
+def test_a_single_page_step_does_what_each_vector_says(make_core: MakeCore, vector: Vector) -> None:
+    core = make_core(vector.profile, 3)
+    core.table[1] = vector.state
+    assert core.apply_page(1, vector.event) == (vector.refusal, vector.state)
+    assert core.state(1) is vector.after
+    assert core.counters == vector.counters
+    assert core.header["generation"] == vector.takes_access
+    assert (core.state(0), core.state(2)) == (0, 0)
+
+
 @pytest.mark.parametrize(("text", "message"), BAD_RULES)
 def test_the_generator_refuses_what_is_no_rule(tmp_path: Path, text: str, message: str) -> None:
     rules = tmp_path / "transitions.toml"

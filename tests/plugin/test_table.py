@@ -104,6 +104,7 @@ def test_the_first_page_that_refuses_is_named(make_core: MakeCore, first: int, b
 def test_an_event_there_is_not_is_refused(make_core: MakeCore, event: int) -> None:
     core = make_core("generic", 4)
     assert core.apply(2, 1, event) == Refused(Refusal.OUT_OF_RANGE, 2)
+    assert core.apply_page(2, event) == (Refusal.OUT_OF_RANGE, PageState.PENDING)
     assert not core.table.any()
 
 
