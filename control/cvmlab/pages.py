@@ -14,7 +14,7 @@ from cvmlab.journal import Ring
 from cvmlab.ranges import PAGE_SIZE, GpaRange
 from cvmlab.records import Phase
 from cvmlab.states import Counter, PageState
-from cvmlab.table import PageCounts, PageTable
+from cvmlab.table import Extent, PageCounts, PageTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,10 @@ class Pages:
             for run in self._table.iterate_runs(first, slot.size // PAGE_SIZE):
                 start = slot.gpa + (run.first - first) * PAGE_SIZE
                 yield StateRun(GpaRange(start, run.count * PAGE_SIZE), run.state)
+
+    def extents(self) -> Iterator[Extent]:
+        """Yield copies of the parts of the table that have storage: all else is pending."""
+        return self._table.extents()
 
     def heat(self, cells: int) -> NDArray[np.int64]:
         """Return pages by state for *cells* equal parts of RAM, by offset: shape (cells, 4)."""
