@@ -23,6 +23,22 @@ def test_walking_a_huge_fresh_table_allocates_nothing(make_core: MakeCore) -> No
     assert core.page_counts[PageState.PENDING] == TIB_PAGES
 
 
+def test_a_run_that_ends_where_a_hole_begins_leaves_the_hole(make_core: MakeCore) -> None:
+    core = make_core("sw-protected", 8 * CHUNK)
+    core.apply(0, CHUNK, Event.ACCEPT)
+    before = core.table_file.storage_bytes
+    assert core.run_at(0, 8 * CHUNK) == (0, CHUNK, PageState.PRIVATE)
+    assert core.run_at(1, CHUNK) == (1, CHUNK - 1, PageState.PRIVATE)
+    assert core.table_file.storage_bytes == before
+
+
+def test_reset_of_an_odd_sized_table_leaves_nothing_of_it(make_core: MakeCore) -> None:
+    core = make_core("sw-protected", CHUNK + 5)
+    core.apply(0, CHUNK + 5, Event.ACCEPT)
+    core.reset()
+    assert core.table_file.storage_bytes == 0
+
+
 def test_reset_gives_the_storage_of_the_table_back(make_core: MakeCore) -> None:
     core = make_core("sw-protected", TIB_PAGES)
     core.apply(TIB_PAGES // 2 - 5, 10 * CHUNK, Event.LOAD)
