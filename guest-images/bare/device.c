@@ -163,7 +163,6 @@ void do_reset(const uint64_t *arg)
     answer_done();
     out8(RESET_CONTROL, 0x02);
     out8(RESET_CONTROL, 0x06);
-    out8(0x64, 0xfe);
     halt();
 }
 

@@ -116,13 +116,22 @@ class BareGuest:
 
     def run(self, name: str, *arguments: int | str) -> tuple[int, ...] | Fault:
         """Run one command; numbers go as hex. Return the values after `ok`, or the fault."""
-        words = [name, *(a if isinstance(a, str) else f"{a:#x}" for a in arguments)]
-        return self.send_line(" ".join(words))
+        self.start(name, *arguments)
+        return self._answer(f"{name} {arguments}")
 
     def send_line(self, line: str) -> tuple[int, ...] | Fault:
         """Send *line* as it is and return the answer as `run` does."""
         self._agent.sendall(line.encode() + b"\n")
         return self._answer(line)
+
+    def start(self, name: str, *arguments: int | str) -> None:
+        """Send a command without waiting for the answer: see `finish`."""
+        words = [name, *(a if isinstance(a, str) else f"{a:#x}" for a in arguments)]
+        self._agent.sendall(" ".join(words).encode() + b"\n")
+
+    def finish(self) -> tuple[int, ...] | Fault:
+        """Return the answer to the command of `start`."""
+        return self._answer("the command sent before")
 
     def value(self, name: str, *arguments: int | str) -> int:
         """Run a command that must answer exactly one value."""

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A bare-metal guest in the patched QEMU, with its files, its journal and a QMP session."""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvmlab import symbols
+from cvmlab.files import RestrictedFiles
+from cvmlab.journal import Ring
+from cvmlab.machine import BACKEND_ID, BootSpec, Channels, command_line
+from cvmlab.process import QemuProcess
+from cvmlab.qmp import Qmp
+from cvmlab.ranges import PAGE_SIZE
+from cvmlab.records import FLAG_WRITE, NO_DEVICE, Actor, Kind, Verdict
+from cvmlab.replay import Slot, replay
+from cvmlab.states import STATE_MASK, PageState, Refusal, profiles
+from tests.qemu.bare import BareGuest
+
+
+AREA = 0x2000000  # RAM that neither firmware nor the guest's image uses
+MEMORY_BYTES = 64 << 20
+EDU = "edu0"
+EDU_DEVICE = f"edu,id={EDU},dma_mask=0xffffffff"
+EDU_BUFFER = 0x40000
+END_TIMEOUT_S = 10.0
+
+
+def page(index: int) -> int:
+    """Return the GPA of a page of the test area."""
+    return AREA + index * PAGE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One journal record without its times, so that tests compare whole events.
+
+    ``rip`` is the name of the guest's function, None if the record has no address; ``device`` is
+    the actor's id.
+    """
+
+    kind: Kind
+    gpa: int
+    pages: int = 1
+    actor: Actor = Actor.VCPU
+    vcpu: int | None = None
+    device: str | None = None
+    before: PageState = PageState.PENDING
+    after: PageState = PageState.PENDING
+    verdict: Verdict = Verdict.DENY
+    refusal: Refusal = Refusal.OK
+    write: bool = False
+    rip: str | None = None
+
+
+@final
+class BareMachine:
+    """Use start(). ``guest`` answers commands; ``events()`` is what happened since the last call."""
+
+    def __init__(self, spec: BootSpec, files: RestrictedFiles, guest: BareGuest) -> None:
+        self.spec = spec
+        self.files = files
+        self.guest = guest
+        self.table = files.page_table()
+        self.ring = Ring(files.fds.ring)
+        self.journal: list[NDArray[np.void]] = []
+        self.qmp: Qmp
+        self.process: QemuProcess
+        self._symbols = symbols.load(spec.kernel) if spec.kernel else None
+
+    @classmethod
+    @asynccontextmanager
+    async def start(
+        cls, qemu: Path, spec: BootSpec, run_dir: Path, *, cont: bool = True
+    ) -> AsyncIterator["BareMachine"]:
+        """Boot *spec* and, with *cont*, wait for the guest's greeting.
+
+        Leaving the block without an error checks the whole journal against the table.
+        """
+        async with AsyncExitStack() as stack:
+            pairs = [socket.socketpair() for _ in range(3)]
+            for pair in pairs:
+                stack.callback(pair[0].close)
+                stack.callback(pair[1].close)
+            (qmp, qmp_far), (_console, console_far), (agent, agent_far) = pairs
+            files = stack.enter_context(
+                RestrictedFiles.create(spec.memory_bytes, layout=spec.memory_layout)
+            )
+            self = cls(spec, files, BareGuest(agent))
+            stack.callback(self.ring.close)
+            channels = Channels(
+                qmp_far.fileno(), console_far.fileno(), agent_far.fileno(),
+                run_dir / "qmp.sock", run_dir / "console.log",
+            )  # fmt: skip
+            self.process = QemuProcess(
+                command_line(qemu, spec, channels, files.fds),
+                pass_fds=[*files.fds.all, *(pair[1].fileno() for pair in pairs)],
+                log_path=run_dir / "qemu.log",
+            )
+            stack.callback(self.process.kill)
+            for pair in pairs:
+                pair[1].close()
+            self.qmp = await stack.enter_async_context(
+                Qmp.connect(qmp, log_path=run_dir / "qmp.jsonl")
+            )
+            if cont:
+                await self.qmp.execute("cont")
+                self.guest.wait_hello()
+            yield self
+            await self._verify()
+            await self.qmp.execute_last("quit", timeout_s=END_TIMEOUT_S)
+            assert await self.process.wait_for(END_TIMEOUT_S) == 0
+
+    async def info(self) -> dict[str, Any]:
+        """Return the backend's entry of query-restricted-memory."""
+        (info,) = await self.qmp.execute("query-restricted-memory")
+        assert isinstance(info, dict)
+        return info
+
+    async def counters(self) -> dict[str, int]:
+        """Return the plugin's counters."""
+        counters = (await self.info())["counters"]
+        assert isinstance(counters, dict)
+        return counters
+
+    async def change(self, verb: str, *pages: int, count: int = 1, **arguments: str) -> int:
+        """Run restricted-memory-*verb* on *count* pages at each GPA; return pages changed."""
+        ranges = [{"gpa": gpa, "size": count * PAGE_SIZE} for gpa in pages]
+        answer = await self.qmp.execute(
+            f"restricted-memory-{verb}", {"id": BACKEND_ID, "ranges": ranges, **arguments}
+        )
+        changed = answer["pages"]
+        assert isinstance(changed, int)
+        return changed
+
+    async def convert(self, to: str, *pages: int, count: int = 1, **arguments: str) -> int:
+        """Convert pages to "shared" or "private"; return pages changed."""
+        return await self.change("convert", *pages, count=count, to=to, **arguments)
+
+    async def device_index(self, name: str) -> int:
+        """Return the number that stands for an actor in the journal."""
+        (index,) = [
+            actor["index"] for actor in (await self.info())["actors"] if actor["id"] == name
+        ]
+        assert isinstance(index, int)
+        return index
+
+    def state(self, gpa: int) -> PageState:
+        """Return the state of a page below 2 GiB, where GPA and offset are equal."""
+        return self.table.state(gpa // PAGE_SIZE)
+
+    def states(self, *gpas: int) -> list[PageState]:
+        """Return the state of each page."""
+        return [self.state(gpa) for gpa in gpas]
+
+    def records(self) -> NDArray[np.void]:
+        """Return the records since the last call."""
+        batches = []
+        while len(batch := self.ring.peek()):
+            batches.append(batch.copy())
+            self.ring.consume(len(batch))
+        self.journal += batches
+        return np.concatenate(batches) if batches else np.empty(0, self.ring.peek().dtype)
+
+    async def events(self) -> list[Event]:
+        """Return what happened since the last call, in order."""
+        names = {actor["index"]: actor["id"] for actor in (await self.info())["actors"]}
+        return [self._event(record, names) for record in self.records()]
+
+    def _event(self, record: np.void, names: dict[int, str]) -> Event:
+        rip, vcpu, device = (int(record[field]) for field in ("rip", "vcpu", "device"))
+        return Event(
+            kind=Kind(int(record["kind"])),
+            gpa=int(record["gpa"]),
+            pages=int(record["pages"]),
+            actor=Actor(int(record["actor"])),
+            vcpu=None if vcpu == 0xFFFF else vcpu,
+            device=None if device == NO_DEVICE else names[device],
+            before=PageState(int(record["from"])),
+            after=PageState(int(record["to"])),
+            verdict=Verdict(int(record["verdict"])),
+            refusal=Refusal(int(record["refusal"])),
+            write=bool(int(record["flags"]) & FLAG_WRITE),
+            rip=self.function(rip) if rip else None,
+        )
+
+    def function(self, rip: int) -> str:
+        """Return the guest's function at *rip*; the number if there is none."""
+        found = self._symbols.function(rip) if self._symbols else None
+        return found or f"{rip:#x}"
+
+    def in_file(self, fd: int, gpa: int, size: int) -> bytes:
+        """Return what a memory file holds, for GPAs below 2 GiB."""
+        return os.pread(fd, size, gpa)
+
+    async def _verify(self) -> None:
+        """Compare journal, table, counts and files: they must agree to the page."""
+        info = await self.info()
+        self.records()
+        assert self.ring.dropped == 0
+        journal = np.concatenate(self.journal)
+        slots = [Slot(s["gpa"], s["offset"], s["size"]) for s in info["slots"]]
+        slots += shadow_slots(slots)
+        replayed = replay(journal, profiles()[self.spec.coco], slots, self.table.pages)
+        assert replayed.discrepancies == ()
+        different = np.flatnonzero((replayed.table ^ self.table.states()) & STATE_MASK)
+        assert different.tolist() == []
+        counts = self.table.counts()
+        assert info["pages"] == {s.word: getattr(counts, s.word) for s in PageState}
+        if self.files.fds.shared is not None:
+            self.assert_storage()
+
+    def assert_storage(self) -> None:
+        """Invariant 2: each file has storage for exactly the pages whose content is there."""
+        fds = self.files.fds
+        assert fds.shared is not None
+        states = self.table.states() & STATE_MASK
+        for name, fd, state in (
+            ("private", fds.private, PageState.PRIVATE),
+            ("shared", fds.shared, PageState.SHARED),
+        ):
+            expected = set(np.flatnonzero(states == state).tolist())
+            assert os.fstat(fd).st_blocks * 512 == len(expected) * PAGE_SIZE, name
+            # A page that was allocated and never written counts, but is no data yet.
+            assert expected.issuperset(stored_pages(fd)), name
+
+
+def shadow_slots(slots: list[Slot]) -> list[Slot]:
+    """Return the gap below 1 MiB: a PC shows RAM there piecemeal, so it is in no slot."""
+    low = next(slot for slot in slots if slot.gpa == 0)
+    return [Slot(low.size, low.size, (1 << 20) - low.size)] if low.size < 1 << 20 else []
+
+
+def stored_pages(fd: int) -> Iterable[int]:
+    """Yield the indexes of the pages that have data in a file."""
+    end = os.fstat(fd).st_size
+    position = 0
+    while position < end:
+        try:
+            data = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError:
+            return
+        position = os.lseek(fd, data, os.SEEK_HOLE)
+        yield from range(data // PAGE_SIZE, position // PAGE_SIZE)

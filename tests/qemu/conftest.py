@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fixtures of the tests that run the patched QEMU."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+pytest.register_assert_rewrite("tests.qemu.bare_machine")
+
+from cvmlab.build import qemu_binary, rom_dirs  # noqa: E402 - the line above comes first
+from cvmlab.machine import BootSpec  # noqa: E402
+from tests.qemu.bare import build  # noqa: E402
+from tests.qemu.bare_machine import EDU_DEVICE, MEMORY_BYTES, BareMachine  # noqa: E402
+
+
+Boot = Callable[..., AbstractAsyncContextManager[BareMachine]]
+
+
+@pytest.fixture(scope="session")
+def patched_qemu() -> Path:
+    """Return the QEMU with the plugin; built the first time."""
+    return qemu_binary()
+
+
+@pytest.fixture(scope="session")
+def bare_elf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the bare-metal guest."""
+    return build(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture
+def boot(patched_qemu: Path, bare_elf: Path, tmp_path: Path) -> Boot:
+    """Return a function that boots the bare-metal guest: ``async with boot(coco="generic")``."""
+
+    def start(*, cont: bool = True, **options: Any) -> AbstractAsyncContextManager[BareMachine]:
+        settings = {
+            "memory_bytes": MEMORY_BYTES,
+            "allow_reboot": True,
+            "devices": (EDU_DEVICE,),
+            # SeaBIOS makes the board's AHCI controller write to RAM, which is denied.
+            "extra": ("-machine", "sata=off"),
+        }
+        spec = BootSpec(
+            **{**settings, "kernel": bare_elf, "rom_dirs": tuple(rom_dirs()), **options}
+        )
+        return BareMachine.start(patched_qemu, spec, tmp_path, cont=cont)
+
+    return start
