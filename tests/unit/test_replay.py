@@ -93,6 +93,43 @@ def test_the_journal_of_any_history_replays_to_its_table(
     assert (outcome.table == model.table).all()
 
 
+ACCEPT_OF_PAGE = [Said(Kind.ACCEPT, gpa_of(page), after=PageState.PRIVATE) for page in range(PAGES)]
+
+
+def test_a_crowd_of_single_acceptances_lands_where_it_belongs() -> None:
+    outcome = replay(journal(ACCEPT_OF_PAGE[::-1]), SPLIT, SLOTS, PAGES)
+    assert outcome.discrepancies == ()
+    assert (outcome.table == PageState.PRIVATE).all()
+
+
+@pytest.mark.parametrize(
+    ("odd", "text"),
+    [
+        (ACCEPT_OF_PAGE[3], "1 pages were not pending, the first was private"),
+        (
+            Said(Kind.ACCEPT, HIGH - 0x1000, after=PageState.PRIVATE),
+            "1 pages from there are not all in the backend",
+        ),
+        (
+            Said(Kind.ACCEPT, gpa_of(15), after=PageState.SHARED),
+            "accept from pending to shared is against the rules of sw-protected",
+        ),
+        (
+            Said(Kind.ACCEPT, gpa_of(15), 1, PageState.SHARED, PageState.PRIVATE),
+            "accept from shared to private is against the rules of sw-protected",
+        ),
+    ],
+)
+def test_one_odd_acceptance_in_a_crowd_is_told(odd: Said, text: str) -> None:
+    outcome = replay(journal([*ACCEPT_OF_PAGE[:15], odd]), SPLIT, SLOTS, PAGES)
+    assert (outcome.discrepancies[0].seq, outcome.discrepancies[0].text) == (16, text)
+    assert (outcome.table[:15] == PageState.PRIVATE).all()
+
+
+def test_an_empty_journal_is_a_fresh_table() -> None:
+    assert not replay(journal([]), SPLIT, SLOTS, PAGES).table.any()
+
+
 def test_records_of_no_change_are_passed_over() -> None:
     outcome = replay(journal([Said(Kind.HOST_FAULT), Said(Kind.PHASE)]), SPLIT, SLOTS, PAGES)
     assert not outcome.table.any()
