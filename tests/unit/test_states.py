@@ -100,6 +100,11 @@ def test_rules_that_are_none_are_refused_by_name(text: str, message: str) -> Non
     assert caught.value.message == message
 
 
+def test_rules_that_are_no_toml_are_refused_with_the_place() -> None:
+    with pytest.raises(ConfigError, match="line 2, column"):
+        parse_rules("[default]\ntouch = ?\n")
+
+
 def test_words_and_members_are_each_others_inverse() -> None:
     assert Event.TO_SHARED.word == "to-shared"
     for closed_set in (PageState, Event, Refusal, Counter):
