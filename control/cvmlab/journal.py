@@ -9,6 +9,7 @@ import asyncio
 import mmap
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import final
@@ -56,7 +57,8 @@ class Ring:
     def close(self) -> None:
         # The arrays hold the buffer: a mapping with an exported buffer cannot be closed.
         del self._header, self._records, self._seq
-        self._map.close()
+        with suppress(BufferError):  # somebody still holds a batch: unmapped with the last of them
+            self._map.close()
 
     def _field(self, name: str) -> int:
         return int(self._header[name][0])

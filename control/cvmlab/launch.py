@@ -26,9 +26,6 @@ from cvmlab.rundir import MemoryFiles, ProcessId, RunDir, VmInfo
 from cvmlab.wires import Wires, stream
 
 
-_DEATH_TIMEOUT_S = 2.0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """What a VM needs besides its BootSpec; ``qemu`` None means the one that cvmlab built."""
@@ -98,7 +95,7 @@ async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: R
             version = await connection.require_plugin()
             memory = await _memory(stack, run, files, connection)
     except (VmExited, DeadlineExceeded) as error:
-        raise await _start_failure(process, error) from error
+        raise await _start_failure(process, error, setting.stop_timeout_s) from error
     return Parts(run, process, connection, console, Agent(agent_reader), memory, version)
 
 
@@ -159,9 +156,12 @@ async def _memory(
     return Memory(files, journal, Pages(ring, files.page_table(), info.memory_slots))
 
 
-async def _start_failure(process: QemuProcess, error: CvmError) -> CvmError:
+async def _start_failure(
+    process: QemuProcess, error: VmExited | DeadlineExceeded, timeout_s: float
+) -> CvmError:
     """Return the error that explains best why QEMU did not start."""
-    status = await process.wait_for(_DEATH_TIMEOUT_S)
+    # QEMU closes its sockets a little before it is gone.
+    status = await process.wait_for(0 if isinstance(error, DeadlineExceeded) else timeout_s)
     tail = process.log_tail()
     hint = f"its log is {process.log_path}"
     if status is None:

@@ -6,12 +6,13 @@ Ranges go over in batches: one command carries thousands of them.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
-from cvmlab.errors import ConfigError, PluginError
+from cvmlab.choices import choose
+from cvmlab.errors import PluginError
 from cvmlab.machine import BACKEND_ID, AccessPolicy
 from cvmlab.pages import Slot, StateRun
 from cvmlab.qmp import DEFAULT_TIMEOUT_S
@@ -19,7 +20,6 @@ from cvmlab.ranges import PAGE_SIZE, GpaRange, require_ranges
 from cvmlab.states import PageState
 
 
-T = TypeVar("T")
 RangesLike = GpaRange | str | Iterable[GpaRange | str]
 BATCH_RANGES = 8192
 _VECTOR_MINIMUM = 64
@@ -172,9 +172,9 @@ class Operations:
         When this returns, every vCPU and device sees the new state.  Batches of 8192 ranges are
         converted all or none; a refused batch leaves those before it converted.
         """
-        extra = {"to": str(_member(Target, to))}
+        extra = {"to": choose("target", to, Target)}
         if content is not None:
-            extra["content"] = str(_member(Content, content))
+            extra["content"] = choose("content", content, Content)
         return await self._change("restricted-memory-convert", ranges, extra)
 
     async def accept(self, ranges: RangesLike) -> int:
@@ -191,7 +191,7 @@ class Operations:
 
     async def set_policy(self, policy: AccessPolicy | str) -> None:
         """Change what happens when the host touches private memory."""
-        word = str(_member(AccessPolicy, policy))
+        word = choose("policy", policy, AccessPolicy)
         await self.command("restricted-memory-set-policy", {"id": BACKEND_ID, "policy": word})
 
     async def _change(self, command: str, ranges: RangesLike, extra: Mapping[str, str]) -> int:
@@ -246,16 +246,3 @@ def _plainly_good(ranges: Sequence[GpaRange], ram: Sequence[GpaRange]) -> bool:
     for part in ram:
         inside |= (starts >= part.start) & (ends <= part.end) & (ends > starts)
     return bool(disjoint and aligned and inside.all())
-
-
-E = TypeVar("E", bound=StrEnum)
-
-
-def _member(kind: type[E], word: str) -> E:
-    try:
-        return kind(word)
-    except ValueError:
-        known = ", ".join(kind)
-        raise ConfigError(
-            f"{word!r} is no {kind.__name__.lower()}", hint=f"one of {known}"
-        ) from None

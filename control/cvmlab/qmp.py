@@ -8,6 +8,7 @@ shutdown asks for, and is the one place where a QEMU without the plugin is refus
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -59,16 +60,26 @@ class QmpEvent:
     time_s: float
 
 
+# The library logs as errors what we raise as errors; without a handler Python would print that.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+
+
 class _Client(QMPClient):
     """QMPClient with our logging, and without its event history, which grows for ever."""
 
-    def __init__(self, log: Callable[[str, Message], None], event: Callable[[Message], None]):
+    def __init__(
+        self,
+        log: Callable[[str, Message], None],
+        event: Callable[[Message], None],
+        closed: Callable[[], None],
+    ) -> None:
         super().__init__()
         self._log_message = log
         self._event = event
+        self._closed = closed
 
     # The library's versions of these two format every message, logged or not.
-    # (typing.override is of Python 3.12, hence the three remarks to mypy.)
+    # (typing.override is of Python 3.12, hence the four remarks to mypy.)
     def _cb_outbound(self, msg: Message) -> Message:  # type: ignore[explicit-override]
         self._log_message("sent", msg)
         return msg
@@ -83,6 +94,12 @@ class _Client(QMPClient):
         else:
             await super()._on_message(msg)
 
+    async def _bh_disconnect(self) -> None:  # type: ignore[explicit-override]
+        try:
+            await super()._bh_disconnect()
+        finally:
+            self._closed()
+
 
 @final
 class Qmp:
@@ -93,8 +110,8 @@ class Qmp:
 
     def __init__(self, log_path: Path | None = None) -> None:
         self._log_file = None if log_path is None else log_path.open("ab", buffering=0)
-        self._client = _Client(self._log, self._on_event)
         self._topic: Topic[QmpEvent] = Topic()
+        self._client = _Client(self._log, self._on_event, self._topic.close)
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -120,7 +137,10 @@ class Qmp:
                 await self._start(sock, timeout_s)
                 yield self
             finally:
-                await self._close(sock)
+                try:
+                    await self._close(sock)
+                finally:
+                    self._close_log()
 
     async def _start(self, sock: socket.socket, timeout_s: float) -> None:
         try:
@@ -131,7 +151,14 @@ class Qmp:
         except ConnectError as error:
             if isinstance(error.exc, EOFError | OSError):
                 raise VmExited("QEMU closed the QMP connection while it started") from error
-            raise PluginError(f"what answers on the QMP socket is not QEMU: {error}") from error
+            raise PluginError(
+                f"what answers on the QMP socket is not QEMU: {error}", hint=_BUILD_HINT
+            ) from error
+
+    def _close_log(self) -> None:
+        if self._log_file is not None:
+            self._log_file.close()
+            self._log_file = None
 
     async def _close(self, sock: socket.socket) -> None:
         self._topic.close()
@@ -141,8 +168,6 @@ class Qmp:
         with contextlib.suppress(EOFError, OSError, QMPError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await self._client.disconnect()
-        if self._log_file is not None:
-            self._log_file.close()
 
     async def execute(
         self,
@@ -204,7 +229,10 @@ class Qmp:
         await self.execute_last("quit", timeout_s=timeout_s)
 
     def events(self, limit: int = 1024) -> Subscription[QmpEvent]:
-        """Return an iterator over events from now on; use it in a ``with`` block."""
+        """Return an iterator over events from now on until the connection ends.
+
+        Use it in a ``with`` block.
+        """
         return self._topic.subscribe(limit)
 
     async def wait_closed(self) -> None:

@@ -35,7 +35,6 @@ from cvmlab.supervisor import Supervisor
 
 
 WAIT_TIMEOUT_S = 120.0
-_DEATH_TIMEOUT_S = 1.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
 
 
@@ -71,6 +70,7 @@ class Vm(Operations):
                 f"{self.setting.name!r} cannot name a VM", hint="use letters, digits, - and _"
             )
         self._paused = paused
+        self._keep = self.setting.keep
         self._stack = AsyncExitStack()
         self._run: RunDir | None = None
         self._parts: Parts | None = None
@@ -109,13 +109,13 @@ class Vm(Operations):
         self.spec.validate()
         self._run = RunDir.create(self.setting.name, self.setting.run_dir)
         self._stack.push(self._close_run)
-        group = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._parts = parts = await launch(self._stack, self.spec, self.setting, self._run)
         if parts.memory is not None:
             self.ram = tuple(slot.range for slot in parts.memory.pages.slots)
         supervisor = Supervisor(parts, stop_timeout_s=self.setting.stop_timeout_s)
         self._supervisor = supervisor
-        supervisor.start(group)
+        # Entered last, so that no task is left when the parts that it uses are closed.
+        supervisor.start(await self._stack.enter_async_context(asyncio.TaskGroup()))
         if not self._paused:
             await self.cont()
 
@@ -125,11 +125,13 @@ class Vm(Operations):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Undo everything; raise a lone error of a task of ours as itself, not as a group."""
+        """Undo everything.  An error of the body stays what it is, one of a task explains it."""
         try:
             await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
-            raise _only_error(group) from error
+            ours = [found for found in group.exceptions if found is not error]
+            if ours:
+                raise _most_telling(ours, group) from error
 
     def _close_run(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._run is not None:
@@ -137,7 +139,11 @@ class Vm(Operations):
                 kind, asyncio.CancelledError | KeyboardInterrupt | SystemExit | GeneratorExit
             )
             ended_badly = self.outcome is not None and self.outcome.failed
-            self._run.close(keep=self.setting.keep or failed or ended_badly)
+            self._run.close(keep=self._keep or failed or ended_badly)
+
+    def keep_run(self) -> None:
+        """Keep the run folder."""
+        self._keep = True
 
     # What it is made of
 
@@ -212,7 +218,7 @@ class Vm(Operations):
         try:
             return await parts.connection.execute(command, arguments, timeout_s=timeout_s)
         except VmExited as error:
-            error.status = await parts.process.wait_for(_DEATH_TIMEOUT_S)
+            error.status = await parts.process.wait_for(self.setting.stop_timeout_s)
             error.log_tail = tuple(parts.process.log_tail())
             error.hint = error.hint or f"the run folder is {parts.run.path}"
             raise
@@ -278,9 +284,10 @@ class Vm(Operations):
         return self._running.connection.events(limit)
 
 
-def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    errors = [error for error in group.exceptions if isinstance(error, CvmError)]
-    return errors[0] if len(errors) == len(group.exceptions) == 1 else group
+def _most_telling(
+    errors: Sequence[BaseException], group: BaseExceptionGroup[BaseException]
+) -> BaseException:
+    return errors[0] if len(errors) == 1 and isinstance(errors[0], CvmError) else group
 
 
 def _never_seen(pattern: str, outcome: Outcome, parts: Parts) -> CvmError:

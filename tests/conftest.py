@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What every test is held to: it leaves no descriptor and no process."""
+
+import gc
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found[int(entry.name)] = str(entry.readlink())
+        except OSError:
+            continue  # the one that lists the folder
+    return found
+
+
+def _opened_since(before: Mapping[int, str]) -> dict[int, str]:
+    return {fd: what for fd, what in _descriptors().items() if before.get(fd) != what}
+
+
+def _children() -> set[str]:
+    listed: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        listed |= set((task / "children").read_text().split())
+    return listed
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Compare open descriptors and child processes before and after the test."""
+    fds, children = _descriptors(), _children()
+    yield
+    if _opened_since(fds):
+        gc.collect()  # slow, and only of use when a cycle holds a descriptor
+    left = _opened_since(fds)
+    assert not left, f"descriptors left open: {left}"
+    assert not _children() - children, "processes left running"
+
+
+@pytest.fixture
+def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run folders go under the test's own folder."""
+    home = tmp_path / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(home))
+    return home
