@@ -2,7 +2,7 @@
 """Limits on what a boot may take, and the verdict on how it ended.  Pure.
 
 Several things can be wrong with one boot.  The exit code tells the one that explains the others,
-in this order: guest panic 255, QEMU died 84, timeout 124, marker never seen 83, use before
+in this order: Ctrl-C 130, guest panic 255, QEMU died 84, timeout 124, marker never seen 83, use before
 acceptance 82, host fault 81, budget exceeded 80, the guest command's own status 1-79.
 """
 
@@ -36,10 +36,10 @@ _MEASURE: Mapping[Resource, Callable[[Counters | PhaseCounters], int]] = {
     Resource.CONVERSIONS: lambda counters: counters.to_shared + counters.to_private,
     Resource.ACCEPTS: lambda counters: counters.accepted,
 }
-_SAY: Mapping[Resource, str] = {
-    Resource.FAULTS: "the host touched private memory {} times",
-    Resource.CONVERSIONS: "{} pages were converted",
-    Resource.ACCEPTS: "{} pages were accepted",
+_NOUN: Mapping[Resource, str] = {
+    Resource.FAULTS: "host fault",
+    Resource.CONVERSIONS: "converted page",
+    Resource.ACCEPTS: "accepted page",
 }
 
 
@@ -92,22 +92,26 @@ def _line(budget: Budget, counters: Counters, phases: Sequence[Phase]) -> Budget
 
 
 def describe(line: BudgetLine) -> str:
-    """Say it in a sentence: ``12 pages were converted in phase kernel, 10 are allowed``."""
-    happened = _SAY[Resource(line.resource)].format(line.measured)
+    """Say it in a sentence: ``12 converted pages in phase kernel, 10 are allowed``."""
+    noun = _NOUN[Resource(line.resource)] + ("s" if line.measured != 1 else "")
     where = f" in phase {line.phase}" if line.phase else ""
-    return f"{happened}{where}, {line.limit} are allowed"
+    verb = "is" if line.limit == 1 else "are"
+    return f"{line.measured} {noun}{where}, {line.limit} {verb} allowed"
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
     """What is known about how a run ended.  A text says that something is wrong, and what."""
 
+    interrupted: str | None = None
     panic: str | None = None
     qemu_died: str | None = None
     timeout: str | None = None
     marker_missing: str | None = None
     early_use: str | None = None
+    host_stop: str | None = None  # a host access stopped the VM, as the policy has it
     guest_exit: int | None = None  # None: nothing was to be run, or it never answered
+    good: str = "the guest booted"  # what to say if nothing is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +125,18 @@ class Judgement:
 
 def judge(ending: Ending, lines: Sequence[BudgetLine]) -> Judgement:
     """Return the first thing that is wrong, in the documented order; OK if nothing is."""
-    return next(_wrongs(ending, lines), Judgement(Outcome.OK, 0, "the guest booted"))
+    return next(_wrongs(ending, lines), Judgement(Outcome.OK, 0, ending.good))
 
 
 def _wrongs(ending: Ending, lines: Sequence[BudgetLine]) -> Iterator[Judgement]:
     texts = (
+        (Outcome.INTERRUPTED, ending.interrupted),
         (Outcome.GUEST_PANIC, ending.panic),
         (Outcome.QEMU_DIED, ending.qemu_died),
         (Outcome.TIMEOUT, ending.timeout),
         (Outcome.MARKER_NOT_SEEN, ending.marker_missing),
         (Outcome.USE_BEFORE_ACCEPTANCE, ending.early_use),
+        (Outcome.HOST_FAULT, ending.host_stop),
         *((Outcome.HOST_FAULT, text) for text in _broken(lines, Outcome.HOST_FAULT)),
         *((Outcome.BUDGET_EXCEEDED, text) for text in _broken(lines, Outcome.BUDGET_EXCEEDED)),
     )

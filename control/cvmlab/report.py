@@ -26,6 +26,8 @@ _ADVICE = {
     Outcome.GUEST_PANIC: "the console's last lines say why",
     Outcome.INTERRUPTED: None,
 }
+_STARVES = ("deny", "zero")
+_UNRELATED = (Outcome.GUEST_FAILED, Outcome.INTERRUPTED, Outcome.BUDGET_EXCEEDED)
 _UNAWARE = (
     "this guest does not share memory with its devices: --on-host-access share lets them work, "
     "and counts what they touch"
@@ -163,7 +165,7 @@ def _verdict(result: Result, console: Sequence[str]) -> Iterator[str]:
 
 def advice(result: Result) -> str | None:
     """Return one line of advice, if there is any to give."""
-    denied = any(fault.actor == "device" and fault.verdict == "deny" for fault in result.faults)
-    if denied and result.coco == "generic":
+    starved = any(fault.actor == "device" and fault.verdict in _STARVES for fault in result.faults)
+    if starved and result.coco == "generic" and result.outcome not in _UNRELATED:
         return _UNAWARE
     return _ADVICE.get(result.outcome)

@@ -78,7 +78,13 @@ def test_a_budget_is_held_against_the_run_or_all_phases_of_its_name(
 def test_a_broken_budget_is_told_in_a_sentence() -> None:
     (line,) = budgets.measure([Budget(Resource.CONVERSIONS, 10, "kernel")], COUNTERS, PHASES)
 
-    assert budgets.describe(line) == "11 pages were converted in phase kernel, 10 are allowed"
+    assert budgets.describe(line) == "11 converted pages in phase kernel, 10 are allowed"
+
+
+def test_one_is_not_said_in_the_plural() -> None:
+    line = BudgetLine(resource="faults", phase=None, limit=1, measured=1, kept=True)
+
+    assert budgets.describe(line) == "1 host fault, 1 is allowed"
 
 
 def broken(resource: Resource) -> BudgetLine:
@@ -88,11 +94,13 @@ def broken(resource: Resource) -> BudgetLine:
 FAULTS = broken(Resource.FAULTS)
 CONVERSIONS = broken(Resource.CONVERSIONS)
 EVERYTHING = Ending(
+    interrupted="interrupted",
     panic="panic",
     qemu_died="died",
     timeout="late",
     marker_missing="missing",
     early_use="early",
+    host_stop="stopped",
     guest_exit=5,
 )
 
@@ -100,15 +108,23 @@ EVERYTHING = Ending(
 def test_what_explains_the_rest_comes_first() -> None:
     order = []
     ending = EVERYTHING
-    for field in ("panic", "qemu_died", "timeout", "marker_missing", "early_use"):
+    for field in (
+        "interrupted",
+        "panic",
+        "qemu_died",
+        "timeout",
+        "marker_missing",
+        "early_use",
+        "host_stop",
+    ):
         order.append(budgets.judge(ending, [CONVERSIONS, FAULTS]).exit_code)
-        ending = replace(ending, **{field: None})
+        ending = replace(ending, **{field: None})  # type: ignore[arg-type]
     order.append(budgets.judge(ending, [CONVERSIONS, FAULTS]).exit_code)
     order.append(budgets.judge(ending, [CONVERSIONS]).exit_code)
     order.append(budgets.judge(ending, []).exit_code)
     order.append(budgets.judge(Ending(), []).exit_code)
 
-    assert order == [255, 84, 124, 83, 82, 81, 80, 5, 0]
+    assert order == [130, 255, 84, 124, 83, 82, 81, 81, 80, 5, 0]
 
 
 def test_a_kept_budget_changes_nothing() -> None:

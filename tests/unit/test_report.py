@@ -165,7 +165,7 @@ def test_budgets_are_listed_kept_or_broken() -> None:
         )
     )
 
-    assert "6 pages were accepted in phase kernel, 5 are allowed: BROKEN" in lines
+    assert "6 accepted pages in phase kernel, 5 are allowed: BROKEN" in lines
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From what was asked for on the command line to what will run: everything is checked here.
+
+A plan is complete: to show it (``--dry-run``) and to run it need nothing else.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from cvmlab.budgets import Budget, Resource
+from cvmlab.build import install, qemu_binary
+from cvmlab.choices import choose
+from cvmlab.errors import ConfigError, ImageError
+from cvmlab.firmware import rom_dirs
+from cvmlab.images import NO_INITRD, resolve
+from cvmlab.kernel_image import KernelKind, extract_vmlinux, identify
+from cvmlab.launch import Setting, locate_qemu
+from cvmlab.machine import (
+    DEFAULT_APPEND,
+    EXAMPLE_FDS,
+    PROFILE_OFF,
+    AccessPolicy,
+    BootSpec,
+    Channels,
+    Disk,
+    DiskFormat,
+    DiskInterface,
+    Firmware,
+    Net,
+    PendingPolicy,
+    command_line,
+)
+from cvmlab.packages import OnStep, silent
+from cvmlab.progress import Style
+from cvmlab.qemu_recipe import Flavour
+from cvmlab.ranges import parse_size
+from cvmlab.rundir import runs_dir
+from cvmlab.states import profiles
+from cvmlab.symbols import LazySymbols, Symbols, from_elf, load
+from cvmlab.vm import WAIT_TIMEOUT_S, Vm
+
+
+T = TypeVar("T", bound=StrEnum)
+
+GDB_ADDRESS = "127.0.0.1:1234"
+_DEBUGGER_TIMEOUT_S = 24 * 3600.0  # a person sits there
+_QCOW2_MAGIC = b"QFI\xfb"
+# An event's address names a function only if the kernel is where it was linked.
+_NO_KASLR = "nokaslr"
+_KASLR = frozenset({_NO_KASLR, "kaslr"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The words of ``cvmlab boot``, as they were typed; None is what was not."""
+
+    image: str | None = None
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str | None = None
+    disks: tuple[Path, ...] = ()
+    disk_interface: str | None = None
+    coco: str | None = None
+    firmware: str | None = None
+    memory: str | None = None
+    cpus: int | None = None
+    net: str | None = None
+    on_host_access: str | None = None
+    on_pending: str | None = None
+    expect: str | None = None
+    exec: str | None = None
+    timeout_s: float | None = None
+    max_faults: tuple[str, ...] = ()
+    max_conversions: tuple[str, ...] = ()
+    max_accepts: tuple[str, ...] = ()
+    name: str | None = None
+    run_dir: Path | None = None
+    keep: bool = False
+    gdb: bool = False
+    qemu: Path | None = None
+    symbols: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """What is booted, in a word."""
+        if self.image is not None:
+            return self.image
+        files = [self.kernel, *self.disks]
+        return next((path.name for path in files if path is not None), "default")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A boot that can start: what, where, until when, and how it is judged."""
+
+    title: str
+    spec: BootSpec
+    setting: Setting
+    keep: bool
+    paused: bool
+    expect: str | None
+    runs_command: bool
+    timeout_s: float
+    budgets: tuple[Budget, ...]
+    release: str | None
+    own_qemu: bool  # the one that `cvmlab build` made, or CVMLAB_QEMU
+    symbols: LazySymbols
+    is_linux: bool  # and not an ELF guest, which may live anywhere
+    fixed_addresses: bool  # the kernel runs where it was linked
+
+    @property
+    def argv(self) -> list[str]:
+        """The QEMU command; descriptor numbers and run folder are those of no real run."""
+        folder = self.setting.run_dir or runs_dir() / self.setting.name
+        fds = EXAMPLE_FDS if self.spec.restricted else None
+        qemu = locate_qemu(self.setting.qemu)
+        return command_line(qemu, self.spec, Channels.example(folder), fds)
+
+
+def plan(
+    request: Request, *, build: bool = True, style: Style = Style.AUTO, on_step: OnStep = silent
+) -> Plan:
+    """Check everything and find all files; raise CvmError for the first thing that is wrong.
+
+    *build*: make QEMU if it is missing, and show progress in *style*.
+    """
+    expect, budgets, timeout_s = _expect(request.expect), _budgets(request), _timeout(request)
+    words = _words(request)
+    _require_one_source(request)
+    _require_files(request, words.firmware)
+    qemu = _qemu(request, build=build, style=style)
+    guest = _guest(request, on_step)
+    spec = _spec(request, words, guest)
+    spec.validate()
+    setting = Setting(
+        name=request.name or "vm",
+        qemu=qemu,
+        run_dir=request.run_dir,
+        keep=True,  # until the verdict, which comes after the end of the VM
+    )
+    Vm(spec, setting=setting)  # starts nothing, but knows what a VM may be called
+    return Plan(
+        title=request.title,
+        spec=spec,
+        setting=setting,
+        keep=request.keep or request.run_dir is not None,
+        paused=request.gdb,
+        expect=expect,
+        runs_command=request.exec is not None,
+        timeout_s=timeout_s,
+        budgets=budgets,
+        release=guest.release,
+        own_qemu=request.qemu is None,
+        symbols=LazySymbols(guest.load_symbols),
+        is_linux=guest.is_linux,
+        fixed_addresses=guest.fixed_addresses,
+    )
+
+
+def _qemu(request: Request, *, build: bool, style: Style) -> Path:
+    if request.qemu is None and "CVMLAB_QEMU" not in os.environ and build:
+        install(Flavour.PATCHED, style=style)
+    return locate_qemu(request.qemu or qemu_binary(build=False))
+
+
+def _expect(pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ConfigError(
+            f"--expect {pattern!r} is not a regular expression: {error}",
+            hint="a backslash before ( [ { . * + ? ^ $ | takes it literally",
+        ) from error
+    if pattern == "":
+        raise ConfigError("--expect is empty", hint="give it text that the console will show")
+    return pattern
+
+
+def _budgets(request: Request) -> tuple[Budget, ...]:
+    given = (
+        (Resource.FAULTS, request.max_faults),
+        (Resource.CONVERSIONS, request.max_conversions),
+        (Resource.ACCEPTS, request.max_accepts),
+    )
+    return tuple(Budget.parse(resource, text) for resource, texts in given for text in texts)
+
+
+def _timeout(request: Request) -> float:
+    if request.timeout_s is None:
+        return _DEBUGGER_TIMEOUT_S if request.gdb else WAIT_TIMEOUT_S
+    if not 0 < request.timeout_s < float("inf"):
+        raise ConfigError(
+            f"--timeout: {request.timeout_s:g} seconds is no time to wait",
+            hint="give a number of seconds above 0",
+        )
+    return request.timeout_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """Options that are one of a few words, read."""
+
+    coco: str
+    firmware: Firmware | Path
+    net: Net
+    disk_interface: DiskInterface
+    on_host_access: AccessPolicy
+    on_pending: PendingPolicy
+
+
+def _words(request: Request) -> _Words:
+    default = BootSpec()
+    return _Words(
+        coco=choose("--coco", request.coco or default.coco, [*profiles(), PROFILE_OFF]),
+        firmware=_firmware(request.firmware, default.firmware),
+        net=_member("--net", request.net, default.net),
+        disk_interface=_member(
+            "--disk-interface", request.disk_interface, DiskInterface.VIRTIO_BLK
+        ),
+        on_host_access=_member("--on-host-access", request.on_host_access, default.on_host_access),
+        on_pending=_member("--on-pending", request.on_pending, default.pending),
+    )
+
+
+def _member(option: str, word: str | None, default: T) -> T:
+    return default if word is None else type(default)(choose(option, word, type(default)))
+
+
+def _firmware(word: str | None, default: Firmware | Path) -> Firmware | Path:
+    if word is None:
+        return default
+    if "/" in word or Path(word).is_file():
+        return Path(word)
+    return Firmware(choose("--firmware", word, Firmware))
+
+
+def _require_files(request: Request, firmware: Firmware | Path) -> None:
+    given = {
+        "--kernel": request.kernel,
+        "--initrd": request.initrd if request.initrd != NO_INITRD else None,
+        "--symbols": request.symbols,
+        "--firmware": firmware if isinstance(firmware, Path) else None,
+    }
+    for option, path in [*given.items(), *(("--disk", path) for path in request.disks)]:
+        if path is None:
+            continue
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"{option}: cannot read {path}: {error.strerror}",
+                hint=f"{option} takes the path of a file",
+            ) from error
+
+
+def _require_one_source(request: Request) -> None:
+    if request.image is not None and request.kernel is not None:
+        raise ConfigError(
+            "an image and --kernel: only one can be booted", hint="leave one of them out"
+        )
+
+
+def _spec(request: Request, words: _Words, guest: "_Guest") -> BootSpec:
+    default = BootSpec()
+    return BootSpec(
+        coco=words.coco,
+        memory_bytes=(
+            default.memory_bytes if request.memory is None else parse_size(request.memory)
+        ),
+        cpus=default.cpus if request.cpus is None else request.cpus,
+        kernel=guest.kernel,
+        initrd=guest.initrd,
+        append=guest.append,
+        disks=tuple(_disk(path, words.disk_interface) for path in request.disks),
+        net=words.net,
+        firmware=words.firmware,
+        on_host_access=words.on_host_access,
+        pending=words.on_pending,
+        gdb=f"tcp:{GDB_ADDRESS}" if request.gdb else None,
+        debuggable=request.gdb,
+        rom_dirs=tuple(rom_dirs()),
+    )
+
+
+def _disk(path: Path, interface: DiskInterface) -> Disk:
+    with path.open("rb") as file:
+        is_qcow2 = file.read(len(_QCOW2_MAGIC)) == _QCOW2_MAGIC
+    return Disk(path, interface, DiskFormat.QCOW2 if is_qcow2 else DiskFormat.RAW)
+
+
+@dataclass(frozen=True, slots=True)
+class _Guest:
+    """The guest's files, wherever they came from; no kernel: the firmware boots a disk."""
+
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = ""
+    release: str | None = None
+    is_linux: bool = True
+    fixed_addresses: bool = False
+    load_symbols: Callable[[], Symbols] = field(default=lambda: _nameless())
+
+
+def _guest(request: Request, on_step: OnStep) -> _Guest:
+    if request.disks and request.image is None and request.kernel is None:
+        return _disk_guest(request)
+    files = resolve(
+        request.image,
+        kernel=request.kernel,
+        initrd=request.initrd,
+        append=request.append or "",
+        exec_command=request.exec,
+        on_step=on_step,
+    )
+    words = f"{DEFAULT_APPEND} {files.append}".split()
+    is_linux = identify(files.kernel).kind is not KernelKind.ELF
+    if is_linux and _KASLR.isdisjoint(words):
+        files = replace(files, append=f"{_NO_KASLR} {files.append}".rstrip())
+        words.append(_NO_KASLR)
+    return _Guest(
+        kernel=files.kernel,
+        initrd=files.initrd,
+        append=files.append,
+        release=files.release,
+        is_linux=is_linux,
+        fixed_addresses=not is_linux or _NO_KASLR in words,
+        load_symbols=partial(_symbols, request.symbols or files.system_map, files.kernel),
+    )
+
+
+def _disk_guest(request: Request) -> _Guest:
+    for option, value in (("--append", request.append), ("--exec", request.exec)):
+        if value is not None:
+            raise ConfigError(
+                f"{option} cannot reach a guest that boots from its own disk",
+                hint="add --kernel, or an image",
+            )
+    if request.symbols is None:
+        return _Guest()
+    return _Guest(load_symbols=partial(load, request.symbols))
+
+
+def _symbols(given: Path | None, kernel: Path) -> Symbols:
+    return load(given) if given is not None else from_elf(extract_vmlinux(kernel))
+
+
+def _nameless() -> Symbols:
+    raise ImageError("the kernel is on the guest's disk", hint="give its symbols with --symbols")

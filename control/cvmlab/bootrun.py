@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Run a plan: boot, wait for what is expected, look at everything, judge, say so in a Result."""
+
+import asyncio
+import shlex
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from cvmlab import __version__, budgets, phases, summary
+from cvmlab.bootplan import Plan, Request
+from cvmlab.budgets import Ending
+from cvmlab.build import identity
+from cvmlab.channel import Subscription
+from cvmlab.errors import CvmError, DeadlineExceeded, GuestPanic, MarkerNotSeen, VmExited
+from cvmlab.journal import JournalFile, Records
+from cvmlab.machine import BootSpec
+from cvmlab.outcome import End
+from cvmlab.outcome import Outcome as VmOutcome
+from cvmlab.qmp import QmpEvent
+from cvmlab.records import RECORD
+from cvmlab.records import Phase as PhaseName
+from cvmlab.report import CONSOLE_LINES
+from cvmlab.result import EXIT_CODES, Counters, Outcome, Pages, Qemu, Result, to_json
+from cvmlab.states import Counter
+from cvmlab.symbols import KERNEL_ENTRY, LazySymbols, Symbols
+from cvmlab.vm import Vm
+
+
+Watch = Callable[[Vm], Coroutine[Any, Any, None]]
+
+_BOOTED = "the guest booted and powered off"
+_KERNEL_SPACE = 1 << 63
+_NEVER = "(?!)"
+_LAST_WORDS_S = 3.0  # a panic's call trace follows the line that says so
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that is over: the document, and the console's last lines for the report."""
+
+    result: Result
+    console: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """When a run began, on both clocks."""
+
+    wall: datetime
+    monotonic_s: float
+
+    @classmethod
+    def now(cls) -> "_Start":
+        return cls(datetime.now(UTC), time.monotonic())
+
+
+async def run_plan(plan: Plan, *, watch: Watch | None = None) -> Finished:
+    """Boot *plan* and return how it went; raise only for what kept it from starting or judging.
+
+    *watch* runs beside it, to show how far it is.  SIGINT and SIGTERM end the run in good order.
+    """
+    start = _Start.now()
+    vm = Vm(plan.spec, setting=plan.setting, paused=True)
+    try:
+        async with vm, _beside(vm, watch):
+            with _interruption() as interrupted:
+                ending, ended_ns = await _live(vm, plan, interrupted)
+                await vm.stop()
+            finished = _collect(plan, vm, start, ending, ended_ns)
+            vm.run.write(vm.run.result.name, to_json(finished.result))
+    except asyncio.CancelledError:
+        with suppress(VmExited):  # it had no folder yet
+            vm.run.close(keep=plan.keep)
+        raise
+    vm.run.close(keep=plan.keep or finished.result.outcome is not Outcome.OK)
+    return finished
+
+
+def never_booted(request: Request, error: CvmError) -> Finished:
+    """Return the result of a boot that an error kept from starting, or from being judged."""
+    outcomes = {code: outcome for outcome, code in EXIT_CODES.items()}
+    default = BootSpec()
+    return Finished(
+        Result(
+            cvmlab=__version__,
+            outcome=outcomes.get(error.exit_code, Outcome.DEFECT),
+            exit_code=error.exit_code,
+            message=error.message,
+            hint=error.hint,
+            coco=request.coco or default.coco,
+            firmware=request.firmware or str(default.firmware),
+            memory_bytes=0,
+            cpus=0,
+            started=_Start.now().wall.isoformat(timespec="seconds"),
+            duration=0.0,
+        ),
+        (),
+    )
+
+
+@asynccontextmanager
+async def _beside(vm: Vm, watch: Watch | None) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        task = None if watch is None else group.create_task(watch(vm))
+        try:
+            yield
+        finally:
+            if task is not None:
+                task.cancel()
+
+
+@contextmanager
+def _interruption() -> Iterator[asyncio.Event]:
+    """Yield an event that the first stop signal sets; a second one acts as it always does."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+    def forget() -> None:
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+    def interrupt() -> None:
+        event.set()
+        forget()
+
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, interrupt)
+    try:
+        yield event
+    finally:
+        forget()
+
+
+async def _live(vm: Vm, plan: Plan, interrupted: asyncio.Event) -> tuple[Ending, int]:
+    """Let the guest run until something ends it; return what, and when (CLOCK_MONOTONIC, ns)."""
+
+    async def interruption() -> Ending:
+        await interrupted.wait()
+        return Ending(interrupted="interrupted")
+
+    with vm.qmp_events() as events:
+        if not plan.paused:
+            await vm.cont()
+        ending = await _first(
+            interruption(), _guest(vm, plan), _panic(vm, plan), _policy_stop(vm, plan, events)
+        )
+    return ending, time.monotonic_ns()
+
+
+async def _first(*works: Coroutine[Any, Any, Ending]) -> Ending:
+    """Return what the first one to end returns; the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task.done()).result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _guest(vm: Vm, plan: Plan) -> Ending:
+    """Wait for the marker and, if a command runs or there is no marker, for power-off."""
+    deadline = time.monotonic() + plan.timeout_s
+    try:
+        if plan.expect is not None:
+            await vm.wait_for(plan.expect, timeout_s=plan.timeout_s)
+            if not plan.runs_command:
+                return Ending(good=f"{plan.expect!r} was seen on the console")
+        left = max(deadline - time.monotonic(), 0)
+        return _ending(await vm.wait_exit(timeout_s=left), plan)
+    except GuestPanic as error:
+        return await _panicked(vm, error)
+    except MarkerNotSeen as error:
+        return Ending(marker_missing=error.message)
+    except DeadlineExceeded as error:
+        return Ending(timeout=error.message)
+    except VmExited as error:
+        return Ending(qemu_died=error.message)
+
+
+def _ending(outcome: VmOutcome, plan: Plan) -> Ending:
+    status = outcome.guest_status
+    match outcome.end:
+        case End.PANICKED:
+            return Ending(panic=f"the guest panicked: {outcome.detail}")
+        case End.DIED:
+            return Ending(qemu_died=outcome.detail)
+        case End.REBOOTED if status is None:
+            return Ending(qemu_died="the guest reset itself, as after a triple fault")
+        case End.POWERED_OFF if status is None and plan.runs_command:
+            return Ending(marker_missing="the guest powered off before its command had ended")
+        case End.STOPPED:
+            return Ending(guest_exit=status, good="the VM was stopped on request")
+        case End.REBOOTED | End.POWERED_OFF:
+            good = "the guest's command succeeded" if plan.runs_command else _BOOTED
+            return Ending(guest_exit=status, good=good)
+
+
+async def _panic(vm: Vm, plan: Plan) -> Ending:
+    """A guest that panics may then hang for ever: see it on the console."""
+    try:
+        await vm.console.wait_for(_NEVER, timeout_s=plan.timeout_s)
+    except GuestPanic as error:
+        return await _panicked(vm, error)
+    except (MarkerNotSeen, DeadlineExceeded):
+        pass  # the console ended, or time is up: _guest() says so
+    return await _forever()
+
+
+async def _panicked(vm: Vm, error: GuestPanic) -> Ending:
+    with suppress(DeadlineExceeded, VmExited):
+        await vm.wait_exit(timeout_s=_LAST_WORDS_S)
+    return Ending(panic=error.message)
+
+
+async def _policy_stop(vm: Vm, plan: Plan, events: Subscription[QmpEvent]) -> Ending:
+    """A policy may pause the VM, for a debugger to look at; without one, that is the end."""
+    async for event in events:
+        if event.name == "SHUTDOWN":
+            break  # QEMU pauses at power-off, too
+        if event.name == "STOP" and plan.spec.restricted and plan.spec.gdb is None:
+            counters = vm.pages.counters()
+            if counters[Counter.GUEST_FAULTS] and plan.spec.pending == "stop":
+                return Ending(early_use="the guest touched a page before it had accepted it")
+            if counters[Counter.HOST_FAULTS]:
+                return Ending(host_stop="the host touched private memory, which stopped the VM")
+    return await _forever()
+
+
+async def _forever() -> Ending:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def _collect(plan: Plan, vm: Vm, start: _Start, ending: Ending, ended_ns: int) -> Finished:
+    """Look at everything that the ended VM left, and judge."""
+    records = _records(vm, plan)
+    counters = _counters(vm, plan)
+    cut = phases.phases(records, end_htime_ns=ended_ns)
+    lines = budgets.measure(plan.budgets, counters, cut)
+    verdict = budgets.judge(ending, lines)
+    devices = vm.last_info.devices if vm.last_info is not None else {}
+    resolve = _resolver(plan, records)
+    spec = plan.spec
+    return Finished(
+        Result(
+            cvmlab=__version__,
+            outcome=verdict.outcome,
+            exit_code=verdict.exit_code,
+            message=verdict.message,
+            coco=spec.coco,
+            layout=str(spec.memory_layout) if spec.restricted else None,
+            on_host_access=str(spec.on_host_access) if spec.restricted else None,
+            firmware=str(spec.firmware),
+            kernel=vm.kernel_release or plan.release,
+            memory_bytes=spec.memory_bytes,
+            cpus=spec.cpus,
+            qemu=Qemu(version=vm.qemu_version, patch=_patch_hash(plan)),
+            pages=_pages(vm, plan),
+            counters=counters,
+            phases=cut,
+            faults=summary.faults(records, devices, resolve),
+            conversions=summary.conversions(records, devices, resolve),
+            budgets=lines,
+            guest_exit=None if vm.outcome is None else vm.outcome.guest_status,
+            command=_command(vm),
+            run_dir=str(vm.run.path) if plan.keep or verdict.outcome is not Outcome.OK else None,
+            started=start.wall.isoformat(timespec="seconds"),
+            duration=round(time.monotonic() - start.monotonic_s, 3),
+        ),
+        vm.console.last_lines(CONSOLE_LINES),
+    )
+
+
+def _patch_hash(plan: Plan) -> str | None:
+    return identity()["patch_hash"] or None if plan.own_qemu else None
+
+
+def _command(vm: Vm) -> tuple[str, ...]:
+    text = (vm.run.path / "cmdline").read_text(encoding="utf-8")
+    return tuple(shlex.split(text.replace("\\\n", " ")))
+
+
+def _records(vm: Vm, plan: Plan) -> Records:
+    if not plan.spec.restricted:
+        return np.empty(0, RECORD)
+    return JournalFile(vm.run.events).records
+
+
+def _pages(vm: Vm, plan: Plan) -> Pages:
+    if not plan.spec.restricted:
+        return Pages()
+    counts = vm.pages.counts()
+    return Pages(
+        pending=counts.pending,
+        private=counts.private,
+        shared=counts.shared,
+        poisoned=counts.poisoned,
+    )
+
+
+def _counters(vm: Vm, plan: Plan) -> Counters:
+    """The plugin's own counters, which are exact even if events were dropped."""
+    if not plan.spec.restricted:
+        return Counters()
+    named = {counter.name.lower(): value for counter, value in vm.pages.counters().items()}
+    dropped = vm.journal.ring.dropped + vm.journal.unpublished
+    return Counters(**named, events_dropped=dropped)
+
+
+def _resolver(plan: Plan, records: Records) -> summary.Resolve:
+    """Name functions; with KASLR only if the slide can be told from where the kernel began."""
+    symbols: LazySymbols | Symbols = plan.symbols
+    if not plan.fixed_addresses:
+        entry = phases.first_rip(records, PhaseName.KERNEL)
+        loaded = plan.symbols.get() if entry is not None else None
+        slide = loaded.infer_slide([entry], KERNEL_ENTRY) if loaded and entry else None
+        if loaded is None or slide is None:
+            return lambda _address: None
+        symbols = loaded.with_slide(slide)
+    # The firmware's addresses name nothing of Linux; do not load 160 000 symbols for them.
+    lowest = _KERNEL_SPACE if plan.is_linux else 0
+    return lambda address: symbols.resolve(address) if address >= lowest else None

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``cvmlab boot``."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cvmlab.cli import boot_options as options
+from cvmlab.cli.session import run, style_of
+from cvmlab.errors import ConfigError, CvmError
+
+
+if TYPE_CHECKING:
+    from cvmlab.bootplan import Request
+    from cvmlab.bootrun import Finished
+    from cvmlab.progress import Style
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command()(boot)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Where results go."""
+
+    json: str | None
+    junit: Path | None
+    verbose: bool
+
+    def require(self) -> None:
+        """Raise ConfigError now rather than after the boot, if something cannot be written."""
+        files = [Path(self.json)] if self.json not in (None, "-") else []
+        files += [self.junit] if self.junit is not None else []
+        for path in files:
+            if not path.absolute().parent.is_dir():
+                raise ConfigError(
+                    f"{path} cannot be written: there is no folder {path.parent}",
+                    hint="make the folder first",
+                )
+            if path.is_dir():
+                raise ConfigError(
+                    f"{path} cannot be written: it is a folder", hint="give the path of a file"
+                )
+
+
+def boot(
+    context: typer.Context,
+    image: options.Image = None,
+    *,
+    kernel: options.Kernel = None,
+    initrd: options.Initrd = None,
+    append: options.Append = None,
+    disk: options.Disks = None,
+    disk_interface: options.DiskInterface = None,
+    exec_: options.Exec = None,
+    coco: options.Coco = None,
+    firmware: options.FirmwareName = None,
+    memory: options.Memory = None,
+    cpus: options.Cpus = None,
+    net: options.NetName = None,
+    on_host_access: options.OnHostAccess = None,
+    on_pending: options.OnPending = None,
+    expect: options.Expect = None,
+    timeout: options.Timeout = None,
+    max_faults: options.MaxFaults = None,
+    max_conversions: options.MaxConversions = None,
+    max_accepts: options.MaxAccepts = None,
+    json: options.Json = None,
+    junit: options.Junit = None,
+    run_dir: options.RunDir = None,
+    name: options.Name = None,
+    keep: options.Keep = False,
+    gdb: options.Gdb = False,
+    qemu: options.Qemu = None,
+    symbols: options.SymbolsFile = None,
+    dry_run: options.DryRun = False,
+    verbose: options.Verbose = False,
+    progress: options.Progress = None,
+    debug: options.Debug = False,
+) -> None:
+    """Boot a guest as a confidential VM, and report what became of its memory."""
+    from cvmlab.bootplan import Request
+
+    context.obj.debug |= debug
+    request = Request(
+        image=image,
+        kernel=kernel,
+        initrd=initrd,
+        append=append,
+        disks=tuple(disk or ()),
+        disk_interface=disk_interface,
+        exec=exec_,
+        coco=coco,
+        firmware=firmware,
+        memory=memory,
+        cpus=cpus,
+        net=net,
+        on_host_access=on_host_access,
+        on_pending=on_pending,
+        expect=expect,
+        timeout_s=timeout,
+        max_faults=tuple(max_faults or ()),
+        max_conversions=tuple(max_conversions or ()),
+        max_accepts=tuple(max_accepts or ()),
+        name=name,
+        run_dir=run_dir,
+        keep=keep,
+        gdb=gdb,
+        qemu=qemu,
+        symbols=symbols,
+    )
+    output = Output(json=json, junit=junit, verbose=verbose)
+    style = style_of(progress)
+    if dry_run:
+        _show_command(request, output)
+        return
+    status = _boot(request, output, style)
+    context.obj.reported = True
+    raise typer.Exit(status)
+
+
+def _show_command(request: "Request", output: Output) -> None:
+    from cvmlab.bootplan import plan
+    from cvmlab.machine import printable
+
+    output.require()
+    typer.echo(printable(plan(request, build=False).argv))
+
+
+def _boot(request: "Request", output: Output, style: "Style") -> int:
+    from cvmlab import bootrun, bootwatch
+    from cvmlab.bootplan import plan
+
+    output.require()
+    try:
+        wanted = plan(request, style=style, on_step=_teller(style))
+        watch = bootwatch.watcher(wanted, style, verbose=output.verbose, stream=sys.stderr)
+        finished = run(bootrun.run_plan(wanted, watch=watch))
+    except CvmError as error:
+        # Where results were asked for, a boot that could not start leaves one, too.
+        _deliver(bootrun.never_booted(request, error), output, request, report=False)
+        raise
+    _deliver(finished, output, request, report=True)
+    return finished.result.exit_code
+
+
+def _teller(style: "Style") -> Callable[[str], None]:
+    from cvmlab.progress import Style
+
+    def tell(step: str) -> None:
+        if style is not Style.NONE:
+            typer.echo(f"cvmlab: {step}", err=True)
+
+    return tell
+
+
+def _deliver(finished: "Finished", output: Output, request: "Request", *, report: bool) -> None:
+    from cvmlab.junit import Case, document
+    from cvmlab.report import render
+    from cvmlab.result import to_json
+
+    text = render(finished.result, console=finished.console, verbose=output.verbose)
+    if report:
+        typer.echo(text, nl=False, err=output.json == "-")
+    if output.json == "-":
+        typer.echo(to_json(finished.result), nl=False)
+    elif output.json is not None:
+        _write(Path(output.json), to_json(finished.result))
+    if output.junit is not None:
+        _write(output.junit, document([Case(request.title, finished.result, text)]))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Print a journal, once or as it grows."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvmlab.attached import AttachedVm, attach
+from cvmlab.choices import choose
+from cvmlab.cli.session import run
+from cvmlab.errors import CvmError
+from cvmlab.journal import JournalFile
+from cvmlab.records import NO_DEVICE, NO_VCPU, Actor, Kind, Verdict, describe
+from cvmlab.rundir import load_run
+from cvmlab.states import PageState, Refusal
+
+
+_INTERVAL_S = 0.2
+
+Say = Callable[[np.void, Mapping[int, str]], str]
+
+
+def show(folder: Path, *, kinds: Sequence[str], follow: bool, as_json: bool) -> None:
+    """Print the records of *kinds* (all if none) from ``events.bin`` in *folder*."""
+    known = [kind.word for kind in Kind if kind is not Kind.NONE]
+    wanted = {Kind.of(choose("--kind", word, known)) for word in kinds}
+    say = _json_line if as_json else describe
+    run(_show(folder, wanted or set(Kind), say, follow=follow))
+
+
+async def _show(folder: Path, kinds: set[Kind], say: Say, *, follow: bool) -> None:
+    async with AsyncExitStack() as stack:
+        names = _Names(await _attach(stack, folder))
+        position = 0
+        while True:
+            # Asked before reading: what a VM wrote before it ended is printed.
+            alive = follow and _alive(folder)
+            records = JournalFile(folder / "events.bin").records
+            for record in records[position:]:
+                if record["kind"] in kinds:
+                    sys.stdout.write(say(record, await names.for_record(record)) + "\n")
+            sys.stdout.flush()
+            position = len(records)
+            if not alive:
+                return
+            await asyncio.sleep(_INTERVAL_S)
+
+
+def _alive(folder: Path) -> bool:
+    found = load_run(folder)
+    return found is not None and found.running
+
+
+async def _attach(stack: AsyncExitStack, folder: Path) -> AttachedVm | None:
+    if not _alive(folder):
+        return None
+    try:
+        return await stack.enter_async_context(attach(f"{folder}/"))
+    except CvmError:  # it has just ended: its journal is still there
+        return None
+
+
+class _Names:
+    """Devices' names by their number in records; asked for again when a new number appears."""
+
+    def __init__(self, vm: AttachedVm | None) -> None:
+        self._vm = vm
+        self._known: dict[int, str] = {}
+
+    async def for_record(self, record: np.void) -> Mapping[int, str]:
+        device = int(record["device"])
+        if device != NO_DEVICE and device not in self._known and self._vm is not None:
+            try:
+                self._known |= (await self._vm.query()).devices
+            except CvmError:  # the VM has ended; numbers will do
+                self._vm = None
+        return self._known
+
+
+def _json_line(record: np.void, devices: Mapping[int, str]) -> str:
+    kind, device, vcpu = Kind(int(record["kind"])), int(record["device"]), int(record["vcpu"])
+    values: dict[str, Any] = {
+        "seq": int(record["seq"]),
+        "vtime": int(record["vtime_ns"]) / 1e9,
+        "kind": kind.word,
+        "actor": Actor(int(record["actor"])).word,
+        "vcpu": None if vcpu == NO_VCPU else vcpu,
+        "device": None if device == NO_DEVICE else devices.get(device, f"#{device}"),
+        "gpa": int(record["gpa"]),
+        "pages": int(record["pages"]),
+        "from": PageState(int(record["from"])).word,
+        "to": PageState(int(record["to"])).word,
+        "rip": int(record["rip"]) or None,
+        "flags": int(record["flags"]),
+    }
+    if kind in (Kind.HOST_FAULT, Kind.POLICY):
+        values["verdict"] = Verdict(int(record["verdict"])).word
+    if kind is Kind.VIOLATION:
+        values["refusal"] = Refusal(int(record["refusal"])).word
+    return json.dumps(values)

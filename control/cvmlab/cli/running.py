@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands that act on VMs running in other terminals."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cvmlab.choices import choose
+from cvmlab.cli.session import has_colour, run
+from cvmlab.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    from cvmlab.attached import AttachedVm
+    from cvmlab.operations import BackendInfo
+    from cvmlab.rundir import Run
+
+VmName = Annotated[
+    str | None, typer.Argument(metavar="[VM]", help="Name or run folder; default: the only one.")
+]
+RunsDir = Annotated[
+    Path | None, typer.Option("--runs", hidden=True, help="Where the run folders are.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (ps, stop, query, convert, qmp):
+        app.command()(command)
+    app.command("map")(show_map)
+    app.command()(events)
+
+
+@asynccontextmanager
+async def attached(name: str | None) -> AsyncIterator["AttachedVm"]:
+    """Attach to the VM of that name, or to the only one that runs."""
+    from cvmlab.attached import attach
+
+    async with attach(str(_only_running().path) if name is None else name) as vm:
+        yield vm
+
+
+def _only_running() -> "Run":
+    from cvmlab.rundir import find_runs
+
+    running = [found for found in find_runs() if found.running]
+    match running:
+        case [found]:
+            return found
+        case []:
+            raise ConfigError("no VM is running", hint="`cvmlab boot` starts one")
+        case _:
+            names = ", ".join(found.path.name for found in running)
+            raise ConfigError(f"{len(running)} VMs are running", hint=f"say which: {names}")
+
+
+def ps(*, json_: AsJson = False) -> None:
+    """List the VMs that run."""
+    from cvmlab.rundir import find_runs
+
+    running = [found for found in find_runs() if found.running]
+    if json_:
+        _print_json([_run_row(found) for found in running])
+        return
+    row = "{:<16}{:<14}{:>8}{:>9}{:>9}  {}"
+    typer.echo(row.format("NAME", "PROFILE", "MEMORY", "PID", "AGE", "RUN FOLDER"))
+    for found in running:
+        one = _run_row(found)
+        age = f"{one['age_s']:.0f} s"
+        typer.echo(
+            row.format(one["name"], one["coco"], one["memory"], one["pid"], age, one["run_dir"])
+        )
+
+
+def _run_row(found: "Run") -> dict[str, Any]:
+    from cvmlab.ranges import format_size
+
+    info = found.info
+    return {
+        "name": info.name,
+        "coco": info.coco,
+        "memory": format_size(info.memory_bytes),
+        "pid": info.qemu.pid,
+        "age_s": round(max(time.time() - info.created_s, 0), 1),
+        "run_dir": str(found.path),
+    }
+
+
+def stop(name: VmName = None) -> None:
+    """Stop a VM: QEMU quits, its owner reports."""
+
+    async def work() -> None:
+        async with attached(name) as vm:
+            await vm.stop()
+
+    run(work())
+
+
+def query(name: VmName = None, *, json_: AsJson = False) -> None:
+    """Show a VM's memory: pages by state, counters, host actors."""
+
+    async def work() -> "BackendInfo":
+        async with attached(name) as vm:
+            return await vm.query()
+
+    info = run(work())
+    if json_:
+        import msgspec
+
+        _print_json(msgspec.to_builtins(info))
+    else:
+        typer.echo("\n".join(_info_lines(info)))
+
+
+def _info_lines(info: "BackendInfo") -> list[str]:
+    import msgspec
+
+    from cvmlab.ranges import format_size
+
+    lines = [
+        f"{info.profile}, {info.layout}, {format_size(info.size)}, phase {info.phase}, "
+        f"host access: {info.policy}{', debuggable' if info.debuggable else ''}",
+        f"storage: private file {info.private_bytes} bytes, shared file {info.shared_bytes} bytes",
+        "pages",
+    ]
+    for heading, values in (("", info.pages), ("counters", info.counters)):
+        lines += [heading] if heading else []
+        named = msgspec.to_builtins(values).items()
+        lines += [f"  {name:<18}{value:>12}" for name, value in named]
+    lines += ["slots"]
+    lines += [f"  {slot.gpa:#014x} {format_size(slot.size)}" for slot in info.slots]
+    active = [actor for actor in info.actors if actor.faults or actor.converted]
+    lines += ["host actors"] if active else []
+    for actor in active:
+        counts = f"{actor.faults} faults, {actor.converted} pages converted"
+        lines.append(f"  {actor.actor} {actor.id}: {counts}")
+    return lines
+
+
+def show_map(
+    name: VmName = None,
+    *,
+    width: Annotated[int | None, typer.Option(min=1, help="Characters in a line.")] = None,
+    height: Annotated[int, typer.Option(min=1, help="Lines, about.")] = 16,
+) -> None:
+    """Draw the state of a VM's pages."""
+
+    async def work() -> str:
+        from cvmlab import pagemap
+
+        ink = pagemap.Ink.COLOUR if has_colour(sys.stdout) else pagemap.Ink.ASCII
+        room = min(shutil.get_terminal_size().columns - 16, 128)
+        canvas = pagemap.Canvas(width or max(room, 16), height, ink)
+        async with attached(name) as vm:
+            return pagemap.draw(vm.pages.extents, vm.pages.slots, canvas)
+
+    typer.echo(run(work()), nl=False)
+
+
+def convert(
+    name: Annotated[str, typer.Argument(metavar="VM", help="Name or run folder.")],
+    ranges: Annotated[
+        list[str], typer.Argument(metavar="RANGE...", help="START+SIZE or START-END.")
+    ],
+    *,
+    to: Annotated[str, typer.Option(metavar="shared|private", help="What to convert to.")],
+    content: Annotated[
+        str | None, typer.Option(metavar="discard|preserve", help="Default: as the layout has it.")
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Convert guest memory; all ranges or none."""
+    from cvmlab.operations import Content, Target, read_ranges
+
+    target = choose("--to", to, Target)
+    keep = None if content is None else choose("--content", content, Content)
+    wanted = read_ranges(ranges)
+
+    async def work() -> int:
+        async with attached(name) as vm:
+            return await vm.convert(wanted, target, content=keep)
+
+    pages = run(work())
+    if json_:
+        _print_json({"pages": pages})
+    else:
+        typer.echo(f"{pages} pages are now {target}")
+
+
+def qmp(
+    name: Annotated[str, typer.Argument(metavar="VM", help="Name or run folder.")],
+    command: Annotated[str, typer.Argument(help="QMP command.")],
+    arguments: Annotated[str, typer.Argument(help="Its arguments, a JSON object.")] = "{}",
+) -> None:
+    """Send a raw QMP command and print what QEMU returns."""
+    try:
+        values = json.loads(arguments)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"the arguments are not JSON: {error}", hint=_ARGUMENTS_HINT) from error
+    if not isinstance(values, dict):
+        raise ConfigError("the arguments are not a JSON object", hint=_ARGUMENTS_HINT)
+
+    async def work() -> Any:
+        async with attached(name) as vm:
+            return await vm.command(command, values or None)
+
+    _print_json(run(work()))
+
+
+_ARGUMENTS_HINT = """write them like '{"id": "ram0"}'"""
+
+
+def events(
+    name: VmName = None,
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the VM ends.")
+    ] = False,
+    kind: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="Only these, such as host-fault.")
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Print the journal of a VM, or of a run folder of one that has ended."""
+    from cvmlab.cli import journal_view
+
+    path = None if name is None else Path(name)
+    folder = path if path is not None and (path / "events.bin").is_file() else None
+    if folder is None:
+        from cvmlab.rundir import find_running
+
+        folder = _only_running().path if name is None else find_running(name).path
+    journal_view.show(folder, kinds=kind or [], follow=follow, as_json=json_)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the commands share: the flags before the command, asking for one of several words."""
+
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+
+if TYPE_CHECKING:
+    from cvmlab.progress import Style
+
+
+T = TypeVar("T")
+
+INTERRUPTED = 130
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of the command line."""
+
+    debug: bool = False
+    reported: bool = False  # what happened has been said
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end; Ctrl-C cancels it, waits for its cleanup, and gets through."""
+    import asyncio
+
+    return asyncio.run(work)
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether escapes would be understood, and are not unwanted (NO_COLOR, TERM=dumb)."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    return stream.isatty() and "utf" in (stream.encoding or "").lower()
+
+
+def style_of(word: str | None) -> "Style":
+    """Read --progress, or CVMLAB_PROGRESS if it was not given; raise ConfigError."""
+    from cvmlab.choices import choose
+    from cvmlab.progress import Style
+
+    wanted = word or os.environ.get("CVMLAB_PROGRESS") or Style.AUTO
+    return Style(choose("--progress", wanted, Style))

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands about the machine and cvmlab itself: doctor, images, build, test."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cvmlab.cli.session import style_of
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ProgressStyle = Annotated[
+    str | None,
+    typer.Option("--progress", metavar="auto|plain|rich|none", help="How to show progress."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (doctor, images, build):
+        app.command()(command)
+    app.command(
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        add_help_option=False,
+    )(test)
+
+
+def build(
+    *,
+    qemu_source: Annotated[
+        Path | None, typer.Option(metavar="DIR|TARBALL", help="QEMU 10.0.x; default: Debian's.")
+    ] = None,
+    stock: Annotated[bool, typer.Option("--stock", help="Without the plugin, to compare.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if it is built already.")] = False,
+    progress: ProgressStyle = None,
+) -> None:
+    """Build QEMU with the plugin; print where it is."""
+    from cvmlab import build as building
+
+    status = building.main(
+        qemu_source=qemu_source, stock=stock, force=force, style=style_of(progress)
+    )
+    raise typer.Exit(status)
+
+
+def test(context: typer.Context) -> None:
+    """Run all tests: tox, with the arguments given."""
+    from cvmlab import selftest
+
+    raise typer.Exit(selftest.main(context.args))
+
+
+def doctor(*, json_: AsJson = False) -> None:
+    """Say what works on this machine, line by line: PASS, FAIL or SKIP."""
+    from cvmlab import doctor as examination
+
+    raise typer.Exit(examination.main(as_json=json_))
+
+
+def images(*, json_: AsJson = False) -> None:
+    """List the images that `cvmlab boot` knows."""
+    from cvmlab import images as known
+
+    raise typer.Exit(known.main(as_json=json_))
