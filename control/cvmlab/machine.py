@@ -15,6 +15,7 @@ from cvmlab.states import Layout, profiles
 PROFILE_OFF = "off"
 BACKEND_ID = "ram0"
 MIN_MEMORY_BYTES = 16 << 20
+MAX_MEMORY_BYTES = 1 << 46
 MAX_CPUS = 255
 # panic=-1 reboots at once, which ends the run; the console says that it was a panic.
 DEFAULT_APPEND = "console=ttyS0,115200 panic=-1 loglevel=4"
@@ -171,6 +172,8 @@ def require_memory_size(size_bytes: int) -> None:
             f"guest memory of {size_bytes} bytes is not a positive multiple of 4 KiB",
             hint="give a size such as 512M or 1G",
         )
+    if size_bytes > MAX_MEMORY_BYTES:
+        raise ConfigError(f"{format_size(size_bytes)} of memory is more than a PC can address")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +229,16 @@ def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
     backend = [] if fds is None else ["-object", _backend(spec, fds)]
     memory = "" if fds is None else f",memory-backend={BACKEND_ID}"
     reboot = "reset" if spec.allow_reboot else "shutdown"
+    # SeaBIOS lets q35's own AHCI controller write to memory, disks or none: a host fault each boot.
+    has_ahci = any(disk.interface is DiskInterface.AHCI for disk in spec.disks)
+    sata = "" if has_ahci else ",sata=off"
     # fmt: off
     return [
         "-no-user-config",
         "-nodefaults",
         "-S",
         *backend,
-        "-machine", f"q35,smm=off{memory}",
+        "-machine", f"q35,smm=off{sata}{memory}",
         "-m", format_size(spec.memory_bytes),
         "-cpu", "max",
         "-smp", str(spec.cpus),
