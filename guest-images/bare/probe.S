@@ -68,6 +68,7 @@ PROBE probe_add64
 PROBE probe_exec
     pushq %rsi
     movq %rdx, %r8
+    movq %rsi, %rax                     /* zeros are addb %al, (%rax): harmless */
     call *%rdi
     .globl probe_exec_value
 probe_exec_value:

@@ -173,13 +173,17 @@ class TestConversionByQmp:
             assert vm.guest.value("read", page(0)) == 0xABCD
             assert vm.state(page(0)) is PRIVATE
 
-    async def test_converted_code_does_not_run_stale(self, boot: Boot, coco: str) -> None:
+    async def test_discarded_code_does_not_run_stale(self, boot: Boot, coco: str) -> None:
         async with boot(coco=coco) as vm:
-            assert vm.guest.value("exec", page(0)) == 0x600D
-            await vm.convert("shared", page(0), content="discard")
             # mov $0x7777, %eax; ret
             vm.guest.done("write", page(0), 0xC3_00_00_77_77_B8)
             assert vm.guest.value("call", page(0)) == 0x7777
+            assert vm.guest.value("exec", page(1)) == 0x600D
+            await vm.convert("shared", page(0), content="discard")
+            # A page of zeros is code that runs on into the next page.
+            assert vm.guest.value("call", page(0)) == 0x600D
+            await vm.convert("private", page(0), content="discard")
+            assert vm.guest.value("call", page(0)) == 0x600D
 
     async def test_a_refused_range_changes_nothing(self, boot: Boot, coco: str) -> None:
         async with boot(coco=coco) as vm:
