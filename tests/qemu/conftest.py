@@ -41,8 +41,6 @@ def boot(patched_qemu: Path, bare_elf: Path, tmp_path: Path) -> Boot:
             "memory_bytes": MEMORY_BYTES,
             "allow_reboot": True,
             "devices": (EDU_DEVICE,),
-            # SeaBIOS makes the board's AHCI controller write to RAM, which is denied.
-            "extra": ("-machine", "sata=off"),
         }
         spec = BootSpec(
             **{**settings, "kernel": bare_elf, "rom_dirs": tuple(rom_dirs()), **options}
