@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     """Make the environment; return 0, or print why not and return the error's exit code."""
     try:
         root, venv = Path(argv[0]), Path(argv[1])
-        _make(root, venv, extra=argv[2] if len(argv) > 2 else "", style=_style())
+        _make(root, venv, extra=argv[2] if len(argv) > 2 else "")
     except CvmError as error:
         sys.stderr.write(f"cvmlab: {error.message}\n")
         if error.hint:
@@ -73,13 +73,13 @@ def _made_for(root: Path) -> str:
     return f"{root}:{os.environ.get('CVMLAB_PYTHON', '')}\n"
 
 
-def _make(root: Path, venv: Path, *, extra: str, style: Style) -> None:
+def _make(root: Path, venv: Path, *, extra: str) -> None:
     with _lock(venv):
         if is_current(root, venv, extra):  # another process was faster
             return
         if importlib.util.find_spec("ensurepip") is None:
-            ensure([Need.ENVIRONMENT], style=style)
-        with task("cvmlab", _PHASES, style=style, stream=sys.stderr) as running:
+            ensure([Need.ENVIRONMENT])
+        with task("cvmlab", _PHASES, style=Style.AUTO, stream=sys.stderr) as running:
             _populate(root, venv, extra, running)
         _write_stamp(root, venv, extra)
 
@@ -137,16 +137,6 @@ def _lock(venv: Path) -> Iterator[None]:
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _style() -> Style:
-    wanted = os.environ.get("CVMLAB_PROGRESS", Style.AUTO)
-    if wanted not in list(Style):
-        raise ConfigError(
-            f"CVMLAB_PROGRESS={wanted} is not a way to show progress",
-            hint=f"use one of: {', '.join(Style)}",
-        )
-    return Style(wanted)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TextIO, assert_never
 
+from cvmlab.errors import ConfigError
+
 
 PLAIN_INTERVAL_S = 10.0
 # Below this share of a phase its own speed says less than the expectation does.
@@ -22,7 +24,10 @@ _TRUSTED_FRACTION = 0.03
 
 
 class Style(StrEnum):
-    """How progress is shown; AUTO is RICH on a terminal and PLAIN elsewhere."""
+    """How progress is shown.
+
+    AUTO is what CVMLAB_PROGRESS says, else RICH on a terminal and PLAIN elsewhere.
+    """
 
     AUTO = "auto"
     PLAIN = "plain"
@@ -195,10 +200,22 @@ def format_duration(seconds: float) -> str:
 
 
 def _resolve(style: Style, stream: TextIO) -> Style:
+    if style is Style.AUTO:
+        style = _configured()
     if style is not Style.AUTO:
         return style
     capable = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     return Style.RICH if capable and _rich_is_installed() else Style.PLAIN
+
+
+def _configured() -> Style:
+    wanted = os.environ.get("CVMLAB_PROGRESS", Style.AUTO)
+    if wanted not in list(Style):
+        raise ConfigError(
+            f"CVMLAB_PROGRESS={wanted} is not a way to show progress",
+            hint=f"use one of {', '.join(Style)}",
+        )
+    return Style(wanted)
 
 
 def _rich_is_installed() -> bool:
