@@ -56,9 +56,10 @@ class Ring:
 
     def close(self) -> None:
         # The arrays hold the buffer: a mapping with an exported buffer cannot be closed.
-        del self._header, self._records, self._seq
+        mapped = self._map
+        del self._header, self._records, self._seq, self._map
         with suppress(BufferError):  # somebody still holds a batch: unmapped with the last of them
-            self._map.close()
+            mapped.close()
 
     def _field(self, name: str) -> int:
         return int(self._header[name][0])
@@ -100,16 +101,14 @@ class Ring:
         Empty if there are none.  Raise PluginError if what is there cannot be the plugin's.
         """
         start = self._tail & (self.capacity - 1)
-        limit = min(_BATCH_RECORDS, self.capacity - start)
+        waiting = self._waiting()
+        limit = min(waiting, _BATCH_RECORDS, self.capacity - start)
         expected = np.arange(self._tail + 1, self._tail + 1 + limit, dtype=np.uint64)
         published = self._seq[start : start + limit] == expected
         count = limit if published.all() else int(published.argmin())
-        if count < limit:
-            self._check_unpublished(start + count, self._tail + 1 + count)
-        batch = self._records[start : start + count]
-        if count:
-            self._check_kinds(batch)
-        return batch
+        if count == 0 and limit:
+            self._check_unpublished(start, self._tail + 1)
+        return self._of_known_kind(self._records[start : start + count])
 
     def consume(self, count: int) -> None:
         """Give the room of *count* records back to the producers."""
@@ -126,6 +125,13 @@ class Ring:
         self.consume(1)
         return 1
 
+    def _waiting(self) -> int:
+        """Return how many records are claimed and not read."""
+        waiting = self.claimed - self._tail
+        if not 0 <= waiting <= self.capacity:
+            raise PluginError(f"the event ring is garbled: it claims to hold {waiting} records")
+        return waiting
+
     def _check_unpublished(self, slot: int, expected: int) -> None:
         found = int(self._seq[slot])
         # The record may have been published since we looked.
@@ -134,16 +140,20 @@ class Ring:
                 f"the event ring is garbled: record {expected} carries the number {found}"
             )
 
-    def _check_kinds(self, batch: Records) -> None:
+    def _of_known_kind(self, batch: Records) -> Records:
+        """Return the part of *batch* before the first garbled record; raise if that is nothing."""
         kinds = batch["kind"]
         bad = (kinds == 0) | (kinds >= _KINDS)
-        if bad.any():
-            at = int(bad.argmax())
+        if not bad.any():
+            return batch
+        good = int(bad.argmax())
+        if good == 0:
             raise PluginError(
-                f"the event ring is garbled: record {int(batch['seq'][at])} "
-                f"is of unknown kind {int(kinds[at])}",
+                f"the event ring is garbled: record {int(batch['seq'][0])} "
+                f"is of unknown kind {int(kinds[0])}",
                 hint=_VERSIONS_HINT,
             )
+        return batch[:good]
 
     def check_size(self) -> None:
         """Raise PluginError if the file shrank under the mapping, before touching what is gone."""
