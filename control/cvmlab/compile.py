@@ -33,6 +33,7 @@ from cvmlab.qemu_recipe import (
     choice,
     fetch_source,
     find,
+    has_backend,
     program_version,
     recipe_for,
     remember,
@@ -55,7 +56,6 @@ _LOCK_DEADLINE_S = 7200.0
 _LOCK_POLL_S = 0.5
 _NEEDED_BYTES = 1 << 30
 _KEPT_BUILDS = 4
-_BACKEND_TYPE = "memory-backend-restricted"
 _NINJA_STEP = re.compile(r"\[(\d+)/(\d+)\]")
 # The hash of a build knows nothing of these, so they must not change it.
 _IGNORED_VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS")
@@ -215,16 +215,9 @@ def _install(work: Work, recipe: Recipe, key: str) -> Path:
 
 
 def _require_backend(qemu: Path) -> None:
-    listed = subprocess.run(
-        [qemu, "-object", "help"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_PROBE_DEADLINE_S,
-    )
-    if _BACKEND_TYPE not in listed.stdout:
+    if not has_backend(qemu):
         raise BuildError(
-            f"the QEMU that was built has no {_BACKEND_TYPE}",
+            "the QEMU that was built lacks the plugin",
             hint="the plugin's meson.build or patches leave it out",
         )
 

@@ -55,7 +55,10 @@ CONFIGURE_OPTIONS = (
 )
 PROGRAMS = ("qemu-system-x86_64", "qemu-img", "qemu-io")
 COMPILER = "gcc"
+_BACKEND_TYPE = "memory-backend-restricted"
 _VERSION_DEADLINE_S = 10
+_INSTALL_HINT = "run `cvmlab doctor`: it names the packages to install"
+_PROGRAM_HINT = "correct or unset CVMLAB_QEMU, or run `cvmlab build --force`"
 
 
 class Flavour(StrEnum):
@@ -131,23 +134,28 @@ def builds_dir() -> Path:
 @cache
 def compiler_version() -> str:
     """Return what the compiler calls itself; raise BuildError if there is none."""
-    return _first_line([COMPILER, "--version"], f"there is no {COMPILER}")
+    return _output([COMPILER, "--version"], f"there is no {COMPILER}", _INSTALL_HINT).partition("\n")[0]
 
 
 def program_version(program: Path) -> str:
     """Return the version number that a QEMU program prints; raise BuildError."""
-    line = _first_line([os.fspath(program), "--version"], f"{program} does not run")
+    line = _output([os.fspath(program), "--version"], f"{program} does not run", _PROGRAM_HINT).partition("\n")[0]
     return line.partition(" version ")[2].split(" ")[0]
 
 
-def _first_line(command: list[str], failure: str) -> str:
+def has_backend(qemu: Path) -> bool:
+    """Tell whether that QEMU has the plugin; raise BuildError if it does not run."""
+    return _BACKEND_TYPE in _output([os.fspath(qemu), "-object", "help"], f"{qemu} does not run", _PROGRAM_HINT)
+
+
+def _output(command: list[str], failure: str, hint: str) -> str:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=_VERSION_DEADLINE_S
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise BuildError(failure, hint="run `cvmlab doctor`") from error
-    return done.stdout.partition("\n")[0]
+        raise BuildError(failure, hint=hint) from error
+    return done.stdout
 
 
 def _choice_record() -> Path:
