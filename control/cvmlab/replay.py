@@ -6,6 +6,7 @@ A journal that dropped records cannot be replayed; ask the ring's header first.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,7 @@ def replay(records: NDArray[np.void], rules: Rules, slots: Sequence[Slot], pages
 
     Each change must start from the state the table is in and be a step that the rules allow.
     """
+    slots = [*slots, *_without_address(slots)]
     table: NDArray[np.uint8] = np.zeros(pages, np.uint8)
     odd: list[Discrepancy] = []
     # Most of a journal is single pages accepted on first touch: those go by the thousand.
@@ -57,6 +59,15 @@ def replay(records: NDArray[np.void], rules: Rules, slots: Sequence[Slot], pages
         if not _accept_all(table, batch, rules, slots):
             odd += _one_by_one(table, batch, rules, slots)
     return Replay(table, tuple(odd))
+
+
+def _without_address(slots: Sequence[Slot]) -> Iterator[Slot]:
+    """Yield the parts of the file between slots: a PC's shadow RAM, journaled at its offset."""
+    ordered = sorted(slots, key=lambda slot: slot.offset)
+    for before, after in pairwise(ordered):
+        end = before.offset + before.size
+        if end < after.offset:
+            yield Slot(end, end, after.offset - end)
 
 
 def _accept_all(

@@ -23,6 +23,7 @@
 #include "exec/cputlb.h"
 #include "exec/exec-all.h"
 #include "exec/ramblock.h"
+#include "qemu/main-loop.h"
 #include "tcg/insn-start-words.h"
 #include "system/cpus.h"
 #include "system/runstate.h"
@@ -142,9 +143,13 @@ static G_NORETURN void fill_poisoned(RestrictedMemory *rm,
                                      const RestrictedFill *fill)
 {
     record_guest_fault(rm, fill, RMEM_POISONED);
-    cpu_x86_inject_mce(NULL, X86_CPU(fill->cpu), POISON_BANK, POISON_STATUS,
-                       MCG_STATUS_MCIP | MCG_STATUS_EIPV, fill->pa,
-                       POISON_MISC_PAGE, 0);
+    {
+        /* Dropped before the exit, which does not unwind. */
+        BQL_LOCK_GUARD();
+        cpu_x86_inject_mce(NULL, X86_CPU(fill->cpu), POISON_BANK,
+                           POISON_STATUS, MCG_STATUS_MCIP | MCG_STATUS_EIPV,
+                           fill->pa, POISON_MISC_PAGE, 0);
+    }
     cpu_loop_exit_restore(fill->cpu, fill->ra);
 }
 

@@ -26,6 +26,7 @@
 #include "hw/qdev-core.h"
 #include "hw/virtio/virtio.h"
 #include "monitor/monitor.h"
+#include "qemu/lockable.h"
 #include "system/cpus.h"
 #include "system/runstate.h"
 #include "hw/restricted-memory/restricted.h"
@@ -114,15 +115,26 @@ static void actor_add(RestrictedMemory *rm, RestrictedActor *actor,
     g_ptr_array_add(rm->actors, actor);
 }
 
-/* True the first time since the last change of states. */
+/*
+ * True the first time since the last change of states: a retry is not a new
+ * fault, an access after a conversion is.
+ */
 static bool actor_fault_is_new(RestrictedMemory *rm, RestrictedActor *actor,
                                uint64_t page, bool write)
 {
     uint64_t generation = qatomic_read(&rm->core.shared->generation);
-    uint64_t key = (generation << 41) ^ (page << 1 | write) ^ (UINT64_C(1) << 40);
-    uint64_t *seen = &actor->seen[(page * 2 + write) % RESTRICTED_SEEN];
+    gint64 key = page << 1 | write;
 
-    return qatomic_xchg(seen, key) != key;
+    QEMU_LOCK_GUARD(&rm->seen_lock);
+    if (!actor->seen) {
+        actor->seen = g_hash_table_new_full(g_int64_hash, g_int64_equal,
+                                            g_free, NULL);
+    }
+    if (actor->seen_generation != generation) {
+        g_hash_table_remove_all(actor->seen);
+        actor->seen_generation = generation;
+    }
+    return g_hash_table_add(actor->seen, g_memdup2(&key, sizeof(key)));
 }
 
 typedef struct GuardAccess {
@@ -204,16 +216,18 @@ static void access_stop_vm(void)
 /* The loader places the launch image until the guest's kernel runs. */
 static bool access_is_loading(const GuardAccess *access)
 {
-    return access->actor == access->rm->loader
-           && qatomic_read(&access->rm->core.shared->phase) < RMEM_PH_KERNEL;
+    return access->actor == &access->rm->loader
+           || (access->actor == access->rm->fw_cfg
+               && qatomic_read(&access->rm->core.shared->phase)
+                  < RMEM_PH_KERNEL);
 }
 
-static AddressSpace *access_load(const GuardAccess *access)
+static AddressSpace *access_load(const GuardAccess *access, RmemState state)
 {
     RestrictedMemory *rm = access->rm;
-    RmemState old = RMEM_PRIVATE;
+    RmemState old = state;
 
-    if (access->write) {
+    if (access->write && state == RMEM_PENDING) {
         WITH_QEMU_LOCK_GUARD(&rm->lock) {
             rmem_apply_page(&rm->core, access->offset >> RMEM_PAGE_BITS,
                             RMEM_LOAD, &old);
@@ -241,7 +255,7 @@ static AddressSpace *access_judge(const GuardAccess *access, RmemState state)
 
     if (state != RMEM_POISONED) {
         if (access_is_loading(access)) {
-            return access_load(access);
+            return access_load(access, state);
         }
         if (rm->debuggable && (access->actor->kind == RMEM_A_MONITOR
                                || access->actor->kind == RMEM_A_GDB)) {
@@ -302,24 +316,33 @@ static AddressSpace *guard_cpu_view(RestrictedMemory *rm, uint64_t page,
 }
 
 /*
- * Who is behind an access. Shadow RAM has no slot, so every address space
- * meets the guard of system memory there: while firmware runs, that is the
- * loader, which places option ROMs.
+ * ROMs are loaded before any guest CPU runs. Shadow RAM has no slot, so every
+ * address space meets the guard of system memory there: while firmware runs,
+ * that is fw_cfg, which places option ROMs.
  */
+static bool guard_is_loader(RestrictedMemory *rm, uint64_t offset)
+{
+    uint64_t phase = qatomic_read(&rm->core.shared->phase);
+
+    return phase == RMEM_PH_LAUNCH
+           || (phase < RMEM_PH_KERNEL
+               && !restricted_slot(rm, restricted_offset_to_gpa(rm, offset)));
+}
+
+/* Who is behind an access. */
 static RestrictedActor *guard_actor(RestrictedGuard *guard, int index,
                                     uint64_t offset)
 {
     RestrictedMemory *rm = guard->rm;
+    bool debug = index == GUARD_DEBUG;
 
     if (guard->actor) {
         return guard->actor;
     }
-    if (rm->loader && !monitor_cur() && index != GUARD_DEBUG
-        && qatomic_read(&rm->core.shared->phase) < RMEM_PH_KERNEL
-        && !restricted_slot(rm, restricted_offset_to_gpa(rm, offset))) {
-        return rm->loader;
+    if (!monitor_cur() && !debug && guard_is_loader(rm, offset)) {
+        return &rm->loader;
     }
-    return restricted_actor_running(rm, index == GUARD_DEBUG);
+    return restricted_actor_running(rm, debug);
 }
 
 static IOMMUTLBEntry guard_translate(IOMMUMemoryRegion *iommu, hwaddr addr,
@@ -535,7 +558,7 @@ static void guard_find_slots(RestrictedMemory *rm)
 void restricted_guard_machine_done(RestrictedMemory *rm)
 {
     FWCfgState *fw_cfg = fw_cfg_find();
-    RestrictedSpace *loader;
+    RestrictedSpace *space;
 
     guard_find_slots(rm);
     memory_region_transaction_begin();
@@ -544,9 +567,9 @@ void restricted_guard_machine_done(RestrictedMemory *rm)
     }
     memory_region_transaction_commit();
     if (fw_cfg && fw_cfg->dma_as) {
-        loader = space_new(rm, "fw_cfg");
-        rm->loader = &loader->actor;
-        fw_cfg->dma_as = &loader->as;
+        space = space_new(rm, "fw_cfg");
+        rm->fw_cfg = &space->actor;
+        fw_cfg->dma_as = &space->as;
     }
 }
 
@@ -566,6 +589,8 @@ void restricted_guard_init(RestrictedMemory *rm)
     actor_add(rm, &rm->monitor, RMEM_A_MONITOR, "monitor");
     actor_add(rm, &rm->gdb, RMEM_A_GDB, "gdb");
     actor_add(rm, &rm->host, RMEM_A_HOST, "host");
+    actor_add(rm, &rm->loader, RMEM_A_LOADER, "loader");
+    qemu_mutex_init(&rm->seen_lock);
 
     guard_view_init(rm, &rm->blocked, &blocked_ops, &rm->blocked_as,
                     "restricted-blocked");

@@ -4,7 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Lock order: BQL, then RestrictedMemory.lock. The latter is taken by
- * whoever changes page states other than by rmem_touch(); it is a leaf.
+ * whoever changes page states other than by rmem_touch(); it is a leaf, and
+ * so is seen_lock.
  */
 
 #ifndef HW_RESTRICTED_MEMORY_RESTRICTED_H
@@ -33,9 +34,6 @@ typedef struct RestrictedSlot {
     uint64_t size;
 } RestrictedSlot;
 
-/* Faults already recorded lately, so that a retry is not a new fault. */
-#define RESTRICTED_SEEN 64
-
 /* Somebody in the host who touches guest memory. */
 typedef struct RestrictedActor {
     RmemActor kind;
@@ -45,7 +43,8 @@ typedef struct RestrictedActor {
     int devfn;
     uint64_t faults;            /* atomic */
     uint64_t converted;         /* atomic */
-    uint64_t seen[RESTRICTED_SEEN];     /* atomic */
+    GHashTable *seen;           /* page << 1 | write; RestrictedMemory.seen_lock */
+    uint64_t seen_generation;   /* likewise */
 } RestrictedActor;
 
 /* Stands in for RAM where the host looks: passes shared, judges the rest. */
@@ -111,8 +110,9 @@ struct RestrictedMemory {
     MemoryRegion cpu_root, cpu_system;
     GPtrArray *spaces;                  /* RestrictedSpace, BQL */
     GPtrArray *actors;                  /* RestrictedActor, append only, BQL */
-    RestrictedActor monitor, gdb, host;
-    RestrictedActor *loader;            /* fw_cfg, one of the spaces' actors */
+    RestrictedActor monitor, gdb, host, loader;
+    RestrictedActor *fw_cfg;            /* one of the spaces' actors */
+    QemuMutex seen_lock;                /* a leaf */
 
     Error *migration_blocker;
     Notifier machine_done;

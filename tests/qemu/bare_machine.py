@@ -207,7 +207,6 @@ class BareMachine:
         assert self.ring.dropped == 0
         journal = np.concatenate(self.journal)
         slots = [Slot(s["gpa"], s["offset"], s["size"]) for s in info["slots"]]
-        slots += shadow_slots(slots)
         replayed = replay(journal, profiles()[self.spec.coco], slots, self.table.pages)
         assert replayed.discrepancies == ()
         different = np.flatnonzero((replayed.table ^ self.table.states()) & STATE_MASK)
@@ -230,12 +229,6 @@ class BareMachine:
             assert os.fstat(fd).st_blocks * 512 == len(expected) * PAGE_SIZE, name
             # A page that was allocated and never written counts, but is no data yet.
             assert expected.issuperset(stored_pages(fd)), name
-
-
-def shadow_slots(slots: list[Slot]) -> list[Slot]:
-    """Return the gap below 1 MiB: a PC shows RAM there piecemeal, so it is in no slot."""
-    low = next(slot for slot in slots if slot.gpa == 0)
-    return [Slot(low.size, low.size, (1 << 20) - low.size)] if low.size < 1 << 20 else []
 
 
 def stored_pages(fd: int) -> Iterable[int]:

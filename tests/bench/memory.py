@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Conversions, and what a guest of 1 TiB costs more than one of 1 GiB."""
+
+import ctypes
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+from cvmlab import images
+from cvmlab.ranges import GpaRange
+from cvmlab.sync import SyncVm
+from tests.bench.measure import Figure, seconds
+
+
+MIB, GIB = 1 << 20, 1 << 30
+PUNCH_KEEP_SIZE = 3
+LARGE = [GpaRange(64 * MIB + i * 4 * MIB, 2 * MIB) for i in range(200)]
+SMALL = [GpaRange(64 * MIB + i * 8192, 4096) for i in range(50_000)]
+BATCHES = 10
+SINGLES = 500
+STARTS = 3
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+
+
+def vm(**options: object) -> SyncVm:
+    """A VM whose CPUs have not started, so that nothing else uses the machine."""
+    files = images.resolve("debian")
+    return SyncVm(kernel=files.kernel, initrd=files.initrd, paused=True, **options)
+
+
+def fallocate(fd: int, mode: int, span: GpaRange) -> None:
+    if _libc.fallocate(fd, mode, span.start, span.size):
+        raise OSError(ctypes.get_errno(), "fallocate")
+
+
+def raw_in_place(fd: int) -> None:
+    """What moving the same storage costs by itself: give it, take it."""
+    for span in LARGE:
+        fallocate(fd, 0, span)
+    for span in LARGE:
+        fallocate(fd, PUNCH_KEEP_SIZE, span)
+
+
+def round_trip(running: SyncVm, content: str | None) -> Callable[[], None]:
+    def convert() -> None:
+        running.convert(LARGE, "shared", content=content)
+        running.convert(LARGE, "private", content=content)
+
+    return convert
+
+
+def against_fallocate(name: str, profile: str) -> Figure:
+    """To shared and back, against allocating and punching the same ranges of a memfd."""
+    fd = os.memfd_create("cvmlab-bench")
+    os.ftruncate(fd, GIB)
+    ratios = []
+    try:
+        with vm(coco=profile, memory="1G") as running:
+            convert = round_trip(running, None)
+            convert()
+            raw_in_place(fd)
+            for _ in range(BATCHES):
+                ratios.append(seconds(convert) / seconds(lambda: raw_in_place(fd)))
+    finally:
+        os.close(fd)
+    detail = f"{len(LARGE)} ranges there and back, {min(ratios):.2f} to {max(ratios):.2f}"
+    return Figure(name, statistics.median(ratios), detail)
+
+
+def batches() -> Figure:
+    with vm(coco="generic", memory="1G") as running:
+        running.convert(SMALL, "shared")
+        times = [
+            seconds(lambda target=target: running.convert(SMALL, target))  # type: ignore[misc]
+            for _ in range(BATCHES // 2)
+            for target in ("private", "shared")
+        ]
+    rate = len(SMALL) / statistics.median(times)
+    return Figure("convert-ranges", rate, f"{len(SMALL)} ranges of 4 KiB a call, {len(times)} calls")
+
+
+def singles() -> Figure:
+    span = GpaRange(64 * MIB, 4096)
+    with vm(coco="generic", memory="1G") as running:
+        times = []
+        for i in range(SINGLES):
+            start = time.perf_counter()
+            running.convert(span, "private" if i % 2 else "shared")
+            times.append(time.perf_counter() - start)
+    low, high = (q * 1e6 for q in statistics.quantiles(times, n=10)[:: 8])
+    detail = f"{SINGLES} calls, sync facade; 10 % to 90 %: {low:.0f} to {high:.0f} us"
+    return Figure("convert-one", statistics.median(times) * 1e6, detail)
+
+
+def of_size(memory: str) -> dict[str, float]:
+    """Median seconds of start-up, query and map, and bytes of state, for a guest of *memory*."""
+    starts, queries, maps, state = [], [], [], 0.0
+    for _ in range(STARTS):
+        start = time.perf_counter()
+        with vm(coco="generic", memory=memory) as running:
+            starts.append(time.perf_counter() - start)
+            running.convert(LARGE, "shared")
+            queries += [seconds(running.query) for _ in range(20)]
+            maps += [seconds(lambda: running.pages.heat(1000)) for _ in range(20)]
+            state = float(sum(len(part.states) for part in running.pages.extents()))
+    return {
+        "start": statistics.median(starts),
+        "query": statistics.median(queries),
+        "map": statistics.median(maps),
+        "table": state,
+    }
+
+
+def huge() -> Iterator[Figure]:
+    small, large = of_size("1G"), of_size("1T")
+    for what, unit in (("start", 1e3), ("query", 1e6), ("map", 1e6), ("table", 1 / 1024)):
+        names = {1e3: "ms", 1e6: "us"}
+        detail = f"{large[what] * unit:.1f} / {small[what] * unit:.1f} {names.get(unit, 'KiB')}"
+        yield Figure(f"huge-{what}", large[what] / small[what], detail)
+
+
+def figures() -> Iterator[Figure]:
+    yield against_fallocate("convert-in-place", "generic")
+    yield against_fallocate("convert-split", "sw-protected")
+    yield batches()
+    yield singles()
+    yield from huge()
