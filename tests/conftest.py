@@ -4,6 +4,7 @@
 import gc
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def _opened_since(before: Mapping[int, str]) -> dict[int, str]:
 def _children() -> set[str]:
     listed: set[str] = set()
     for task in Path("/proc/self/task").iterdir():
-        listed |= set((task / "children").read_text().split())
+        with suppress(FileNotFoundError):  # a thread that has just ended
+            listed |= set((task / "children").read_text().split())
     return listed
 
 
