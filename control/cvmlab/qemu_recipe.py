@@ -134,18 +134,24 @@ def builds_dir() -> Path:
 @cache
 def compiler_version() -> str:
     """Return what the compiler calls itself; raise BuildError if there is none."""
-    return _output([COMPILER, "--version"], f"there is no {COMPILER}", _INSTALL_HINT).partition("\n")[0]
+    return _output([COMPILER, "--version"], f"there is no {COMPILER}", _INSTALL_HINT).partition(
+        "\n"
+    )[0]
 
 
 def program_version(program: Path) -> str:
     """Return the version number that a QEMU program prints; raise BuildError."""
-    line = _output([os.fspath(program), "--version"], f"{program} does not run", _PROGRAM_HINT).partition("\n")[0]
+    line = _output(
+        [os.fspath(program), "--version"], f"{program} does not run", _PROGRAM_HINT
+    ).partition("\n")[0]
     return line.partition(" version ")[2].split(" ")[0]
 
 
 def has_backend(qemu: Path) -> bool:
     """Tell whether that QEMU has the plugin; raise BuildError if it does not run."""
-    return _BACKEND_TYPE in _output([os.fspath(qemu), "-object", "help"], f"{qemu} does not run", _PROGRAM_HINT)
+    return _BACKEND_TYPE in _output(
+        [os.fspath(qemu), "-object", "help"], f"{qemu} does not run", _PROGRAM_HINT
+    )
 
 
 def _output(command: list[str], failure: str, hint: str) -> str:
