@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ties between ranges of a restricted file and whoever uses them, told before pages go away."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Notifier(Protocol):
+    """The user's side of a binding: an emulated VM, or the edge of a running one.
+
+    Page indexes are of the file; ``end`` is not part of the range.  Every ``invalidate_start`` that
+    returned is followed by exactly one ``invalidate_end`` with the same arguments, also when the change
+    in between failed.  One that raises cancels the change.
+    """
+
+    def invalidate_start(self, start: int, end: int) -> None: ...
+
+    def invalidate_end(self, start: int, end: int) -> None: ...
+
+    def error(self, start: int, end: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Binding:
+    """``[start, end)`` in page indexes of the file, used through ``notifier`` by ``owner``."""
+
+    start: int
+    end: int
+    notifier: Notifier
+    owner: object
+    exclusive: bool = True
+
+
+class Bindings:
+    """All bindings of one file, oldest first.  No change is allowed while an invalidation runs."""
+
+    __slots__ = ("_items", "running")
+
+    def __init__(self) -> None:
+        self._items: list[Binding] = []
+        self.running = 0
+
+    def __iter__(self) -> Iterator[Binding]:
+        return iter(tuple(self._items))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, binding: Binding) -> None:
+        self._items.append(binding)
+
+    def remove(self, binding: Binding) -> None:
+        self._items.remove(binding)
+
+    def overlapping(self, start: int, end: int) -> list[Binding]:
+        return [item for item in self._items if item.start < end and start < item.end]
+
+    def at(self, index: int) -> Binding | None:
+        return next(iter(self.overlapping(index, index + 1)), None)
+
+    @contextmanager
+    def invalidated(
+        self,
+        start: int,
+        end: int,
+        *,
+        newest_first: bool = False,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Iterator[list[Binding]]:
+        """Tell those who overlap ``[start, end)`` before and after the body; yield them."""
+        told: list[Binding] = []
+        concerned = self.overlapping(start, end)
+        if newest_first:
+            concerned.reverse()
+        self.running += 1
+        try:
+            for item in concerned:
+                item.notifier.invalidate_start(start, end)
+                told.append(item)
+            if meanwhile is not None:
+                meanwhile()
+            yield told
+        finally:
+            for item in told:
+                item.notifier.invalidate_end(start, end)
+            self.running -= 1

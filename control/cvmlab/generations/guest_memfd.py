@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""guest_memfd: a file that belongs to one VM, can be allocated and punched, and maybe mapped."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from typing import TYPE_CHECKING
+
+from cvmlab.generations.compat import override
+from cvmlab.generations.inode import MAX_BYTES, FileStat, Inode
+from cvmlab.generations.rangemap import RangeMap
+from cvmlab.generations.syscalls import (
+    FALLOC_COLLAPSE,
+    FALLOC_INSERT,
+    FALLOC_KEEP_SIZE,
+    FALLOC_PUNCH_HOLE,
+    FALLOC_UNSHARE,
+    FALLOC_ZERO,
+    PAGE,
+)
+
+
+if TYPE_CHECKING:
+    from cvmlab.generations.inode import World
+    from cvmlab.generations.mapping import HostMapping
+    from cvmlab.generations.openfile import OpenFile
+    from cvmlab.generations.storage import Storage
+
+SHARED, PRIVATE = 0, 1
+_VFS_WITHOUT_KEEP_SIZE = {FALLOC_PUNCH_HOLE}
+_VFS_WITH_KEEP_SIZE = {FALLOC_COLLAPSE, FALLOC_INSERT}
+_VFS_MODES = {0, FALLOC_PUNCH_HOLE, FALLOC_COLLAPSE, FALLOC_ZERO, FALLOC_INSERT, FALLOC_UNSHARE}
+
+
+class GuestMemfdFlags(IntFlag):
+    """Creation flags of guest_memfd; interpreted here, never passed to the host."""
+
+    MMAP = 1
+    INIT_SHARED = 2
+
+
+def vfs_refuses_mode(mode: int) -> bool:
+    """Say whether fallocate() fails before it reaches any file system."""
+    keep, action = mode & FALLOC_KEEP_SIZE, mode & ~FALLOC_KEEP_SIZE
+    return (
+        action not in _VFS_MODES
+        or (not keep and action in _VFS_WITHOUT_KEEP_SIZE)
+        or (bool(keep) and action in _VFS_WITH_KEEP_SIZE)
+    )
+
+
+def unaligned(*values: int) -> bool:
+    """Say whether any of these byte values is not a multiple of the page size."""
+    return any(value % PAGE for value in values)
+
+
+class GuestMemfd(Inode):
+    """The inode of a guest_memfd.  ``private`` says per page index what the host may touch."""
+
+    def __init__(
+        self, world: World, storage: Storage, size: int, flags: int, owner: object
+    ) -> None:
+        super().__init__(world, storage, size)
+        self.flags = GuestMemfdFlags(flags & 3)
+        self.owner: object | None = owner
+        self.private = RangeMap(SHARED if self.flags & GuestMemfdFlags.INIT_SHARED else PRIVATE)
+        self.mappings: list[HostMapping] = []
+        self.links = 1
+        self.linked: set[object] = set()
+
+    @property
+    def owners(self) -> set[object]:
+        """The VMs that this file may be bound to."""
+        return self.linked if self.owner is None else {self.owner, *self.linked}
+
+    @property
+    def tracks_attributes(self) -> bool:
+        """Say whether the file itself, not its VM, knows what is private."""
+        return self.rules.word("convert-ioctl") != "none"
+
+    @property
+    def mappable(self) -> bool:
+        return bool(self.flags & GuestMemfdFlags.MMAP)
+
+    @override
+    def fallocate(self, mode: int, offset: int, length: int) -> None:
+        """Allocate (KEEP_SIZE) or punch (KEEP_SIZE and PUNCH_HOLE) whole pages."""
+        punch = bool(mode & FALLOC_PUNCH_HOLE)
+        end = offset + length
+        self.require(
+            "fallocate",
+            {
+                "not-positive": offset < 0 or length <= 0,
+                "vfs-mode": vfs_refuses_mode(mode),
+                "too-big": end > MAX_BYTES,
+                "no-keep-size": not mode & FALLOC_KEEP_SIZE,
+                "mode": bool(mode & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE)),
+                "unaligned": unaligned(offset, length),
+                "beyond-size": not punch and end > self.size,
+            },
+            offset,
+            end,
+        )
+        if punch:
+            self.punch(offset // PAGE, min(end, self.size) // PAGE)
+        else:
+            self.populate(offset // PAGE, end // PAGE)
+
+    def punch(self, start: int, end: int) -> None:
+        """Take pages away from guest and host; whether they are private stays as it is."""
+        if start >= end:
+            return
+        with self.invalidated(start, end):
+            self.release(start, end)
+            for mapping in self.mappings:
+                mapping.punched(start, end)
+
+    @override
+    def evict(self) -> None:
+        for binding in self.bindings:
+            self.unbind(binding)
+        super().evict()
+
+    @override
+    def stat(self) -> FileStat:
+        held = self.storage.usage.known_bytes // 512
+        blocks = 0 if self.rules.switch("blocks-stay-zero") else held
+        return FileStat(0o100600, self.links, self.size, PAGE, blocks, 1, self.number)
+
+    @property
+    def link_text(self) -> str:
+        return self.rules.word("link-text")
+
+    def statfs(self) -> tuple[int, int]:
+        """Return the magic number of the file system and its block size."""
+        return self.rules.number("magic"), self.stat().blksize
+
+    def store(self, start: int, end: int, value: int) -> None:
+        """Record a conversion that has been found possible; contents stay where they are."""
+        self.private.set(start, end, value)
+
+    def batches(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the parts of a conversion that succeed or fail together."""
+        return [(start, end)]
+
+    def folio_start(self, index: int) -> int:
+        """Return the first page of what is handed out together with *index*."""
+        return index - index % (1 << self.order_of(index))
+
+    def host_may_touch(self, index: int) -> bool:
+        return index < self.pages and self.private[index] == SHARED
+
+    def released(self, file: OpenFile) -> None:
+        """Run when *file* was closed by everyone: its bindings go and the guest loses the pages."""
+        for binding in [item for item in self.bindings if item.owner is file]:
+            binding.notifier.invalidate_start(binding.start, binding.end)
+            binding.notifier.invalidate_end(binding.start, binding.end)
+            self.unbind(binding)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the pages of a restricted file really are: a memfd or an unnamed tmpfs file of the host.
+
+Flag bits of old patches mean something else to today's kernel, so none is ever passed on: the file
+below is always an ordinary one and the engine above decides what may be done to it.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from cvmlab.generations.rangemap import RangeMap, Run
+from cvmlab.generations.syscalls import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, PAGE, fallocate
+
+
+_SECTOR = 512
+_TMPFILE = 0o20200000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the host says a file costs, in bytes, beside what the engine believes."""
+
+    host_bytes: int
+    known_bytes: int
+
+
+class Storage:
+    """Sparse pages behind one inode.  Owns ``fd``; offsets and lengths are whole pages."""
+
+    __slots__ = ("_fd", "_present")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._present = RangeMap()
+
+    @classmethod
+    def memfd(cls, name: str, size: int = 0, *, huge_shift: int | None = None) -> Self:
+        """Make a memfd, of hugetlb pages of ``1 << huge_shift`` bytes if asked; OSError if there are none."""
+        flags = os.MFD_CLOEXEC
+        if huge_shift is not None:
+            flags |= os.MFD_HUGETLB | huge_shift << os.MFD_HUGE_SHIFT
+        storage = cls(os.memfd_create(name, flags))
+        try:
+            storage.resize(size)
+        except OSError:
+            storage.close()
+            raise
+        return storage
+
+    @classmethod
+    def in_mount(cls, mount_point: str) -> Self:
+        """Make an unnamed file in a tmpfs mount, so that its huge= and mpol= options really apply."""
+        return cls(os.open(mount_point, os.O_RDWR | os.O_CLOEXEC | _TMPFILE, 0o600))
+
+    def fileno(self) -> int:
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        return self._fd < 0
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+            self._fd = -1
+
+    def resize(self, size: int) -> None:
+        """Give the file a size in bytes; pages beyond it are gone."""
+        os.ftruncate(self._fd, size)
+        self._present.set(-(-size // PAGE), 1 << 52, 0)
+
+    def allocate(self, start: int, end: int) -> None:
+        """Back pages ``[start, end)``; what is there already stays."""
+        fallocate(self._fd, FALLOC_KEEP_SIZE, start * PAGE, (end - start) * PAGE)
+        self._present.set(start, end, 1)
+
+    def free(self, start: int, end: int) -> None:
+        """Give pages ``[start, end)`` back."""
+        fallocate(
+            self._fd, FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE, start * PAGE, (end - start) * PAGE
+        )
+        self._present.set(start, end, 0)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes as the guest sees them; holes and what lies beyond the end are zero."""
+        return os.pread(self._fd, size, offset).ljust(size, b"\0")
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Store bytes as the guest does."""
+        os.pwrite(self._fd, data, offset)
+        self._present.set(offset // PAGE, -(-(offset + len(data)) // PAGE), 1)
+
+    def has(self, index: int) -> bool:
+        return self._present[index] == 1
+
+    def present(self, start: int, end: int) -> Iterator[Run]:
+        """Yield the runs of ``[start, end)`` that have storage."""
+        return self._present.find(start, end, 1)
+
+    def absent(self, start: int, end: int) -> Iterator[Run]:
+        """Yield the runs of ``[start, end)`` that have none."""
+        return self._present.find(start, end, 0)
+
+    def notice(self) -> None:
+        """Learn of pages that somebody else, such as a running QEMU, has touched since."""
+        end = 0
+        size = os.fstat(self._fd).st_size
+        while end < size:
+            try:
+                start = os.lseek(self._fd, end, os.SEEK_DATA)
+            except OSError:
+                return
+            end = os.lseek(self._fd, start, os.SEEK_HOLE)
+            self._present.set(start // PAGE, -(-end // PAGE), 1)
+
+    @property
+    def usage(self) -> Usage:
+        host = 0 if self.closed else os.fstat(self._fd).st_blocks * _SECTOR
+        return Usage(host, self._present.count(0, 1 << 52, 1) * PAGE)

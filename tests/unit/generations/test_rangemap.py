@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvmlab.generations.rangemap import RangeMap, Run
+
+
+CHANGES = st.lists(
+    st.tuples(st.integers(0, 200), st.integers(0, 60), st.integers(0, 3)), min_size=1, max_size=60
+)
+
+
+@given(CHANGES)
+def test_the_map_agrees_with_a_plain_list(changes: list[tuple[int, int, int]]) -> None:
+    ranges, plain = RangeMap(), [0] * 300
+    for start, length, value in changes:
+        ranges.set(start, start + length, value)
+        plain[start : start + length] = [value] * length
+    assert [ranges[index] for index in range(300)] == plain
+    runs = list(ranges.runs(0, 300))
+    assert [run.value for run in runs for _ in range(run.start, run.end)] == plain
+    assert all(one.value != two.value and one.end == two.start for one, two in pairwise(runs))
+
+
+def test_blocks_split_and_vanish_without_losing_a_run() -> None:
+    ranges = RangeMap()
+    pages = 20_000
+    for index in range(0, pages, 2):
+        ranges.set(index, index + 1, 1)
+    assert len(ranges) == pages
+    assert all(ranges[index] == (index + 1) % 2 for index in range(pages))
+    ranges.set(3, pages - 3, 2)
+    assert list(ranges.runs(0, 6)) == [Run(0, 1, 1), Run(1, 2, 0), Run(2, 3, 1), Run(3, 6, 2)]
+    assert ranges.count(0, pages, 2) == pages - 6
+    ranges.set(0, pages, 0)
+    assert len(ranges) == 1
+    assert ranges.uniform(0, 1 << 52, 0)
+
+
+def test_a_terabyte_in_one_value_is_one_run() -> None:
+    ranges = RangeMap()
+    ranges.set(0, 1 << 28, 1)
+    assert len(ranges) == 2
+    assert ranges.bytes_used < 1000
+
+
+def test_alternating_pages_stay_far_below_64_bytes_each() -> None:
+    ranges = RangeMap()
+    pages = 200_000
+    for index in range(0, pages, 2):
+        ranges.set(index, index + 1, 1)
+    assert len(ranges) == pages
+    assert ranges.bytes_used < 64 * pages
+    assert ranges[77_777] == 0
+    assert ranges[77_778] == 1
