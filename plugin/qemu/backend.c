@@ -60,6 +60,19 @@ const RestrictedSlot *restricted_slot(const RestrictedMemory *rm, hwaddr gpa)
     return NULL;
 }
 
+bool restricted_pages(const RestrictedMemory *rm, hwaddr gpa, uint64_t size,
+                      RestrictedPages *pages)
+{
+    const RestrictedSlot *slot = restricted_slot(rm, gpa);
+
+    if (!slot || size > slot->size - (gpa - slot->gpa)) {
+        return false;
+    }
+    pages->first = (gpa - slot->gpa + slot->offset) >> RMEM_PAGE_BITS;
+    pages->count = size >> RMEM_PAGE_BITS;
+    return true;
+}
+
 uint64_t restricted_offset_to_gpa(const RestrictedMemory *rm, uint64_t offset)
 {
     for (unsigned i = 0; i < rm->nslots; i++) {
@@ -227,6 +240,14 @@ static bool backend_check(RestrictedMemory *rm, const RmemProfile **rules,
     return true;
 }
 
+static void (*machine_reset)(MachineState *machine, ResetType type);
+
+static void backend_machine_reset(MachineState *machine, ResetType type)
+{
+    machine_reset(machine, type);
+    the_backend->profile->launch(the_backend);
+}
+
 static void backend_machine_done(Notifier *notifier, void *data)
 {
     RestrictedMemory *rm = container_of(notifier, RestrictedMemory,
@@ -238,7 +259,21 @@ static void backend_machine_done(Notifier *notifier, void *data)
         exit(EXIT_FAILURE);
     }
     restricted_guard_machine_done(rm);
+    if (rm->profile->machine_done && !rm->profile->machine_done(rm, &err)) {
+        error_report_err(err);
+        exit(EXIT_FAILURE);
+    }
     restricted_cpu_view_machine_done(rm);
+    if (rm->profile->launch) {
+        /*
+         * The launch sets CPU registers and so comes after all else that a
+         * reset does, for which QEMU has no hook but the machine's own.
+         */
+        MachineClass *mc = MACHINE_GET_CLASS(current_machine);
+
+        machine_reset = mc->reset;
+        mc->reset = backend_machine_reset;
+    }
 }
 
 static void backend_complete(UserCreatable *uc, Error **errp)
@@ -259,7 +294,8 @@ static void backend_complete(UserCreatable *uc, Error **errp)
         return;
     }
     if (!backend_init_files(rm, errp)
-        || !backend_init_core(rm, rules, errp)) {
+        || !backend_init_core(rm, rules, errp)
+        || (rm->profile->attach && !rm->profile->attach(rm, errp))) {
         return;
     }
     if (backend->prealloc

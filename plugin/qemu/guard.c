@@ -218,8 +218,7 @@ static bool access_is_loading(const GuardAccess *access)
 {
     return access->actor == &access->rm->loader
            || (access->actor == access->rm->fw_cfg
-               && qatomic_read(&access->rm->core.shared->phase)
-                  < RMEM_PH_KERNEL);
+               && !qatomic_read(&access->rm->sealed));
 }
 
 static AddressSpace *access_load(const GuardAccess *access, RmemState state)
@@ -307,11 +306,11 @@ static AddressSpace *guard_cpu_view(RestrictedMemory *rm, uint64_t page,
     switch (restricted_cpu_touch(rm, page)) {
     case RMEM_SHARED:
         return &rm->shared_as;
-    case RMEM_POISONED:
+    case RMEM_PRIVATE:
+        return &rm->private_as;
+    default:
         *perm = IOMMU_NONE;
         return &rm->blocked_as;
-    default:
-        return &rm->private_as;
     }
 }
 
@@ -325,7 +324,7 @@ static bool guard_is_loader(RestrictedMemory *rm, uint64_t offset)
     uint64_t phase = qatomic_read(&rm->core.shared->phase);
 
     return phase == RMEM_PH_LAUNCH
-           || (phase < RMEM_PH_KERNEL
+           || (!qatomic_read(&rm->sealed)
                && !restricted_slot(rm, restricted_offset_to_gpa(rm, offset)));
 }
 

@@ -37,11 +37,13 @@ typedef struct RestrictedFill {
     MMUAccessType access;
     bool user;
     uintptr_t ra;           /* host return address, to restore guest state */
+    bool probe;             /* part of another fill: a page-table walk */
 } RestrictedFill;
 
 /*
  * Judge the access and return the address in the CPU root where its data is.
- * Does not return if the access ends in a fault. vCPU thread.
+ * Does not return if the access ends in a fault, but always for a probe.
+ * vCPU thread.
  */
 hwaddr restricted_memory_fill(const RestrictedFill *fill);
 
@@ -60,5 +62,8 @@ bool restricted_memory_cpuid(CPUState *cpu, uint32_t index, uint32_t subindex,
  * is in the registers before the next guest instruction. vCPU thread.
  */
 bool restricted_memory_hypercall(CPUState *cpu);
+
+/* Must a halted CPU go on, although no interrupt can be taken? */
+bool restricted_memory_has_work(CPUState *cpu);
 
 #endif
