@@ -306,6 +306,7 @@ type_init(tdx_register_types)
 
 const RestrictedProfile restricted_profile_tdx = {
     .name = "tdx",
+    .devices_load = true,
     .cpuid = tdx_cpuid,
     .attach = tdx_attach,
     .machine_done = tdx_machine_done,

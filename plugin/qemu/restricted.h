@@ -84,6 +84,7 @@ typedef struct RestrictedProfile {
                   uint32_t regs[4]);
     bool (*hypercall)(RestrictedMemory *rm, CPUState *cpu);
     bool touch_is_fault;        /* touching a pending page is a memory-fault exit */
+    bool devices_load;          /* until the launch ends, all devices are trusted */
     /* Optional. The backend is complete, no CPU exists yet. */
     bool (*attach)(RestrictedMemory *rm, Error **errp);
     /* Optional. The machine is complete, slots are known, no reset yet. */
