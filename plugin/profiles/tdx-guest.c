@@ -74,6 +74,7 @@ static void set_cpu_defaults(const TdxGuest *tdx)
     object_register_sugar_prop(TYPE_X86_CPU, "phys-bits",
                                tdx->gpaw == 52 ? "52" : "48", false);
     object_register_sugar_prop(TYPE_X86_CPU, "min-level", "33", false);
+    object_register_sugar_prop(TYPE_X86_CPU, "monitor", "off", false);
 }
 
 static bool tdx_attach(RestrictedMemory *rm, Error **errp)
@@ -102,6 +103,7 @@ static bool tdx_attach(RestrictedMemory *rm, Error **errp)
     }
     rm->debuggable |= (tdx->attributes & TDX_ATTR_DEBUG) != 0;
     set_cpu_defaults(tdx);
+    restricted_memory_trapping = tdx->strict;
     the_guest = tdx;
     cgs->ready = true;
     return true;
@@ -315,4 +317,5 @@ const RestrictedProfile restricted_profile_tdx = {
     .fault = tdx_fault,
     .mmio = tdx_mmio,
     .has_work = tdx_has_work,
+    .intercept = tdx_intercept,
 };

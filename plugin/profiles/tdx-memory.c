@@ -41,6 +41,11 @@ RestrictedAlias tdx_alias(const RestrictedMemory *rm, hwaddr pa)
                                   ? RESTRICTED_PRIVATE : RESTRICTED_BY_STATE };
 }
 
+static bool in_hole(uint64_t gpa)
+{
+    return gpa >= HOLE_START && gpa < HOLE_END;
+}
+
 /* Page of the backend at @gpa, UINT64_MAX if it is not RAM. */
 static uint64_t page_at(const TdxGuest *tdx, uint64_t gpa)
 {
@@ -49,8 +54,7 @@ static uint64_t page_at(const TdxGuest *tdx, uint64_t gpa)
     if (slot) {
         return (gpa - slot->gpa + slot->offset) >> RMEM_PAGE_BITS;
     }
-    return tdx->sections && gpa >= HOLE_START && gpa < HOLE_END
-           ? gpa >> RMEM_PAGE_BITS : UINT64_MAX;
+    return tdx->sections && in_hole(gpa) ? gpa >> RMEM_PAGE_BITS : UINT64_MAX;
 }
 
 static bool pages_at(const TdxGuest *tdx, uint64_t gpa, uint64_t count,
@@ -79,7 +83,7 @@ static G_NORETURN void fill_ve(const RestrictedFill *fill)
     TdxVeInfo info = {
         .reason = TDX_EXIT_EPT_VIOLATION,
         .qualification = fill_qualification(fill),
-        .gla = fill->va, .gpa = fill->pa,
+        .gla = fill->va, .gpa = fill->pa | (fill->va & ~TARGET_PAGE_MASK),
     };
 
     tdx_raise_ve(fill->cpu, &info, fill->ra);
@@ -106,8 +110,10 @@ hwaddr tdx_mmio(RestrictedMemory *rm, const RestrictedFill *fill,
     uint64_t page;
     RmemState state;
 
+    /* Without TDVF, the hole is shadow RAM: a ROM, as far as a TD knows. */
     if (alias.want == RESTRICTED_SHARED) {
-        if (tdx->strict && !fill->probe) {
+        if (tdx->strict && !fill->probe
+            && (tdx->sections || !in_hole(alias.gpa))) {
             fill_ve(fill);
         }
         return alias.gpa;

@@ -108,6 +108,7 @@ static MemTxResult host_access(TdxCall *call, AddressSpace *as, hwaddr addr,
     stq_le_p(buf, *value);
     result = address_space_rw(as, addr, MEMTXATTRS_UNSPECIFIED, buf, size,
                               write);
+    trace_rmem_tdx_access(addr, size, write, ldq_le_p(buf), result);
     if (!write) {
         *value = 0;
         memcpy(value, buf, size);
@@ -169,7 +170,9 @@ static uint64_t vmcall_rdmsr(TdxCall *call)
         return VMCALL_INVALID_OPERAND;
     }
     env->regs[R_ECX] = (uint32_t)in(call, R_R12);
+    call->vcpu->by_host = true;
     helper_rdmsr(env);
+    call->vcpu->by_host = false;
     value = deposit64(env->regs[R_EAX], 32, 32, env->regs[R_EDX]);
     env->regs[R_EAX] = rax;
     env->regs[R_ECX] = rcx;
@@ -191,7 +194,9 @@ static uint64_t vmcall_wrmsr(TdxCall *call)
     env->regs[R_ECX] = (uint32_t)in(call, R_R12);
     env->regs[R_EAX] = (uint32_t)value;
     env->regs[R_EDX] = value >> 32;
+    call->vcpu->by_host = true;
     helper_wrmsr(env);
+    call->vcpu->by_host = false;
     env->regs[R_EAX] = rax;
     env->regs[R_ECX] = rcx;
     env->regs[R_EDX] = rdx;

@@ -69,6 +69,7 @@ enum { TDX_EXIT_CPUID = 10, TDX_EXIT_HLT = 12, TDX_EXIT_IO = 30,
 
 /* What belongs to one vCPU; only its thread touches it. */
 typedef struct TdxVcpu {
+    bool by_host;                   /* acting for the host: nothing traps */
     TdxVeInfo ve;
     bool ve_valid;                  /* not read by the guest yet */
     bool halt_wakes;                /* see tdx_has_work() */
@@ -171,7 +172,8 @@ G_NORETURN void tdx_raise_ve(CPUState *cpu, const TdxVeInfo *info,
                              uintptr_t ra);
 uint64_t tdx_veinfo_get(TdxCall *call);
 uint64_t tdx_cpuidve_set(TdxCall *call);
-bool tdx_cpuid_faults(CPUState *cpu);
+void tdx_intercept(CPUState *cpu, uint32_t type, uint64_t param,
+                   uintptr_t ra);
 
 /* tdx-vmcall.c */
 uint64_t tdx_vmcall(TdxCall *call);

@@ -37,6 +37,7 @@
 #define RING_DEFAULT_RECORDS 65536
 
 bool restricted_memory_active;
+bool restricted_memory_trapping;
 static RestrictedMemory *the_backend;
 
 static const char *const fd_property[RESTRICTED_FDS] = {

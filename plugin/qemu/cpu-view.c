@@ -246,6 +246,12 @@ bool restricted_memory_hypercall(CPUState *cpu)
     return rm->profile->hypercall && rm->profile->hypercall(rm, cpu);
 }
 
+void restricted_memory_intercept(CPUState *cpu, uint32_t type, uint64_t param,
+                                 uintptr_t ra)
+{
+    restricted_memory()->profile->intercept(cpu, type, param, ra);
+}
+
 bool restricted_memory_has_work(CPUState *cpu)
 {
     const RestrictedProfile *profile = restricted_memory()->profile;

@@ -63,6 +63,25 @@ bool restricted_memory_cpuid(CPUState *cpu, uint32_t index, uint32_t subindex,
  */
 bool restricted_memory_hypercall(CPUState *cpu);
 
+/*
+ * The profile wants to see instructions that leave a guest (port I/O, CPUID,
+ * MSRs, HLT). For all but CPUID it is set before the first guest instruction,
+ * because it decides how code is translated.
+ */
+extern bool restricted_memory_trapping;
+
+static inline bool restricted_memory_traps(void)
+{
+    return unlikely(restricted_memory_trapping);
+}
+
+/*
+ * Such an instruction: @type is SVM's exit code, @param that of
+ * cpu_svm_check_intercept_param(). Returns if the instruction may go on.
+ */
+void restricted_memory_intercept(CPUState *cpu, uint32_t type, uint64_t param,
+                                 uintptr_t ra);
+
 /* Must a halted CPU go on, although no interrupt can be taken? */
 bool restricted_memory_has_work(CPUState *cpu);
 

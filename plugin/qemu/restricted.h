@@ -101,6 +101,8 @@ typedef struct RestrictedProfile {
                    RestrictedAlias alias);
     /* Optional, see hooks.h. */
     bool (*has_work)(CPUState *cpu);
+    void (*intercept)(CPUState *cpu, uint32_t type, uint64_t param,
+                      uintptr_t ra);
 } RestrictedProfile;
 
 enum { RESTRICTED_FD_PRIVATE, RESTRICTED_FD_SHARED, RESTRICTED_FD_TABLE,
