@@ -168,6 +168,18 @@ def _remember(archive: Archive, key: str, target: Path) -> None:
 
 
 def _download(archive: Archive, package: str, on_step: OnStep) -> Path:
+    """Download; if that fails, the mirror may have moved on, so try again with new lists."""
+    try:
+        return _download_as_listed(archive, package, on_step)
+    except CvmError:
+        if os.environ.get(OFFLINE_VARIABLE):
+            raise
+        archive.update()
+        _stamp(archive, "updated")
+        return _download_as_listed(archive, package, on_step)
+
+
+def _download_as_listed(archive: Archive, package: str, on_step: OnStep) -> Path:
     folder = cache_dir() / "packages"
     have = folder / _target_name(archive, package)
     if have.exists():
@@ -176,20 +188,8 @@ def _download(archive: Archive, package: str, on_step: OnStep) -> Path:
     with _temporary(folder) as temporary:
         target = temporary / have.name if archive.source else temporary
         target.mkdir(exist_ok=True)
-        _download_or_update(archive, package, target)
+        archive.download(package, target)
         return _publish(temporary / have.name, have)
-
-
-def _download_or_update(archive: Archive, package: str, into: Path) -> None:
-    """Download; if that fails, the mirror may have moved on, so try again with new lists."""
-    try:
-        archive.download(package, into)
-    except CvmError:
-        if os.environ.get(OFFLINE_VARIABLE):
-            raise
-        archive.update()
-        _stamp(archive, "updated")
-        archive.download(package, into)
 
 
 def _target_name(archive: Archive, package: str) -> str:
