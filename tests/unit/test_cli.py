@@ -10,15 +10,19 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from cvmlab import __version__, result
+from cvmlab import __version__, recipes, result
 from cvmlab.cli import main
-from tests.unit.test_symbols import elf64
+from tests.fakes import kernel_files
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to be in, with a kernel, a disk and a program that stands for QEMU."""
-    (tmp_path / "kernel").write_bytes(elf64({"_start": (0x1000, 0x10)}, code=(0x1000, 0x60)))
+    (tmp_path / "kernel").write_bytes(
+        kernel_files.elf({".note.pvh": kernel_files.pvh_note(0x1000)})
+    )
+    (tmp_path / "library").write_bytes(kernel_files.elf({}))
+    (tmp_path / "arm").write_bytes(kernel_files.elf({}, kernel_files.EM_AARCH64))
     (tmp_path / "disk.qcow2").write_bytes(b"QFI\xfb" + bytes(508))
     (tmp_path / "disk.raw").write_bytes(bytes(512))
     program = tmp_path / "qemu"
@@ -140,6 +144,31 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
             "boot -k kernel --firmware ./nowhere",
             "--firmware: cannot read nowhere: No such file or directory",
             "--firmware takes the path of a file",
+        ),
+        (
+            "boot -k library",
+            "library is an ELF file without a PVH or Multiboot entry",
+            "give the bzImage, or build the kernel with CONFIG_PVH=y",
+        ),
+        (
+            "boot -k arm",
+            "arm is a kernel for aarch64, and the VM is x86_64",
+            "give a kernel that was built for x86_64",
+        ),
+        (
+            "boot -k disk.raw",
+            "disk.raw is not a kernel that cvmlab knows",
+            "give a bzImage, an ELF file with a PVH or Multiboot entry, or an arm64 Image",
+        ),
+        (
+            "boot debain",
+            "image: there is no 'debain'",
+            f"did you mean debian? known are {', '.join(recipes.load().image)}",
+        ),
+        (
+            "boot --disk disk.raw --exec true",
+            "--exec cannot reach a guest that boots from its own disk",
+            "add --kernel, or an image",
         ),
         (
             "boot image -k kernel",
