@@ -7,7 +7,8 @@ sent as the last command of all (design D11).
 """
 
 import asyncio
-from typing import final
+from collections.abc import Coroutine
+from typing import Any, final
 
 from cvmlab.launch import Parts
 from cvmlab.operations import BackendInfo, one_backend
@@ -25,6 +26,7 @@ class Supervisor:
     def __init__(self, parts: Parts, *, stop_timeout_s: float) -> None:
         self.outcome: Outcome | None = None
         self.last_info: BackendInfo | None = None
+        self.failure: Exception | None = None  # what ended the tasks, if not the VM's own end
         self.ended = asyncio.Event()
         self._parts = parts
         self._stop_timeout_s = stop_timeout_s
@@ -44,7 +46,17 @@ class Supervisor:
         }
         if parts.memory is not None:
             jobs["journal"] = parts.memory.journal.follow()
-        self._tasks = {name: group.create_task(job, name=name) for name, job in jobs.items()}
+        self._tasks = {
+            name: group.create_task(self._noting_failure(job), name=name)
+            for name, job in jobs.items()
+        }
+
+    async def _noting_failure(self, job: Coroutine[Any, Any, None]) -> None:
+        try:
+            await job
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
 
     def decide(self, end: End, detail: str) -> None:
         """Let the VM end in this way, unless its end is decided already."""
@@ -61,6 +73,8 @@ class Supervisor:
 
     async def _watch_process(self) -> None:
         status = await self._parts.process.wait()
+        # Its last event may still be in the socket, and says more.
+        await asyncio.wait([self._tasks["events"]], timeout=_SILENCE_TIMEOUT_S)
         self.decide(End.DIED, f"QEMU died with {describe_status(status)}")
 
     async def _carry_out(self) -> None:

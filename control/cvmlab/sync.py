@@ -66,6 +66,8 @@ class SyncVm:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End the VM; raise what went wrong in it, if nothing else is being raised."""
+        if kind is not None and issubclass(kind, Exception):
+            self.keep_run()
         self._end(cancel=kind is not None and not issubclass(kind, Exception))
         if kind is None:
             self._done.result()

@@ -254,8 +254,7 @@ class Vm(Operations):
             lines = self.console.last_lines()
             raise DeadlineExceeded("the guest to power off", timeout_s, last_lines=lines) from error
         if supervisor.outcome is None:
-            # The supervisor was cancelled, because a task failed: that error is on its way.
-            raise VmExited("the VM was torn down")
+            raise supervisor.failure or VmExited("the VM was torn down")
         return supervisor.outcome
 
     async def stop(self) -> Outcome:

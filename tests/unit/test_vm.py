@@ -205,7 +205,7 @@ async def test_events_come_in_batches(make_vm: MakeVm) -> None:
                     break
             assert events.missed == 0
             await vm.stop()
-            assert [event.name async for event in qmp_events] == []
+            assert [event.name async for event in qmp_events] == ["SHUTDOWN"]
 
 
 async def test_qmp_events_arrive_typed(make_vm: MakeVm) -> None:
@@ -367,7 +367,13 @@ async def test_a_garbled_ring_ends_the_vm_with_one_clear_error(
     make_vm: MakeVm, state_home: Path
 ) -> None:
     record_kind = 4096 + 48
-    plan = Plan(boot=({"write_ring": [record_kind, "63"]}, {"write_ring": [4096, "01"]}))
+    plan = Plan(
+        boot=(
+            {"write_ring": [record_kind, "63"]},
+            {"write_ring": [4096, "01"]},
+            {"write_ring": [64, "01"]},
+        )
+    )
     with pytest.raises(PluginError, match="record 1 is of unknown kind 99"):
         async with make_vm(plan) as vm:
             await vm.wait_exit(timeout_s=5)
