@@ -5,7 +5,6 @@ import os
 import shutil
 import stat
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -14,43 +13,11 @@ from hypothesis import strategies as st
 
 from cvmlab.cpio import Entry, archive, pad
 from cvmlab.errors import InvariantError
+from tests.fakes.cpio_reader import read_archive
 
 
 _DEADLINE_S = 30
 _quickly = settings(max_examples=40, deadline=None)
-
-
-@dataclass(frozen=True)
-class _Found:
-    inode: int
-    mode: int
-    owners: tuple[int, int]
-    links: int
-    modified: int
-    device: tuple[int, int]
-    data: bytes
-
-
-def _read(data: bytes) -> dict[str, _Found]:
-    """Read an archive by the words of buffer-format.rst."""
-    found: dict[str, _Found] = {}
-    at = 0
-    while True:
-        assert data[at : at + 6] == b"070701"
-        words = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
-        ino, mode, uid, gid, links, mtime, size, _, _, rmajor, rminor, name_size, check = words
-        name_at = at + 110
-        data_at = (name_at + name_size + 3) & ~3
-        assert data[name_at + name_size - 1] == 0
-        assert check == 0
-        name = os.fsdecode(data[name_at : name_at + name_size - 1])
-        if name == "TRAILER!!!":
-            assert not data[data_at:].strip(b"\0")
-            return found
-        assert name not in found
-        contents = data[data_at : data_at + size]
-        found[name] = _Found(ino, mode, (uid, gid), links, mtime, (rmajor, rminor), contents)
-        at = (data_at + size + 3) & ~3
 
 
 _names = st.text(
@@ -81,7 +48,7 @@ def test_order_of_entries_does_not_change_a_byte(tree: list[Entry], data: st.Dat
 @_quickly
 @given(_trees())
 def test_everything_comes_back_with_its_parents_before_it(tree: list[Entry]) -> None:
-    found = _read(archive(tree))
+    found = read_archive(archive(tree))
     for entry in tree:
         assert (found[entry.path].mode, found[entry.path].data) == (entry.mode, entry.data)
     order = list(found)
@@ -95,7 +62,7 @@ def test_everything_comes_back_with_its_parents_before_it(tree: list[Entry]) -> 
 @_quickly
 @given(_trees())
 def test_nothing_of_the_host_is_in_the_archive(tree: list[Entry]) -> None:
-    found = _read(archive(tree))
+    found = read_archive(archive(tree))
     assert [item.inode for item in found.values()] == list(range(1, len(found) + 1))
     assert {item.owners for item in found.values()} <= {(0, 0)}
     assert {item.modified for item in found.values()} <= {0}
@@ -106,12 +73,12 @@ def test_nothing_of_the_host_is_in_the_archive(tree: list[Entry]) -> None:
 @given(_trees(), _trees())
 def test_archives_can_be_joined(first: list[Entry], second: list[Entry]) -> None:
     joined = archive(first) + archive(second)
-    assert _read(joined[len(archive(first)) :]) == _read(archive(second))
+    assert read_archive(joined[len(archive(first)) :]) == read_archive(archive(second))
     assert len(joined) % 512 == 0
 
 
 def test_a_device_node_needs_no_root() -> None:
-    found = _read(archive([Entry.character_device("dev/console", 5, 1)]))
+    found = read_archive(archive([Entry.character_device("dev/console", 5, 1)]))
     assert stat.S_ISCHR(found["dev/console"].mode)
     assert found["dev/console"].device == (5, 1)
 
