@@ -346,7 +346,11 @@ def _net(spec: BootSpec) -> list[str]:
 
 
 def _virtio(spec: BootSpec) -> str:
-    return ",iommu_platform=on,disable-legacy=on" if spec.iommu_platform else ""
+    platform = ",iommu_platform=on,disable-legacy=on" if spec.iommu_platform else ""
+    # Where a kick ends in a fault, let it be handled by the vCPU that made it: then the fault has
+    # an instruction to blame.
+    judged = spec.restricted and spec.on_host_access is not AccessPolicy.SHARE
+    return platform + (",ioeventfd=off" if judged else "")
 
 
 def _value(path: Path) -> str:
