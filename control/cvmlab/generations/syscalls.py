@@ -133,3 +133,16 @@ def syscall_with_buffer(number: int, first: int, buffer: bytes, *rest: int) -> i
     if result < 0:
         raise _fail(f"system call {number}")
     return int(result)
+
+
+def as_buffer(address: int, size: int) -> memoryview:
+    """Look at own memory as a buffer, for calls that take one; looking costs no access."""
+    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+def vmsplice(pipe: int, address: int, size: int) -> int:
+    """Put own pages into a pipe, by reference; return how many bytes."""
+    done = _libc.vmsplice(pipe, ctypes.byref(_Iovec(address, size)), ctypes.c_ulong(1), 0)
+    if done < 0:
+        raise _fail("vmsplice")
+    return int(done)
