@@ -17,6 +17,9 @@ from cvmlab.process import describe_status
 
 
 _SILENCE_TIMEOUT_S = 2.0
+# QEMU that others told to quit does not pause but goes: a command now may hit a monitor that is
+# half torn down.
+_LEAVING = ("host-qmp-quit", "host-signal", "host-ui")
 
 
 @final
@@ -32,6 +35,7 @@ class Supervisor:
         self._stop_timeout_s = stop_timeout_s
         self._decision: tuple[End, str] | None = None
         self._decided = asyncio.Event()
+        self._leaving = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, group: asyncio.TaskGroup) -> None:
@@ -69,6 +73,7 @@ class Supervisor:
             async for event in events:
                 if event.name == "SHUTDOWN":
                     reason = str(event.data.get("reason", ""))
+                    self._leaving = self._leaving or reason in _LEAVING
                     self.decide(shutdown_end(reason), f"QEMU says {reason}")
 
     async def _watch_process(self) -> None:
@@ -92,9 +97,7 @@ class Supervisor:
         connection, timeout_s = self._parts.connection, self._stop_timeout_s
         _, detail = self._decision or (None, "")
         await connection.end(f"the VM is ending ({detail})", timeout_s=timeout_s)
-        # QEMU that was told to quit by others is on its way out: a command now may hit its
-        # monitor half torn down.
-        if "host-" not in detail:
+        if not self._leaving:
             if self._parts.memory is not None:
                 reply = await connection.execute_last(
                     "query-restricted-memory", timeout_s=timeout_s

@@ -151,6 +151,9 @@ class SyncVm:
     ) -> re.Match[str]:
         return self._call(self._vm.wait_for(pattern, fail=fail, timeout_s=timeout_s))
 
+    def wait_hello(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> str:
+        return self._call(self._vm.wait_hello(timeout_s=timeout_s))
+
     def wait_exit(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> Outcome:
         return self._call(self._vm.wait_exit(timeout_s=timeout_s))
 

@@ -39,6 +39,7 @@ def folders(state_home: Path) -> list[Path]:
 def test_a_session_without_async(tmp_path: Path, state_home: Path) -> None:
     with sync_vm(tmp_path, Plan(boot=BOOT), name="lab") as vm:
         vm.wait_for("login:")
+        assert vm.wait_hello() == "6.12"
         assert vm.pages.counts().private == 10
         assert vm.convert("1M+8K", "shared") == 2
         assert vm.accept("2M+4K") == vm.poison("3M+4K") == vm.discard("3M+4K") == 1

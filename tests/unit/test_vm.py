@@ -62,6 +62,7 @@ async def test_a_boot_is_watched_from_firmware_to_power_off(
     make_vm: MakeVm, state_home: Path
 ) -> None:
     async with make_vm(Plan(boot=(*GOOD_BOOT, {"shutdown": "guest-shutdown"}))) as vm:
+        assert await vm.wait_hello(timeout_s=5) == "6.12.1"
         match = await vm.wait_for(r"login: $")
         assert match.group() == "login: "
         outcome = await vm.wait_exit(timeout_s=5)
@@ -300,6 +301,15 @@ async def test_a_marker_that_never_comes(make_vm: MakeVm) -> None:
         "waited 0.2 s for 'login:' on the console; the last line was: stuck here"
     )
     assert caught.value.exit_code == 124
+
+
+async def test_an_agent_that_never_speaks(make_vm: MakeVm) -> None:
+    async with make_vm(Plan()) as vm:
+        with pytest.raises(DeadlineExceeded, match=r"waited 0.05 s for the guest's agent"):
+            await vm.wait_hello(timeout_s=0.05)
+    async with make_vm(Plan(boot=({"shutdown": "guest-shutdown"},))) as vm:
+        with pytest.raises(MarkerNotSeen, match="the guest powered-off first"):
+            await vm.wait_hello(timeout_s=5)
 
 
 async def test_power_off_before_the_marker(make_vm: MakeVm) -> None:
