@@ -27,6 +27,7 @@ from cvmlab.qemu_source import (
 from tests.fakes.programs import Programs
 
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGURE = """#!/bin/sh
 echo "configured $*"
 mkdir -p pyvenv/bin && ln -sf "$PYTHON_OF_TEST" pyvenv/bin/python3 && touch build.ninja
@@ -206,18 +207,22 @@ def test_a_second_build_waits_for_the_first(programs: Programs, source: Path) ->
     gate = programs.folder / "gate"
     os.mkfifo(gate)
     programs.add("ninja", f'cat "{gate}"' + NINJA)
-    code = f"from tests.unit.test_build import stock; print(stock(__import__('pathlib').Path({str(source)!r})))"
-    command = [sys.executable, "-c", code]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    with gate.open("w"):  # opens when one of them has come to ninja
-        pass
-    answers = [process.communicate(timeout=30) for process in running]
-    assert answers[0][0] == answers[1][0]
+    code = "import sys, pathlib; from tests.unit.test_build import stock; "
+    command = [sys.executable, "-c", code + "print(stock(pathlib.Path(sys.argv[1])))", str(source)]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    first = start()
+    with gate.open("w"):  # returns when the first has come to ninja, which reads it to its end
+        second = start()
+        assert second.stderr is not None
+        assert "another build is running" in second.stderr.readline()
+    answers = [process.communicate(timeout=30)[0] for process in (first, second)]
+    assert answers[0] == answers[1] != ""
     assert len(programs.calls("ninja")) == 1
-    assert "another build is running" in answers[0][1] + answers[1][1]
 
 
 def test_sources_are_known_by_what_they_are(tmp_path: Path, source: Path) -> None:
