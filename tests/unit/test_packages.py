@@ -227,6 +227,16 @@ def test_unpacking_at_the_same_time_gives_one_folder(tmp_path: Path) -> None:
     assert list((tmp_path / "u").iterdir()) == [found[0]]
 
 
+def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    for name, age in (("old", _DAY_S + 60), ("new", 60)):
+        folder = tmp_path / "u" / f".new-{name}"
+        folder.mkdir(parents=True)
+        _age(folder, age)
+    packages.unpack(_deb(tmp_path, b"1"), into=tmp_path / "u")
+    left = [path.name for path in (tmp_path / "u").glob(".new-*")]
+    assert left == [".new-new"]
+
+
 def test_the_folder_is_named_by_content(tmp_path: Path) -> None:
     first = packages.unpack(_deb(tmp_path, b"1"), into=tmp_path / "u")
     second = packages.unpack(_deb(tmp_path, b"2"), into=tmp_path / "u")
