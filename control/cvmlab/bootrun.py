@@ -183,7 +183,9 @@ async def _guest(vm: Vm, plan: Plan) -> Ending:
     except MarkerNotSeen as error:
         return Ending(marker_missing=error.message)
     except DeadlineExceeded as error:
-        return Ending(timeout=error.message)
+        # The last wait had only what the ones before had left of the time.
+        whole = DeadlineExceeded(error.awaited, plan.timeout_s, last_lines=error.last_lines)
+        return Ending(timeout=whole.message)
     except VmExited as error:
         return Ending(qemu_died=error.message)
 
