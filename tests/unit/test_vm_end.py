@@ -155,6 +155,15 @@ async def test_a_qemu_that_ignores_everything_is_killed(tmp_path: Path) -> None:
     assert (outcome.end, outcome.qemu_status) == (End.DIED, -9)
 
 
+async def test_a_qemu_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
+    async with fake_vm(tmp_path, Plan(on={"stop": "hang all"}), stop_timeout_s=0.2) as vm:
+        with pytest.raises(DeadlineExceeded):
+            await vm.command("stop", timeout_s=0.05)
+        outcome = await vm.stop()
+        assert (outcome.end, outcome.qemu_status) == (End.STOPPED, 0)  # it still heeds SIGTERM
+        assert '"execute":"quit"' not in vm.run.qmp_log.read_text()
+
+
 async def test_nothing_is_sent_after_power_off_but_the_last_commands(tmp_path: Path) -> None:
     async with fake_vm(tmp_path, Plan(boot=({"shutdown": "guest-shutdown"},))) as vm:
         await vm.wait_exit(timeout_s=5)
