@@ -121,6 +121,9 @@ struct RestrictedMemory {
 /* The backend in use, NULL if none. Set once, never cleared. */
 RestrictedMemory *restricted_memory(void);
 
+/* The backend of that id; NULL and @errp if there is none. */
+RestrictedMemory *restricted_memory_by_id(const char *id, Error **errp);
+
 static inline bool restricted_is_split(const RestrictedMemory *rm)
 {
     return rm->layout == RESTRICTED_MEMORY_LAYOUT_SPLIT;
