@@ -26,10 +26,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
 
 
-def vm(**options: object) -> SyncVm:
+def vm(coco: str, memory: str = "1G") -> SyncVm:
     """A VM whose CPUs have not started, so that nothing else uses the machine."""
     files = images.resolve("debian")
-    return SyncVm(kernel=files.kernel, initrd=files.initrd, paused=True, **options)
+    kernel, initrd = files.kernel, files.initrd
+    return SyncVm(kernel=kernel, initrd=initrd, paused=True, coco=coco, memory=memory)
 
 
 def fallocate(fd: int, mode: int, span: GpaRange) -> None:
@@ -57,14 +58,12 @@ def against_fallocate(name: str, profile: str) -> Figure:
     """To shared and back, against allocating and punching the same ranges of a memfd."""
     fd = os.memfd_create("cvmlab-bench")
     os.ftruncate(fd, GIB)
-    ratios = []
     try:
-        with vm(coco=profile, memory="1G") as running:
+        with vm(profile) as running:
             convert = round_trip(running, None)
             convert()
             raw_in_place(fd)
-            for _ in range(BATCHES):
-                ratios.append(seconds(convert) / seconds(lambda: raw_in_place(fd)))
+            ratios = [seconds(convert) / seconds(lambda: raw_in_place(fd)) for _ in range(BATCHES)]
     finally:
         os.close(fd)
     detail = f"{len(LARGE)} ranges there and back, {min(ratios):.2f} to {max(ratios):.2f}"
@@ -72,7 +71,7 @@ def against_fallocate(name: str, profile: str) -> Figure:
 
 
 def batches() -> Figure:
-    with vm(coco="generic", memory="1G") as running:
+    with vm("generic") as running:
         running.convert(SMALL, "shared")
         times = [
             seconds(lambda target=target: running.convert(SMALL, target))  # type: ignore[misc]
@@ -80,7 +79,9 @@ def batches() -> Figure:
             for target in ("private", "shared")
         ]
     rate = len(SMALL) / statistics.median(times)
-    return Figure("convert-ranges", rate, f"{len(SMALL)} ranges of 4 KiB a call, {len(times)} calls")
+    return Figure(
+        "convert-ranges", rate, f"{len(SMALL)} ranges of 4 KiB a call, {len(times)} calls"
+    )
 
 
 async def one_by_one() -> list[float]:
@@ -106,7 +107,7 @@ def of_size(memory: str) -> dict[str, float]:
     starts, queries, maps, state = [], [], [], 0.0
     for _ in range(STARTS):
         start = time.perf_counter()
-        with vm(coco="generic", memory=memory) as running:
+        with vm("generic", memory) as running:
             starts.append(time.perf_counter() - start)
             running.convert(LARGE, "shared")
             queries += [seconds(running.query) for _ in range(20)]
