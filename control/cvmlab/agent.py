@@ -48,9 +48,25 @@ class Agent:
         self.release: str | None = None
         self.exit_status: int | None = None
         self._reader = reader
+        self._news = asyncio.Event()
+        self._ended = False
+
+    async def wait_hello(self) -> str | None:
+        """Return the kernel's release when init runs, None if the channel ends before."""
+        while self.release is None and not self._ended:
+            self._news.clear()
+            await self._news.wait()
+        return self.release
 
     async def follow(self) -> None:
         """Read until the other side closes."""
+        try:
+            await self._read()
+        finally:
+            self._ended = True
+            self._news.set()
+
+    async def _read(self) -> None:
         rest = b""
         try:
             while data := await self._reader.read(_LINE_LIMIT):
@@ -65,6 +81,7 @@ class Agent:
         match message:
             case Hello(release):
                 self.release = release
+                self._news.set()
             case Exit(status):
                 self.exit_status = status
             case None:

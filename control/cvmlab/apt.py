@@ -64,7 +64,9 @@ PACKAGES = (
     AptPackage("libslirp-dev", Need.BUILD, "user-mode network"),
     AptPackage("libcap-ng-dev", Need.BUILD, "9p shared folders"),
     AptPackage("libattr1-dev", Need.BUILD, "9p shared folders"),
-    AptPackage("git", Need.TEST, "tests that need a fresh clone"),
+    AptPackage("git", Need.TEST, "lists the repository's files"),
+    AptPackage("cpio", Need.TEST, "reads our initramfs back"),
+    AptPackage("libarchive-tools", Need.TEST, "bsdtar, which reads our initramfs back"),
 )
 
 
@@ -93,7 +95,7 @@ def ensure(needs: Iterable[Need], *, style: Style = Style.AUTO) -> None:
     if not packages:
         return
     names = [package.name for package in packages]
-    prefix = _privilege()
+    prefix = _privilege(os.geteuid())
     if prefix is None:
         raise ConfigError(
             f"Debian packages are missing: {' '.join(names)}",
@@ -102,11 +104,11 @@ def ensure(needs: Iterable[Need], *, style: Style = Style.AUTO) -> None:
     _install(names, prefix, style)
 
 
-def _privilege() -> Sequence[str] | None:
-    """Return what to put before a command to run it as root; None if that cannot be."""
+def _privilege(uid: int) -> Sequence[str] | None:
+    """Return what user ``uid`` puts before a command to run it as root; None if that cannot be."""
     if os.environ.get("CVMLAB_NO_INSTALL") or shutil.which("apt-get") is None:
         return None
-    if os.geteuid() == 0:
+    if uid == 0:
         return ()
     if shutil.which("sudo") is None:
         return None

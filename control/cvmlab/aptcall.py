@@ -8,13 +8,14 @@ extra indices stay behind.
 """
 
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvmlab.debsources import Suite, debian_archive
+from cvmlab.debsources import Suite, debian_archive, machine_sources
 from cvmlab.errors import BuildError, CvmError, ImageError
 from cvmlab.paths import cache_dir
 
@@ -41,6 +42,7 @@ _ADVICE = (
     ("Temporary failure", "the network is not reachable; try again when it is"),
     ("onnect", "the network is not reachable; try again when it is"),
     ("Unable to locate package", "the suite does not have it; check name and suite"),
+    ("'deb-src' URIs", "the suite does not have it; check name and suite"),  # no sources at all
     ("Unable to find a source package", "the suite does not have it; check name and suite"),
     ("No packages found", "the suite does not have it; check name and suite"),
 )
@@ -119,7 +121,8 @@ class Archive:
     def _configure(self) -> None:
         """Write the configuration; it is made anew, as the machine's may have changed."""
         folder = self.folder
-        sources = debian_archive().for_suite(self.suite, source=self.source)
+        archive = debian_archive(machine_sources(*_machine_places()))
+        sources = archive.for_suite(self.suite, source=self.source)
         for name in ("lists/partial", "cache/archives/partial", "state"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         settings = {
@@ -127,6 +130,7 @@ class Archive:
             "Dir::State::lists": folder / "lists",
             "Dir::State::status": "/dev/null",
             "Dir::Cache": folder / "cache",
+            "Dir::Cache::srcpkgcache": "",  # half of the space, and never read twice
             "Dir::Etc::sourcelist": folder / "debian.sources",
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::Etc::parts": "/dev/null",
@@ -189,6 +193,16 @@ def replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+def _machine_places() -> tuple[Path, Path]:
+    """Where the machine's sources are; apt-config knows, also under $APT_CONFIG."""
+    asked = ("F", "Dir::Etc::sourcelist/f", "D", "Dir::Etc::sourceparts/d")
+    _, output, _ = run(
+        ["apt-config", "shell", *asked], what="apt-config", deadline_s=_QUERY_DEADLINE_S
+    )
+    told = dict(word.partition("=")[::2] for word in shlex.split(output))
+    return Path(told.get("F", "/dev/null")), Path(told.get("D", "/dev/null"))
 
 
 def _machine_settings() -> str:

@@ -31,6 +31,7 @@ from cvmlab.machine import (
     Disk,
     DiskFormat,
     DiskInterface,
+    EventLoss,
     Firmware,
     Net,
     PendingPolicy,
@@ -134,9 +135,19 @@ def plan(
     words = _words(request)
     _require_one_source(request)
     _require_files(request, words.firmware)
+    machine = _machine(request, words)
+    machine.validate()  # before anything is fetched or built
     qemu = _qemu(request, build=build, style=style)
     guest = _guest(request, on_step)
-    spec = _spec(request, words, guest)
+    spec = replace(
+        machine,
+        # What happened in a phase is known from events only: none may be missing.
+        events=EventLoss.LOSSLESS if any(item.phase for item in budgets) else machine.events,
+        kernel=guest.kernel,
+        initrd=guest.initrd,
+        append=guest.append,
+        rom_dirs=tuple(rom_dirs()),
+    )
     spec.validate()
     setting = Setting(
         name=request.name or "vm",
@@ -267,7 +278,7 @@ def _require_one_source(request: Request) -> None:
         )
 
 
-def _spec(request: Request, words: _Words, guest: "_Guest") -> BootSpec:
+def _machine(request: Request, words: _Words) -> BootSpec:
     default = BootSpec()
     return BootSpec(
         coco=words.coco,
@@ -275,9 +286,6 @@ def _spec(request: Request, words: _Words, guest: "_Guest") -> BootSpec:
             default.memory_bytes if request.memory is None else parse_size(request.memory)
         ),
         cpus=default.cpus if request.cpus is None else request.cpus,
-        kernel=guest.kernel,
-        initrd=guest.initrd,
-        append=guest.append,
         disks=tuple(_disk(path, words.disk_interface) for path in request.disks),
         net=words.net,
         firmware=words.firmware,
@@ -285,7 +293,6 @@ def _spec(request: Request, words: _Words, guest: "_Guest") -> BootSpec:
         pending=words.on_pending,
         gdb=f"tcp:{GDB_ADDRESS}" if request.gdb else None,
         debuggable=request.gdb,
-        rom_dirs=tuple(rom_dirs()),
     )
 
 

@@ -19,14 +19,13 @@ from cvmlab.errors import ConfigError
 
 MIRROR_VARIABLE = "CVMLAB_DEBIAN_MIRROR"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_APT = Path("/etc/apt")
 _ONE_LINE = re.compile(r"(deb|deb-src)\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)\s+(.+)")
-_SIGNED_BY = re.compile(r"\bsigned-by=(\S+)", re.IGNORECASE)
+_OPTION = re.compile(r"([\w-]+)=(\S+)")
+_YES = ("yes", "true", "1", "on")  # of the values that apt takes for a switch
 # Suites of the main archive, as opposed to its security, updates and backports siblings.
-_DEBIAN_SUITES = frozenset(
-    ("stable", "oldstable", "testing", "unstable", "sid")
-    + ("bullseye", "bookworm", "trixie", "forky", "duke")
-)
+_ROLES = ("stable", "oldstable", "testing", "unstable")
+_CODENAMES = ("bullseye", "bookworm", "trixie", "forky", "duke", "sid")
+_DEBIAN_SUITES = frozenset((*_ROLES, *_CODENAMES))
 _MAIN = "main"
 
 
@@ -55,6 +54,7 @@ class Source:
     suites: tuple[str, ...]
     components: tuple[str, ...]
     signed_by: str | None = None
+    is_trusted: bool = False  # the owner wants no signature checked
 
     def is_debian(self) -> bool:
         return _MAIN in self.components and not _DEBIAN_SUITES.isdisjoint(self.suites)
@@ -74,6 +74,8 @@ class Source:
             f"Suites: {suite}",
             f"Components: {_MAIN}",
         ]
+        if self.is_trusted:
+            lines.append("Trusted: yes")
         if keys := self._keys():
             lines.append(f"Signed-By: {keys}")
         return "\n".join(lines) + "\n"
@@ -84,29 +86,27 @@ class Source:
         return str(KEYRING) if debian and KEYRING.exists() else self.signed_by
 
 
-def debian_archive(etc_apt: Path = _APT) -> Source:
-    """Return the Debian archive to use; raise ConfigError if apt is not configured with one.
+def debian_archive(sources: Iterable[Source]) -> Source:
+    """Return the Debian archive among *sources*; raise ConfigError if there is none.
 
     $CVMLAB_DEBIAN_MIRROR, a URI, goes before the configuration.
     """
     if mirror := os.environ.get(MIRROR_VARIABLE):
         return Source((mirror,), (), (_MAIN,))
-    candidates = [source for source in machine_sources(etc_apt) if source.is_debian()]
+    candidates = [source for source in sources if source.is_debian()]
     if not candidates:
         raise ConfigError(
-            f"apt on this machine is not configured with a Debian archive ({etc_apt})",
+            "apt on this machine is not configured with a Debian archive",
             hint=f"set {MIRROR_VARIABLE} to the URI of one (and install debian-archive-keyring), "
             "or bring your own: --kernel and --initrd, --qemu-source",
         )
     return max(candidates, key=Source.likeness)
 
 
-def machine_sources(etc_apt: Path) -> list[Source]:
-    """Return the entries that are enabled under *etc_apt*, in apt's order."""
-    parts = etc_apt / "sources.list.d"
-    files = [etc_apt / "sources.list", *sorted(parts.glob("*.list")), *parts.glob("*.sources")]
+def machine_sources(sources_list: Path, parts: Path) -> list[Source]:
+    """Return the entries of apt's file and folder that are enabled."""
     found: list[Source] = []
-    for path in files:
+    for path in [sources_list, *sorted(parts.glob("*.list")), *sorted(parts.glob("*.sources"))]:
         try:
             text = path.read_text("utf-8", "replace")
         except (FileNotFoundError, PermissionError):
@@ -121,21 +121,27 @@ def parse_one_line(text: str) -> Iterator[Source]:
         match = _ONE_LINE.fullmatch(line.partition("#")[0].strip())
         if match is not None:
             _, options, uri, suite, components = match.groups()
-            key = _SIGNED_BY.search(options or "")
-            yield Source((uri,), (suite,), tuple(components.split()), key.group(1) if key else None)
+            given = {name.lower(): value for name, value in _OPTION.findall(options or "")}
+            yield Source(
+                (uri,),
+                (suite,),
+                tuple(components.split()),
+                given.get("signed-by"),
+                given.get("trusted") in _YES,
+            )
 
 
 def parse_deb822(text: str) -> Iterator[Source]:
     """Read the format of *.sources; entries that are switched off are left out."""
     for fields in _paragraphs(text.splitlines()):
-        if fields.get("enabled", "yes").lower() in ("no", "false", "0", "off"):
-            continue
-        yield Source(
-            tuple(fields.get("uris", "").split()),
-            tuple(fields.get("suites", "").split()),
-            tuple(fields.get("components", "").split()),
-            fields.get("signed-by"),
-        )
+        if fields.get("enabled", "yes").lower() in _YES:
+            yield Source(
+                tuple(fields.get("uris", "").split()),
+                tuple(fields.get("suites", "").split()),
+                tuple(fields.get("components", "").split()),
+                fields.get("signed-by"),
+                fields.get("trusted", "").lower() in _YES,
+            )
 
 
 def _paragraphs(lines: Iterable[str]) -> Iterator[dict[str, str]]:

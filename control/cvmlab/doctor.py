@@ -81,7 +81,7 @@ def report(findings: Sequence[tuple[str, Finding]]) -> list[str]:
     for name, finding in findings:
         lines.append(f"{finding.verdict}  {name:<14} {finding.detail}")
         if finding.hint:
-            lines.append(f"{'':<21} {finding.hint}")
+            lines.append(f"{'':<21}{finding.hint}")
     return lines
 
 

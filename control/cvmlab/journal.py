@@ -101,8 +101,7 @@ class Ring:
         Empty if there are none.  Raise PluginError if what is there cannot be the plugin's.
         """
         start = self._tail & (self.capacity - 1)
-        waiting = self._waiting()
-        limit = min(waiting, _BATCH_RECORDS, self.capacity - start)
+        limit = min(self.waiting, _BATCH_RECORDS, self.capacity - start)
         expected = np.arange(self._tail + 1, self._tail + 1 + limit, dtype=np.uint64)
         published = self._seq[start : start + limit] == expected
         count = limit if published.all() else int(published.argmin())
@@ -125,8 +124,9 @@ class Ring:
         self.consume(1)
         return 1
 
-    def _waiting(self) -> int:
-        """Return how many records are claimed and not read."""
+    @property
+    def waiting(self) -> int:
+        """Records claimed and not read."""
         waiting = self.claimed - self._tail
         if not 0 <= waiting <= self.capacity:
             raise PluginError(f"the event ring is garbled: it claims to hold {waiting} records")
@@ -196,15 +196,17 @@ class Journal:
         return self._topic.subscribe(limit)
 
     def drain(self) -> int:
-        """Move what is in the ring now; return how many records that was."""
+        """Move what is in the ring now; return how many records that was.
+
+        What is added meanwhile waits for the next call: a busy producer must neither starve the
+        event loop nor flood subscribers with tiny batches.
+        """
         self.ring.check_size()
-        moved = 0
-        while len(batch := self.ring.peek()):
+        moved, waiting = 0, self.ring.waiting
+        while moved < waiting and len(batch := self.ring.peek()):
             self._store(batch)
             self.ring.consume(len(batch))
             moved += len(batch)
-            if moved >= self.ring.capacity:
-                break  # a producer faster than us must not starve the event loop
         return moved
 
     async def follow(self) -> None:

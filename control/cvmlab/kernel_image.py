@@ -213,7 +213,14 @@ def _decompress(path: Path, payload: bytes) -> bytes:
                 return make().decompress(payload)
         if payload.startswith(_LZ4_LEGACY):
             return _decompress_lz4(payload[len(_LZ4_LEGACY) : -4])
-    except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, ValueError) as error:
+    except (
+        zlib.error,
+        lzma.LZMAError,
+        zstandard.ZstdError,
+        OSError,
+        ValueError,
+        IndexError,
+    ) as error:
         raise ImageError(f"the kernel inside {path} is damaged: {error}") from error
     raise ImageError(
         f"the kernel inside {path} is compressed in a way that cvmlab cannot read",

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cvmlab.agent import Agent
@@ -122,6 +122,10 @@ def _start(
     qmp_fd, console_fd, agent_fd = wires.theirs
     channels = Channels(qmp_fd, console_fd, agent_fd, run.qmp_socket, run.console_log)
     fds = None if files is None else files.fds
+    if not spec.rom_dirs and setting.qemu is None:
+        from cvmlab.firmware import rom_dirs
+
+        spec = replace(spec, rom_dirs=tuple(rom_dirs()))
     argv = command_line(locate_qemu(setting.qemu), spec, channels, fds)
     run.write("cmdline", printable(argv) + "\n")
     inherited = [*wires.theirs, *(() if fds is None else fds.all)]

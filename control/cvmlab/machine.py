@@ -15,6 +15,7 @@ from cvmlab.states import Layout, profiles
 PROFILE_OFF = "off"
 BACKEND_ID = "ram0"
 MIN_MEMORY_BYTES = 16 << 20
+LARGE_MEMORY_BYTES = 256 << 30
 MAX_MEMORY_BYTES = 1 << 46
 MAX_CPUS = 255
 # panic=-1 reboots at once, which ends the run; the console says that it was a panic.
@@ -240,7 +241,7 @@ def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
         *backend,
         "-machine", f"q35,smm=off{sata}{memory}",
         "-m", format_size(spec.memory_bytes),
-        "-cpu", "max",
+        "-cpu", _cpu(spec),
         "-smp", str(spec.cpus),
         "-accel", "tcg,thread=multi,tb-size=256",
         "-display", "none",
@@ -249,6 +250,11 @@ def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
         *([] if spec.rng_seed is None else ["-seed", str(spec.rng_seed)]),
     ]
     # fmt: on
+
+
+def _cpu(spec: BootSpec) -> str:
+    # QEMU's 40 address bits end below 1 TiB of RAM with its PCI window on top.
+    return "max" if spec.memory_bytes < LARGE_MEMORY_BYTES else "max,phys-bits=48"
 
 
 def _backend(spec: BootSpec, fds: BackendFds) -> str:
@@ -286,7 +292,8 @@ def _kernel(spec: BootSpec) -> list[str]:
         return []
     initrd = [] if spec.initrd is None else ["-initrd", str(spec.initrd)]
     append = f"{DEFAULT_APPEND} {spec.append}".rstrip()
-    return ["-kernel", str(spec.kernel), *initrd, "-append", append]
+    # Strict, so that SeaBIOS leaves the disks alone: it would poll a denied one for ever.
+    return ["-kernel", str(spec.kernel), *initrd, "-append", append, "-boot", "strict=on"]
 
 
 def _monitors(channels: Channels) -> list[str]:
@@ -339,7 +346,11 @@ def _net(spec: BootSpec) -> list[str]:
 
 
 def _virtio(spec: BootSpec) -> str:
-    return ",iommu_platform=on,disable-legacy=on" if spec.iommu_platform else ""
+    platform = ",iommu_platform=on,disable-legacy=on" if spec.iommu_platform else ""
+    # Where a kick ends in a fault, let it be handled by the vCPU that made it: then the fault has
+    # an instruction to blame.
+    judged = spec.restricted and spec.on_host_access is not AccessPolicy.SHARE
+    return platform + (",ioeventfd=off" if judged else "")
 
 
 def _value(path: Path) -> str:

@@ -7,7 +7,8 @@ sent as the last command of all (design D11).
 """
 
 import asyncio
-from typing import final
+from collections.abc import Coroutine
+from typing import Any, final
 
 from cvmlab.launch import Parts
 from cvmlab.operations import BackendInfo, one_backend
@@ -16,6 +17,9 @@ from cvmlab.process import describe_status
 
 
 _SILENCE_TIMEOUT_S = 2.0
+# QEMU that others told to quit does not pause but goes: a command now may hit a monitor that is
+# half torn down.
+_LEAVING = ("host-qmp-quit", "host-signal", "host-ui")
 
 
 @final
@@ -25,11 +29,13 @@ class Supervisor:
     def __init__(self, parts: Parts, *, stop_timeout_s: float) -> None:
         self.outcome: Outcome | None = None
         self.last_info: BackendInfo | None = None
+        self.failure: Exception | None = None  # what ended the tasks, if not the VM's own end
         self.ended = asyncio.Event()
         self._parts = parts
         self._stop_timeout_s = stop_timeout_s
         self._decision: tuple[End, str] | None = None
         self._decided = asyncio.Event()
+        self._leaving = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, group: asyncio.TaskGroup) -> None:
@@ -44,7 +50,17 @@ class Supervisor:
         }
         if parts.memory is not None:
             jobs["journal"] = parts.memory.journal.follow()
-        self._tasks = {name: group.create_task(job, name=name) for name, job in jobs.items()}
+        self._tasks = {
+            name: group.create_task(self._noting_failure(job), name=name)
+            for name, job in jobs.items()
+        }
+
+    async def _noting_failure(self, job: Coroutine[Any, Any, None]) -> None:
+        try:
+            await job
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
 
     def decide(self, end: End, detail: str) -> None:
         """Let the VM end in this way, unless its end is decided already."""
@@ -57,10 +73,13 @@ class Supervisor:
             async for event in events:
                 if event.name == "SHUTDOWN":
                     reason = str(event.data.get("reason", ""))
+                    self._leaving = self._leaving or reason in _LEAVING
                     self.decide(shutdown_end(reason), f"QEMU says {reason}")
 
     async def _watch_process(self) -> None:
         status = await self._parts.process.wait()
+        # Its last event may still be in the socket, and says more.
+        await asyncio.wait([self._tasks["events"]], timeout=_SILENCE_TIMEOUT_S)
         self.decide(End.DIED, f"QEMU died with {describe_status(status)}")
 
     async def _carry_out(self) -> None:
@@ -78,14 +97,14 @@ class Supervisor:
         connection, timeout_s = self._parts.connection, self._stop_timeout_s
         _, detail = self._decision or (None, "")
         await connection.end(f"the VM is ending ({detail})", timeout_s=timeout_s)
-        # QEMU that was told to quit by others is on its way out: a command now may hit its
-        # monitor half torn down.
-        if "host-" not in detail:
+        if not self._leaving:
             if self._parts.memory is not None:
                 reply = await connection.execute_last(
                     "query-restricted-memory", timeout_s=timeout_s
                 )
-                self.last_info = None if reply is None else one_backend(reply)
+                if reply is None:
+                    return  # it does not answer, so asking it to quit would only take longer
+                self.last_info = one_backend(reply)
             await connection.execute_last("quit", timeout_s=timeout_s)
         await self._parts.process.wait_for(timeout_s)
 

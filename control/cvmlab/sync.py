@@ -66,6 +66,8 @@ class SyncVm:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End the VM; raise what went wrong in it, if nothing else is being raised."""
+        if kind is not None and issubclass(kind, Exception):
+            self.keep_run()
         self._end(cancel=kind is not None and not issubclass(kind, Exception))
         if kind is None:
             self._done.result()
@@ -148,6 +150,9 @@ class SyncVm:
         self, pattern: str, *, fail: Sequence[str] = (), timeout_s: float = WAIT_TIMEOUT_S
     ) -> re.Match[str]:
         return self._call(self._vm.wait_for(pattern, fail=fail, timeout_s=timeout_s))
+
+    def wait_hello(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> str:
+        return self._call(self._vm.wait_hello(timeout_s=timeout_s))
 
     def wait_exit(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> Outcome:
         return self._call(self._vm.wait_exit(timeout_s=timeout_s))

@@ -238,6 +238,24 @@ class Vm(Operations):
                 raise
             raise _never_seen(pattern, outcome, self._running) from None
 
+    async def wait_hello(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> str:
+        """Wait until the guest's init says that it runs; return the kernel's release.
+
+        Raise MarkerNotSeen if the VM ends first, DeadlineExceeded after *timeout_s*.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                release = await self._running.agent.wait_hello()
+        except TimeoutError as error:
+            lines = self.console.last_lines()
+            raise DeadlineExceeded("the guest's agent", timeout_s, last_lines=lines) from error
+        if release is not None:
+            return release
+        outcome = await self._outcome_soon()
+        if outcome is None:
+            raise MarkerNotSeen("cvmlab hello", "the agent's channel ended")
+        raise _never_seen("cvmlab hello", outcome, self._running)
+
     async def send(self, text: str) -> None:
         """Type *text* on the console."""
         await self.console.send(text)
@@ -254,8 +272,7 @@ class Vm(Operations):
             lines = self.console.last_lines()
             raise DeadlineExceeded("the guest to power off", timeout_s, last_lines=lines) from error
         if supervisor.outcome is None:
-            # The supervisor was cancelled, because a task failed: that error is on its way.
-            raise VmExited("the VM was torn down")
+            raise supervisor.failure or VmExited("the VM was torn down")
         return supervisor.outcome
 
     async def stop(self) -> Outcome:

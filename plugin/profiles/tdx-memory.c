@@ -9,9 +9,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
-#include "exec/address-spaces.h"
-#include "exec/cputlb.h"
 #include "exec/exec-all.h"
 #include "tdx.h"
 #include "trace.h"
@@ -291,32 +288,4 @@ uint64_t tdx_page_accept(TdxCall *call)
     async_safe_run_on_cpu(call->cpu, accept_exclusive,
                           RUN_ON_CPU_HOST_PTR(g_memdup2(&req, sizeof(req))));
     return TDX_DEFERRED;
-}
-
-/* What is not RAM is shared already, and no matter to anybody. */
-RmemRefusal tdx_map_gpa(TdxGuest *tdx, uint64_t gpa, uint64_t size,
-                        RmemEvent event, uint64_t rip, uint64_t *done)
-{
-    RestrictedMemory *rm = tdx->rm;
-
-    for (unsigned i = 0; i < rm->nslots; i++) {
-        const RestrictedSlot *slot = &rm->slots[i];
-        uint64_t start = MAX(gpa, slot->gpa);
-        uint64_t end = MIN(gpa + size, slot->gpa + slot->size);
-        RestrictedPages pages = {
-            (start - slot->gpa + slot->offset) >> RMEM_PAGE_BITS,
-            (end - start) >> RMEM_PAGE_BITS,
-        };
-        RestrictedChange change = {
-            .ranges = &pages, .n = 1, .event = event, .actor = RMEM_A_VCPU,
-            .rip = rip,
-        };
-
-        if (start < end && !restricted_change(rm, &change, NULL)) {
-            *done = start - gpa;
-            return change.refusal;
-        }
-    }
-    *done = size;
-    return RMEM_OK;
 }

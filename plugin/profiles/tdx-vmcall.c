@@ -11,19 +11,11 @@
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "exec/address-spaces.h"
-#include "exec/cputlb.h"
 #include "exec/exec-all.h"
 #include "exec/helper-proto.h"
 #include "system/runstate.h"
 #include "tdx.h"
 #include "trace.h"
-
-/* GHCI, "TDG.VP.VMCALL Completion-Status Codes" */
-#define VMCALL_SUCCESS          UINT64_C(0)
-#define VMCALL_RETRY            UINT64_C(1)
-#define VMCALL_INVALID_OPERAND  UINT64_C(0x8000000000000000)
-#define VMCALL_ALIGN_ERROR      UINT64_C(0x8000000000000002)
-#define VMCALL_UNSUPPORTED      UINT64_C(0x8000000000000003)
 
 /* RCX may not name RAX, RCX, RSP. */
 #define SELECT_FORBIDDEN        UINT64_C(0xffffffff00000013)
@@ -38,31 +30,18 @@
 /* A vendor's own call, in KVM: that of a hypercall, which nothing here has. */
 #define KVM_ENOSYS              1000
 
-/* A register that RCX does not select reads as 0 and keeps its value. */
-static uint64_t in(const TdxCall *call, int reg)
-{
-    return call->env->regs[R_ECX] >> reg & 1 ? call->env->regs[reg] : 0;
-}
-
-static void out(const TdxCall *call, int reg, uint64_t value)
-{
-    if (call->env->regs[R_ECX] >> reg & 1) {
-        call->env->regs[reg] = value;
-    }
-}
-
 /* R12, R13: leaf, subleaf. R12 to R15: EAX, EBX, ECX, EDX. */
 static uint64_t vmcall_cpuid(TdxCall *call)
 {
     uint32_t eax, ebx, ecx, edx;
 
-    cpu_x86_cpuid(call->env, in(call, R_R12), in(call, R_R13),
+    cpu_x86_cpuid(call->env, tdx_in(call, R_R12), tdx_in(call, R_R13),
                   &eax, &ebx, &ecx, &edx);
-    out(call, R_R12, eax);
-    out(call, R_R13, ebx);
-    out(call, R_R14, ecx);
-    out(call, R_R15, edx);
-    return VMCALL_SUCCESS;
+    tdx_out(call, R_R12, eax);
+    tdx_out(call, R_R13, ebx);
+    tdx_out(call, R_R14, ecx);
+    tdx_out(call, R_R15, edx);
+    return TDX_VMCALL_SUCCESS;
 }
 
 /*
@@ -73,11 +52,11 @@ static uint64_t vmcall_hlt(TdxCall *call)
 {
     CPUX86State *env = call->env;
 
-    call->vcpu->halt_wakes = !in(call, R_R12);
+    call->vcpu->halt_wakes = !tdx_in(call, R_R12);
     env->eip += call->length;
     call->vcpu->halt_eip = env->eip;
     env->regs[R_EAX] = TDX_SUCCESS;
-    out(call, R_R10, VMCALL_SUCCESS);
+    tdx_out(call, R_R10, TDX_VMCALL_SUCCESS);
     env->hflags &= ~HF_INHIBIT_IRQ_MASK;
     call->cpu->halted = 1;
     call->cpu->exception_index = EXCP_HLT;
@@ -120,35 +99,35 @@ static MemTxResult host_access(TdxCall *call, AddressSpace *as, hwaddr addr,
 /* R12 size, R13 1 to write, R14 port, R15 value. R11: value read. */
 static uint64_t vmcall_io(TdxCall *call)
 {
-    uint64_t size = in(call, R_R12), write = in(call, R_R13);
-    uint64_t port = in(call, R_R14), value = in(call, R_R15);
+    uint64_t size = tdx_in(call, R_R12), write = tdx_in(call, R_R13);
+    uint64_t port = tdx_in(call, R_R14), value = tdx_in(call, R_R15);
 
     if (!size_is_valid(size, 4) || write > 1 || port > UINT16_MAX) {
-        return VMCALL_INVALID_OPERAND;
+        return TDX_VMCALL_INVALID_OPERAND;
     }
     host_access(call, &address_space_io, port, &value, size, write);
     if (!write) {
-        out(call, R_R11, value);
+        tdx_out(call, R_R11, value);
     }
-    return VMCALL_SUCCESS;
+    return TDX_VMCALL_SUCCESS;
 }
 
 /* R12 size, R13 1 to write, R14 GPA, R15 value. R11: value read. */
 static uint64_t vmcall_mmio(TdxCall *call)
 {
-    uint64_t size = in(call, R_R12), write = in(call, R_R13);
-    uint64_t gpa = in(call, R_R14) & ~tdx_shared_bit(call->tdx);
-    uint64_t value = in(call, R_R15);
+    uint64_t size = tdx_in(call, R_R12), write = tdx_in(call, R_R13);
+    uint64_t gpa = tdx_in(call, R_R14) & ~tdx_shared_bit(call->tdx);
+    uint64_t value = tdx_in(call, R_R15);
 
     if (!size_is_valid(size, 8) || write > 1
         || gpa >= tdx_shared_bit(call->tdx)) {
-        return VMCALL_INVALID_OPERAND;
+        return TDX_VMCALL_INVALID_OPERAND;
     }
     host_access(call, &address_space_memory, gpa, &value, size, write);
     if (!write) {
-        out(call, R_R11, value);
+        tdx_out(call, R_R11, value);
     }
-    return VMCALL_SUCCESS;
+    return TDX_VMCALL_SUCCESS;
 }
 
 /* Would RDMSR or WRMSR end in #GP? QEMU's has no way to ask. */
@@ -166,10 +145,10 @@ static uint64_t vmcall_rdmsr(TdxCall *call)
     uint64_t rax = env->regs[R_EAX], rcx = env->regs[R_ECX];
     uint64_t rdx = env->regs[R_EDX], value;
 
-    if (!msr_is_there(call, in(call, R_R12))) {
-        return VMCALL_INVALID_OPERAND;
+    if (!msr_is_there(call, tdx_in(call, R_R12))) {
+        return TDX_VMCALL_INVALID_OPERAND;
     }
-    env->regs[R_ECX] = (uint32_t)in(call, R_R12);
+    env->regs[R_ECX] = (uint32_t)tdx_in(call, R_R12);
     call->vcpu->by_host = true;
     helper_rdmsr(env);
     call->vcpu->by_host = false;
@@ -177,8 +156,8 @@ static uint64_t vmcall_rdmsr(TdxCall *call)
     env->regs[R_EAX] = rax;
     env->regs[R_ECX] = rcx;
     env->regs[R_EDX] = rdx;
-    out(call, R_R11, value);
-    return VMCALL_SUCCESS;
+    tdx_out(call, R_R11, value);
+    return TDX_VMCALL_SUCCESS;
 }
 
 /* R12 index, R13 value. */
@@ -186,12 +165,12 @@ static uint64_t vmcall_wrmsr(TdxCall *call)
 {
     CPUX86State *env = call->env;
     uint64_t rax = env->regs[R_EAX], rcx = env->regs[R_ECX];
-    uint64_t rdx = env->regs[R_EDX], value = in(call, R_R13);
+    uint64_t rdx = env->regs[R_EDX], value = tdx_in(call, R_R13);
 
-    if (!msr_is_there(call, in(call, R_R12))) {
-        return VMCALL_INVALID_OPERAND;
+    if (!msr_is_there(call, tdx_in(call, R_R12))) {
+        return TDX_VMCALL_INVALID_OPERAND;
     }
-    env->regs[R_ECX] = (uint32_t)in(call, R_R12);
+    env->regs[R_ECX] = (uint32_t)tdx_in(call, R_R12);
     env->regs[R_EAX] = (uint32_t)value;
     env->regs[R_EDX] = value >> 32;
     call->vcpu->by_host = true;
@@ -200,97 +179,39 @@ static uint64_t vmcall_wrmsr(TdxCall *call)
     env->regs[R_EAX] = rax;
     env->regs[R_ECX] = rcx;
     env->regs[R_EDX] = rdx;
-    return VMCALL_SUCCESS;
+    return TDX_VMCALL_SUCCESS;
 }
 
 /* R12 0: what every host has, all registers 0. R12 1: what is optional. */
 static uint64_t vmcall_info(TdxCall *call)
 {
-    uint64_t leaf = in(call, R_R12);
+    uint64_t leaf = tdx_in(call, R_R12);
 
     if (leaf > 1) {
-        return VMCALL_INVALID_OPERAND;
+        return TDX_VMCALL_INVALID_OPERAND;
     }
-    out(call, R_R11, leaf ? INFO_GET_QUOTE | INFO_EVENT_NOTIFY : 0);
-    out(call, R_R12, 0);
-    out(call, R_R13, 0);
-    out(call, R_R14, 0);
-    return VMCALL_SUCCESS;
-}
-
-typedef struct MapRequest {
-    TdxCall call;
-    uint64_t gpa, size, part;
-    RmemEvent event;
-} MapRequest;
-
-/* No other vCPU runs, and this one is behind the instruction. */
-static void map_exclusive(CPUState *cpu, run_on_cpu_data data)
-{
-    g_autofree MapRequest *req = data.host_ptr;
-    TdxGuest *tdx = req->call.tdx;
-    uint64_t bit = req->event == RMEM_TO_SHARED ? tdx_shared_bit(tdx) : 0;
-    uint64_t status = VMCALL_SUCCESS, done;
-    uint64_t rip = cpu_env(cpu)->eip - req->call.length;
-    RmemRefusal refusal = tdx_map_gpa(tdx, req->gpa, req->part, req->event,
-                                      rip, &done);
-
-    if (refusal != RMEM_OK) {
-        restricted_violation(tdx->rm, req->gpa + done,
-                             req->size >> RMEM_PAGE_BITS, refusal, rip);
-        status = VMCALL_INVALID_OPERAND;
-    } else if (req->part < req->size) {
-        status = VMCALL_RETRY;
-    }
-    if (status != VMCALL_SUCCESS) {
-        out(&req->call, R_R11, (req->gpa + done) | bit);
-    }
-    out(&req->call, R_R10, status);
-    cpu_env(cpu)->regs[R_EAX] = TDX_SUCCESS;
-    trace_rmem_tdx_map_gpa(req->gpa | bit, req->size, done, status);
-}
-
-/* R12 start, with the S bit to share; R13 size. R11: where to go on. */
-static uint64_t vmcall_map_gpa(TdxCall *call)
-{
-    TdxGuest *tdx = call->tdx;
-    uint64_t shared = tdx_shared_bit(tdx);
-    uint64_t gpa = in(call, R_R12), size = in(call, R_R13);
-    MapRequest req = {
-        .call = *call, .gpa = gpa & ~shared, .size = size, .part = size,
-        .event = gpa & shared ? RMEM_TO_SHARED : RMEM_TO_PRIVATE,
-    };
-
-    out(call, R_R11, gpa);
-    if (!size || req.gpa >= shared || size > shared - req.gpa) {
-        return VMCALL_INVALID_OPERAND;
-    }
-    if ((gpa | size) & (RMEM_PAGE_SIZE - 1)) {
-        return VMCALL_ALIGN_ERROR;
-    }
-    if (tdx->map_gpa_max) {
-        req.part = MIN(size, tdx->map_gpa_max);
-    }
-    async_safe_run_on_cpu(call->cpu, map_exclusive,
-                          RUN_ON_CPU_HOST_PTR(g_memdup2(&req, sizeof(req))));
-    return TDX_DEFERRED;
+    tdx_out(call, R_R11, leaf ? INFO_GET_QUOTE | INFO_EVENT_NOTIFY : 0);
+    tdx_out(call, R_R12, 0);
+    tdx_out(call, R_R13, 0);
+    tdx_out(call, R_R14, 0);
+    return TDX_VMCALL_SUCCESS;
 }
 
 /* R12 buffer, shared; R13 its size. */
 static uint64_t vmcall_get_quote(TdxCall *call)
 {
     uint64_t shared = tdx_shared_bit(call->tdx);
-    uint64_t gpa = in(call, R_R12), size = in(call, R_R13);
+    uint64_t gpa = tdx_in(call, R_R12), size = tdx_in(call, R_R13);
 
     if (!(gpa & shared) || gpa >= shared << 1 || !size
         || size > (shared << 1) - gpa) {
-        return VMCALL_INVALID_OPERAND;
+        return TDX_VMCALL_INVALID_OPERAND;
     }
     if ((gpa | size) & (RMEM_PAGE_SIZE - 1)) {
-        return VMCALL_ALIGN_ERROR;
+        return TDX_VMCALL_ALIGN_ERROR;
     }
     return tdx_get_quote(call->tdx, gpa & ~shared, size)
-           ? VMCALL_SUCCESS : VMCALL_INVALID_OPERAND;
+           ? TDX_VMCALL_SUCCESS : TDX_VMCALL_INVALID_OPERAND;
 }
 
 /* R12 code, R13 a GPA, the rest a message. The guest does not go on. */
@@ -302,30 +223,30 @@ static uint64_t vmcall_fatal_error(TdxCall *call)
     char message[sizeof(text) / sizeof(text[0]) * 8 + 1] = "";
 
     for (size_t i = 0; i < ARRAY_SIZE(text); i++) {
-        stq_le_p(message + 8 * i, in(call, text[i]));
+        stq_le_p(message + 8 * i, tdx_in(call, text[i]));
     }
     for (char *c = message; *c; c++) {
         *c = g_ascii_isprint(*c) ? *c : '?';
     }
     error_report("TD guest reports a fatal error 0x%" PRIx64 ": %s",
-                 in(call, R_R12), message);
+                 tdx_in(call, R_R12), message);
     bql_lock();
     qemu_system_guest_panicked(NULL);
     bql_unlock();
-    return VMCALL_SUCCESS;
+    return TDX_VMCALL_SUCCESS;
 }
 
 /* R12: vector to send to this vCPU when a quote is there. */
 static uint64_t vmcall_event_notify(TdxCall *call)
 {
-    uint64_t vector = in(call, R_R12);
+    uint64_t vector = tdx_in(call, R_R12);
 
     if (vector < FIRST_FREE_VECTOR || vector > LAST_VECTOR) {
-        return VMCALL_INVALID_OPERAND;
+        return TDX_VMCALL_INVALID_OPERAND;
     }
     call->tdx->notify_apic = env_archcpu(call->env)->apic_id;
     qatomic_set(&call->tdx->notify_vector, vector);
-    return VMCALL_SUCCESS;
+    return TDX_VMCALL_SUCCESS;
 }
 
 static const struct {
@@ -339,7 +260,7 @@ static const struct {
     { TDX_EXIT_WRMSR, vmcall_wrmsr },
     { TDX_EXIT_EPT_VIOLATION, vmcall_mmio },
     { 0x10000, vmcall_info },
-    { 0x10001, vmcall_map_gpa },
+    { 0x10001, tdx_vmcall_map_gpa },
     { 0x10002, vmcall_get_quote },
     { 0x10003, vmcall_fatal_error },
     { 0x10004, vmcall_event_notify },
@@ -348,17 +269,17 @@ static const struct {
 /* R10: 0 for GHCI's functions, R11: the function. Out: R10 status. */
 uint64_t tdx_vmcall(TdxCall *call)
 {
-    uint64_t status = VMCALL_UNSUPPORTED;
+    uint64_t status = TDX_VMCALL_UNSUPPORTED;
 
     if (call->env->regs[R_ECX] & SELECT_FORBIDDEN) {
         return TDX_OPERAND_INVALID | TDX_RCX;
     }
-    if (in(call, R_R10)) {
-        out(call, R_R10, -KVM_ENOSYS);
+    if (tdx_in(call, R_R10)) {
+        tdx_out(call, R_R10, -KVM_ENOSYS);
         return TDX_SUCCESS;
     }
     for (size_t i = 0; i < ARRAY_SIZE(functions); i++) {
-        if (functions[i].function == in(call, R_R11)) {
+        if (functions[i].function == tdx_in(call, R_R11)) {
             status = functions[i].call(call);
             break;
         }
@@ -366,6 +287,6 @@ uint64_t tdx_vmcall(TdxCall *call)
     if (status == TDX_DEFERRED) {
         return TDX_DEFERRED;
     }
-    out(call, R_R10, status);
+    tdx_out(call, R_R10, status);
     return TDX_SUCCESS;
 }

@@ -128,6 +128,29 @@ typedef struct TdxCall {
     uintptr_t ra;
 } TdxCall;
 
+/* GHCI, "TDG.VP.VMCALL Completion-Status Codes" */
+#define TDX_VMCALL_SUCCESS          UINT64_C(0)
+#define TDX_VMCALL_RETRY            UINT64_C(1)
+#define TDX_VMCALL_INVALID_OPERAND  UINT64_C(0x8000000000000000)
+#define TDX_VMCALL_ALIGN_ERROR      UINT64_C(0x8000000000000002)
+#define TDX_VMCALL_UNSUPPORTED      UINT64_C(0x8000000000000003)
+
+/*
+ * Registers of a VMCALL. One that RCX does not select reads as 0 and keeps
+ * its value.
+ */
+static inline uint64_t tdx_in(const TdxCall *call, int reg)
+{
+    return call->env->regs[R_ECX] >> reg & 1 ? call->env->regs[reg] : 0;
+}
+
+static inline void tdx_out(const TdxCall *call, int reg, uint64_t value)
+{
+    if (call->env->regs[R_ECX] >> reg & 1) {
+        call->env->regs[reg] = value;
+    }
+}
+
 /* tdx-guest.c */
 TdxGuest *tdx_guest(void);          /* NULL: the VM is no TD */
 
@@ -163,9 +186,9 @@ bool tdx_read(TdxCall *call, uint64_t gpa, void *buf, size_t size,
               TdxReach reach);
 bool tdx_write(TdxCall *call, uint64_t gpa, const void *buf, size_t size,
                TdxReach reach);
-/* MapGPA from @gpa, S bit gone; *@done bytes were converted. No CPU runs. */
-RmemRefusal tdx_map_gpa(TdxGuest *tdx, uint64_t gpa, uint64_t size,
-                        RmemEvent event, uint64_t rip, uint64_t *done);
+
+/* tdx-map-gpa.c */
+uint64_t tdx_vmcall_map_gpa(TdxCall *call);
 
 /* tdx-ve.c */
 G_NORETURN void tdx_raise_ve(CPUState *cpu, const TdxVeInfo *info,

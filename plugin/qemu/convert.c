@@ -16,7 +16,6 @@
 #include "exec/ramblock.h"
 #include "exec/ram_addr.h"
 #include "hw/core/cpu.h"
-#include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "hw/restricted-memory/restricted.h"
 #include "trace.h"
@@ -279,32 +278,6 @@ bool restricted_change(RestrictedMemory *rm, RestrictedChange *change,
     }
     flush_cpus();
     return true;
-}
-
-void restricted_seal(RestrictedMemory *rm)
-{
-    qatomic_set(&rm->sealed, true);
-}
-
-void restricted_load(RestrictedMemory *rm, const RestrictedPages *pages)
-{
-    RmemRecord rec = {
-        .kind = RMEM_K_LOAD, .pages = pages->count,
-        .gpa = restricted_offset_to_gpa(rm, pages->first << RMEM_PAGE_BITS),
-        .actor = RMEM_A_LOADER, .device = RMEM_NO_DEVICE,
-        .from = RMEM_PENDING, .to = RMEM_PRIVATE,
-    };
-
-    WITH_QEMU_LOCK_GUARD(&rm->lock) {
-        rmem_apply(&rm->core, pages->first, pages->count, RMEM_LOAD, NULL,
-                   NULL, NULL);
-    }
-    if (!file_allocate(rm, RESTRICTED_FD_PRIVATE, pages->first,
-                       pages->count)) {
-        error_report("the host has no storage for the launch image");
-        exit(EXIT_FAILURE);
-    }
-    restricted_record(rm, &rec);
 }
 
 static void reset_files(RestrictedMemory *rm)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Conversions, and what a guest of 1 TiB costs more than one of 1 GiB."""
 
+import asyncio
 import ctypes
 import os
 import statistics
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from cvmlab import images
 from cvmlab.ranges import GpaRange
 from cvmlab.sync import SyncVm
+from cvmlab.vm import Vm
 from tests.bench.measure import Figure, seconds
 
 
@@ -24,10 +26,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
 
 
-def vm(**options: object) -> SyncVm:
+def vm(coco: str, memory: str = "1G") -> SyncVm:
     """A VM whose CPUs have not started, so that nothing else uses the machine."""
     files = images.resolve("debian")
-    return SyncVm(kernel=files.kernel, initrd=files.initrd, paused=True, **options)
+    kernel, initrd = files.kernel, files.initrd
+    return SyncVm(kernel=kernel, initrd=initrd, paused=True, coco=coco, memory=memory)
 
 
 def fallocate(fd: int, mode: int, span: GpaRange) -> None:
@@ -55,14 +58,12 @@ def against_fallocate(name: str, profile: str) -> Figure:
     """To shared and back, against allocating and punching the same ranges of a memfd."""
     fd = os.memfd_create("cvmlab-bench")
     os.ftruncate(fd, GIB)
-    ratios = []
     try:
-        with vm(coco=profile, memory="1G") as running:
+        with vm(profile) as running:
             convert = round_trip(running, None)
             convert()
             raw_in_place(fd)
-            for _ in range(BATCHES):
-                ratios.append(seconds(convert) / seconds(lambda: raw_in_place(fd)))
+            ratios = [seconds(convert) / seconds(lambda: raw_in_place(fd)) for _ in range(BATCHES)]
     finally:
         os.close(fd)
     detail = f"{len(LARGE)} ranges there and back, {min(ratios):.2f} to {max(ratios):.2f}"
@@ -70,7 +71,7 @@ def against_fallocate(name: str, profile: str) -> Figure:
 
 
 def batches() -> Figure:
-    with vm(coco="generic", memory="1G") as running:
+    with vm("generic") as running:
         running.convert(SMALL, "shared")
         times = [
             seconds(lambda target=target: running.convert(SMALL, target))  # type: ignore[misc]
@@ -78,19 +79,26 @@ def batches() -> Figure:
             for target in ("private", "shared")
         ]
     rate = len(SMALL) / statistics.median(times)
-    return Figure("convert-ranges", rate, f"{len(SMALL)} ranges of 4 KiB a call, {len(times)} calls")
+    return Figure(
+        "convert-ranges", rate, f"{len(SMALL)} ranges of 4 KiB a call, {len(times)} calls"
+    )
+
+
+async def one_by_one() -> list[float]:
+    span, times = GpaRange(64 * MIB, 4096), []
+    files = images.resolve("debian")
+    async with Vm(kernel=files.kernel, initrd=files.initrd, paused=True, coco="generic") as running:
+        for i in range(SINGLES):
+            start = time.perf_counter()
+            await running.convert(span, "private" if i % 2 else "shared")
+            times.append(time.perf_counter() - start)
+    return times
 
 
 def singles() -> Figure:
-    span = GpaRange(64 * MIB, 4096)
-    with vm(coco="generic", memory="1G") as running:
-        times = []
-        for i in range(SINGLES):
-            start = time.perf_counter()
-            running.convert(span, "private" if i % 2 else "shared")
-            times.append(time.perf_counter() - start)
-    low, high = (q * 1e6 for q in statistics.quantiles(times, n=10)[:: 8])
-    detail = f"{SINGLES} calls, sync facade; 10 % to 90 %: {low:.0f} to {high:.0f} us"
+    times = asyncio.run(one_by_one())
+    low, high = (q * 1e6 for q in statistics.quantiles(times, n=10)[::8])
+    detail = f"{SINGLES} calls; 10 % to 90 %: {low:.0f} to {high:.0f} us"
     return Figure("convert-one", statistics.median(times) * 1e6, detail)
 
 
@@ -99,12 +107,12 @@ def of_size(memory: str) -> dict[str, float]:
     starts, queries, maps, state = [], [], [], 0.0
     for _ in range(STARTS):
         start = time.perf_counter()
-        with vm(coco="generic", memory=memory) as running:
+        with vm("generic", memory) as running:
             starts.append(time.perf_counter() - start)
             running.convert(LARGE, "shared")
             queries += [seconds(running.query) for _ in range(20)]
             maps += [seconds(lambda: running.pages.heat(1000)) for _ in range(20)]
-            state = float(sum(len(part.states) for part in running.pages.extents()))
+            state = float(sum(len(states) for _, states in running.pages.extents()))
     return {
         "start": statistics.median(starts),
         "query": statistics.median(queries),

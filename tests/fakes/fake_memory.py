@@ -47,10 +47,11 @@ class FakeMemory:
         self._count_pages()
 
     def _u64(self, offset: int) -> int:
-        return int(struct.unpack_from("<Q", self.ring, offset)[0])
+        return int(struct.unpack_from("Q", self.ring, offset)[0])
 
     def _set_u64(self, offset: int, value: int) -> None:
-        struct.pack_into("<Q", self.ring, offset, value)
+        # Native order is stored whole; "<Q" would be stored byte by byte, and read torn.
+        struct.pack_into("Q", self.ring, offset, value)
 
     def _add(self, counter: str, amount: int) -> None:
         offset = COUNTERS + 8 * COUNTER_NAMES.index(counter)

@@ -147,6 +147,7 @@ class FakeQemu:
             answer = {"error": {"class": "GenericError", "desc": str(refused)}}
         self._send(monitor, {**answer, "id": message.get("id")})
         if command == "quit":
+            self._shutdown("host-qmp-quit")
             leave(self.plan.get("quit_status", 0))
         if command == "cont":
             self.steps += self.plan.get("boot", [])

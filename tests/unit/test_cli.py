@@ -10,15 +10,19 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from cvmlab import __version__, result
+from cvmlab import __version__, recipes, result
 from cvmlab.cli import main
-from tests.unit.test_symbols import elf64
+from tests.fakes import kernel_files
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to be in, with a kernel, a disk and a program that stands for QEMU."""
-    (tmp_path / "kernel").write_bytes(elf64({"_start": (0x1000, 0x10)}, code=(0x1000, 0x60)))
+    (tmp_path / "kernel").write_bytes(
+        kernel_files.elf({".note.pvh": kernel_files.pvh_note(0x1000)})
+    )
+    (tmp_path / "library").write_bytes(kernel_files.elf({}))
+    (tmp_path / "arm").write_bytes(kernel_files.elf({}, kernel_files.EM_AARCH64))
     (tmp_path / "disk.qcow2").write_bytes(b"QFI\xfb" + bytes(508))
     (tmp_path / "disk.raw").write_bytes(bytes(512))
     program = tmp_path / "qemu"
@@ -142,6 +146,31 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
             "--firmware takes the path of a file",
         ),
         (
+            "boot -k library",
+            "library is an ELF file without a PVH or Multiboot entry",
+            "give the bzImage, or build the kernel with CONFIG_PVH=y",
+        ),
+        (
+            "boot -k arm",
+            "arm is a kernel for aarch64, and the VM is x86_64",
+            "give a kernel that was built for x86_64",
+        ),
+        (
+            "boot -k disk.raw",
+            "disk.raw is not a kernel that cvmlab knows",
+            "give a bzImage, an ELF file with a PVH or Multiboot entry, or an arm64 Image",
+        ),
+        (
+            "boot debain",
+            "image: there is no 'debain'",
+            f"did you mean debian? known are {', '.join(recipes.load().image)}",
+        ),
+        (
+            "boot --disk disk.raw --exec true",
+            "--exec cannot reach a guest that boots from its own disk",
+            "add --kernel, or an image",
+        ),
+        (
             "boot image -k kernel",
             "an image and --kernel: only one can be booted",
             "leave one of them out",
@@ -231,6 +260,14 @@ def test_dry_run_prints_a_command_that_a_shell_takes_and_starts_nothing(
     drives = [argv[at + 1] for at, word in enumerate(argv) if word == "-drive"]
     assert ["format=qcow2" in drives[0], "format=raw" in drives[1]] == [True, True]
     assert not (files / "state").exists()
+
+
+@pytest.mark.parametrize(("budget", "loss"), [("9", "lossy"), ("kernel=9", "lossless")])
+def test_a_budget_of_a_phase_asks_for_every_event(
+    files: Path, capsys: pytest.CaptureFixture[str], budget: str, loss: str
+) -> None:
+    assert main(["boot", "-k", "kernel", "--max-accepts", budget, "--dry-run"]) == 0
+    assert f"events={loss}," in capsys.readouterr().out
 
 
 def test_dry_run_still_refuses_bad_input(files: Path) -> None:

@@ -3,6 +3,7 @@
 
 import ctypes
 import os
+import sys
 from typing import Final
 
 
@@ -20,6 +21,7 @@ MADV_DONTFORK: Final = 10
 MADV_POPULATE_WRITE: Final = 23
 MADV_DONTNEED_LOCKED: Final = 24
 
+_AT_EMPTY_PATH = 0x1000
 _MAP_SHARED, _PROT_RW = 1, 3
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -133,3 +135,24 @@ def syscall_with_buffer(number: int, first: int, buffer: bytes, *rest: int) -> i
     if result < 0:
         raise _fail(f"system call {number}")
     return int(result)
+
+
+def as_buffer(address: int, size: int) -> memoryview:
+    """Look at own memory as a buffer, for calls that take one; looking costs no access."""
+    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+def vmsplice(pipe: int, address: int, size: int) -> int:
+    """Put own pages into a pipe, by reference; return how many bytes."""
+    done = _libc.vmsplice(pipe, ctypes.byref(_Iovec(address, size)), ctypes.c_ulong(1), 0)
+    if done < 0:
+        raise _fail("vmsplice")
+    return int(done)
+
+
+def statx_attributes(fd: int) -> int:
+    """Return stx_attributes of an open file; O_PATH descriptors will do."""
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.statx(fd, b"", _AT_EMPTY_PATH, 0, buffer):
+        raise _fail("statx")
+    return int.from_bytes(buffer.raw[8:16], sys.byteorder)
