@@ -14,6 +14,9 @@ from cvmlab.states import Layout, profiles
 
 PROFILE_OFF = "off"
 BACKEND_ID = "ram0"
+GUEST_ID = "cgs0"
+# The confidential-guest object of a profile, as QEMU calls it; the others need none.
+GUEST_OBJECTS = {"tdx": "tdx-guest"}
 MIN_MEMORY_BYTES = 16 << 20
 LARGE_MEMORY_BYTES = 256 << 30
 MAX_MEMORY_BYTES = 1 << 46
@@ -80,11 +83,13 @@ class BootSpec:
     """A VM to boot.  Every default of the project is here.
 
     ``append`` is added to DEFAULT_APPEND; ``devices`` are values for ``-device``; ``firmware`` is
-    one we know or a file; ``gdb`` is what QEMU's ``-gdb`` takes; ``rng_seed`` makes QEMU's own
+    one we know or a file; ``guest_options`` are properties of the confidential-guest object, such
+    as "sept-ve-disable=off"; ``gdb`` is what QEMU's ``-gdb`` takes; ``rng_seed`` makes QEMU's own
     random numbers repeat; ``extra`` goes to QEMU as it is, at the end.
     """
 
     coco: str = "generic"
+    guest_options: tuple[str, ...] = ()
     memory_bytes: int = 1 << 30
     cpus: int = 1
     kernel: Path | None = None
@@ -131,6 +136,11 @@ class BootSpec:
         if self.kernel is None and (self.initrd is not None or self.append):
             raise ConfigError("an initrd or a kernel command line needs a kernel", hint="--kernel")
         self._validate_policies()
+        if self.guest_options and self.coco not in GUEST_OBJECTS:
+            raise ConfigError(
+                f"profile {self.coco} has no guest object that could take options",
+                hint=f"profiles that do: {', '.join(GUEST_OBJECTS)}",
+            )
         for path in self._files():
             if not path.is_file():
                 raise ConfigError(f"there is no file {path}")
@@ -229,6 +239,9 @@ def printable(argv: Sequence[str]) -> str:
 def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
     backend = [] if fds is None else ["-object", _backend(spec, fds)]
     memory = "" if fds is None else f",memory-backend={BACKEND_ID}"
+    guest = _guest_object(spec)
+    if guest:
+        memory += f",confidential-guest-support={GUEST_ID}"
     reboot = "reset" if spec.allow_reboot else "shutdown"
     # SeaBIOS lets q35's own AHCI controller write to memory, disks or none: a host fault each boot.
     has_ahci = any(disk.interface is DiskInterface.AHCI for disk in spec.disks)
@@ -238,6 +251,7 @@ def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
         "-no-user-config",
         "-nodefaults",
         "-S",
+        *guest,
         *backend,
         "-machine", f"q35,smm=off{sata}{memory}",
         "-m", format_size(spec.memory_bytes),
@@ -252,7 +266,16 @@ def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
     # fmt: on
 
 
+def _guest_object(spec: BootSpec) -> list[str]:
+    kind = GUEST_OBJECTS.get(spec.coco)
+    if kind is None:
+        return []
+    return ["-object", ",".join([kind, f"id={GUEST_ID}", *spec.guest_options])]
+
+
 def _cpu(spec: BootSpec) -> str:
+    if spec.coco in GUEST_OBJECTS:
+        return "max"  # the guest object chooses vendor and width
     # QEMU's 40 address bits end below 1 TiB of RAM with its PCI window on top.
     return "max" if spec.memory_bytes < LARGE_MEMORY_BYTES else "max,phys-bits=48"
 

@@ -17,6 +17,21 @@ static void hypercall(hypercall_fn *call, const uint64_t *arg)
     }
 }
 
+void do_tdcall(const uint64_t *arg)
+{
+    struct fault fault = {0};
+    uint64_t regs[11];
+
+    for (unsigned i = 0; i < 11; i++) {
+        regs[i] = arg[i];
+    }
+    if (probe_tdcall(regs, &fault)) {
+        answer_fault(&fault);
+    } else {
+        answer_ok(11, regs);
+    }
+}
+
 void do_vmcall(const uint64_t *arg)
 {
     hypercall(probe_vmcall, arg);

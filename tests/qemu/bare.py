@@ -55,6 +55,21 @@ def weighted_sum(words: list[int]) -> int:
     return sum(word * (2 * i + 1) for i, word in enumerate(words)) & WORD
 
 
+class Registers:
+    """The registers of a TDCALL, by name."""
+
+    NAMES = ("rax", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+
+    def __init__(self, values: tuple[int, ...]) -> None:
+        self.values = dict(zip(self.NAMES, values, strict=True))
+
+    def __getattr__(self, name: str) -> int:
+        return self.values[name]
+
+    def __repr__(self) -> str:
+        return " ".join(f"{name}={value:#x}" for name, value in self.values.items())
+
+
 class BareGuestError(Exception):
     """The guest answered `error`, did not answer in time, or could not be built."""
 
@@ -152,6 +167,12 @@ class BareGuest:
         if not isinstance(answer, Fault):
             raise BareGuestError(f"{name} answered {answer}, expected a fault")
         return answer
+
+    def tdcall(self, leaf: int, **registers: int) -> "Registers | Fault":
+        """Run TDCALL with these registers, the others 0; return them all as they are after it."""
+        values = [leaf, *(registers.get(name, 0) for name in Registers.NAMES[1:])]
+        answer = self.run("tdcall", *values)
+        return answer if isinstance(answer, Fault) else Registers(answer)
 
     def write_bytes(self, gpa: int, data: bytes) -> None:
         """Store *data*, a multiple of 8 bytes."""
