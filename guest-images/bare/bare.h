@@ -37,6 +37,7 @@ int probe_read8(uint64_t address, uint64_t *value, struct fault *fault);
 int probe_write64(uint64_t address, uint64_t value, struct fault *fault);
 int probe_add64(uint64_t address, uint64_t *value, struct fault *fault);
 int probe_exec(uint64_t address, uint64_t *value, struct fault *fault);
+int probe_cpuid(uint64_t regs[4], struct fault *fault);
 int probe_rdmsr(uint32_t index, uint64_t *value, struct fault *fault);
 int probe_wrmsr(uint32_t index, uint64_t value, struct fault *fault);
 int probe_vmcall(const uint64_t args[5], uint64_t *value, struct fault *fault);

@@ -44,10 +44,14 @@ void do_vmmcall(const uint64_t *arg)
 
 void do_cpuid(const uint64_t *arg)
 {
-    uint32_t a = (uint32_t)arg[0], b, c = (uint32_t)arg[1], d;
+    uint64_t regs[4] = { (uint32_t)arg[0], 0, (uint32_t)arg[1], 0 };
+    struct fault fault = {0};
 
-    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    answer_ok(4, (const uint64_t[]) { a, b, c, d });
+    if (probe_cpuid(regs, &fault)) {
+        answer_fault(&fault);
+    } else {
+        answer_ok(4, regs);
+    }
 }
 
 void do_rdmsr(const uint64_t *arg)

@@ -94,6 +94,23 @@ PROBE probe_rdmsr
     RESUMES 1b, 2b
     .size probe_rdmsr, . - probe_rdmsr
 
+/* int probe_cpuid(uint64_t regs[4], struct fault *): EAX, EBX, ECX, EDX, in and out */
+PROBE probe_cpuid
+    pushq %rbx
+    movq %rsi, %r8
+    movl (%rdi), %eax
+    movl 16(%rdi), %ecx
+1:  cpuid
+    movq %rax, (%rdi)
+    movq %rbx, 8(%rdi)
+    movq %rcx, 16(%rdi)
+    movq %rdx, 24(%rdi)
+    xorl %eax, %eax
+2:  popq %rbx
+    ret
+    RESUMES 1b, 2b
+    .size probe_cpuid, . - probe_cpuid
+
 /* int probe_wrmsr(uint32_t index, uint64_t value, struct fault *) */
 PROBE probe_wrmsr
     movq %rdx, %r8

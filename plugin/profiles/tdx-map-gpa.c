@@ -32,7 +32,12 @@ static RmemRefusal map_ram(TdxGuest *tdx, uint64_t gpa, uint64_t size,
         };
 
         if (start < end && !restricted_change(rm, &change, NULL)) {
-            *done = start - gpa;
+            if (change.refusal == RMEM_OK) {
+                *done = start - gpa;        /* the host is full */
+                return RMEM_OUT_OF_RANGE;
+            }
+            *done = restricted_offset_to_gpa(rm, change.bad << RMEM_PAGE_BITS)
+                    - gpa;
             return change.refusal;
         }
     }
