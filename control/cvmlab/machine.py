@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What to boot, and the QEMU command line for it.  Pure: nothing is opened or started here."""
 
+import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -8,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from cvmlab.errors import ConfigError
-from cvmlab.ranges import PAGE_SIZE, format_size
+from cvmlab.ranges import PAGE_SIZE, format_size, parse_size
 from cvmlab.states import Layout, profiles
 
 
@@ -84,12 +85,14 @@ class BootSpec:
 
     ``append`` is added to DEFAULT_APPEND; ``devices`` are values for ``-device``; ``firmware`` is
     one we know or a file; ``guest_options`` are properties of the confidential-guest object, such
-    as "sept-ve-disable=off"; ``gdb`` is what QEMU's ``-gdb`` takes; ``rng_seed`` makes QEMU's own
+    as "sept-ve-disable=off"; ``quote_socket`` is a quote generation service's (see quotes.py);
+    ``gdb`` is what QEMU's ``-gdb`` takes; ``rng_seed`` makes QEMU's own
     random numbers repeat; ``extra`` goes to QEMU as it is, at the end.
     """
 
     coco: str = "generic"
     guest_options: tuple[str, ...] = ()
+    quote_socket: Path | None = None
     memory_bytes: int = 1 << 30
     cpus: int = 1
     kernel: Path | None = None
@@ -136,7 +139,7 @@ class BootSpec:
         if self.kernel is None and (self.initrd is not None or self.append):
             raise ConfigError("an initrd or a kernel command line needs a kernel", hint="--kernel")
         self._validate_policies()
-        if self.guest_options and self.coco not in GUEST_OBJECTS:
+        if (self.guest_options or self.quote_socket) and self.coco not in GUEST_OBJECTS:
             raise ConfigError(
                 f"profile {self.coco} has no guest object that could take options",
                 hint=f"profiles that do: {', '.join(GUEST_OBJECTS)}",
@@ -270,7 +273,23 @@ def _guest_object(spec: BootSpec) -> list[str]:
     kind = GUEST_OBJECTS.get(spec.coco)
     if kind is None:
         return []
-    return ["-object", ",".join([kind, f"id={GUEST_ID}", *spec.guest_options])]
+    if spec.quote_socket is None:
+        return ["-object", ",".join([kind, f"id={GUEST_ID}", *spec.guest_options])]
+    # A socket is a structure, which only JSON can say; then the rest has to have its type as well.
+    socket = {"type": "unix", "path": str(spec.quote_socket)}
+    options = (option.partition("=") for option in spec.guest_options)
+    properties = {name: _typed(value) for name, _, value in options}
+    whole = {"qom-type": kind, "id": GUEST_ID, **properties, "quote-generation-socket": socket}
+    return ["-object", json.dumps(whole)]
+
+
+def _typed(value: str) -> bool | int | str:
+    if value in ("on", "off"):
+        return value == "on"
+    try:
+        return parse_size(value)
+    except ConfigError:
+        return value
 
 
 def _cpu(spec: BootSpec) -> str:

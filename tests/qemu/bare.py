@@ -8,7 +8,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, final
 
 
 SOURCE_DIR = Path(__file__).resolve().parents[2] / "guest-images" / "bare"
@@ -55,6 +55,7 @@ def weighted_sum(words: list[int]) -> int:
     return sum(word * (2 * i + 1) for i, word in enumerate(words)) & WORD
 
 
+@final
 class Registers:
     """The registers of a TDCALL, by name."""
 
@@ -66,7 +67,8 @@ class Registers:
     def __getattr__(self, name: str) -> int:
         return self.values[name]
 
-    def __repr__(self) -> str:
+    def describe(self) -> str:
+        """Return them as a line, for a message."""
         return " ".join(f"{name}={value:#x}" for name, value in self.values.items())
 
 

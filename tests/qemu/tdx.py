@@ -47,9 +47,7 @@ def tdcall(guest: BareGuest, leaf: int, **registers: int) -> Registers:
 
 def vmcall(guest: BareGuest, function: int, **registers: int) -> Registers:
     """Run a TDG.VP.VMCALL, which must reach the host."""
-    answer = tdcall(
-        guest, VMCALL, **{"rcx": ALL_REGISTERS, "r10": 0, "r11": function, **registers}
-    )
+    answer = tdcall(guest, VMCALL, **{"rcx": ALL_REGISTERS, "r10": 0, "r11": function, **registers})
     assert answer.rax == SUCCESS
     return answer
 

@@ -10,8 +10,21 @@ from tests.qemu.bare import Fault
 from tests.qemu.bare_machine import BareMachine, page
 from tests.qemu.conftest import Boot
 from tests.qemu.tdx import (
-    CPUID, CPUIDVE_SET, EPT_VIOLATION, NO_VALID_VE_INFO, RTMR_EXTEND, SHARED, SHARED_MAP, SUCCESS,
-    VECTOR_DF, VECTOR_VE, VEINFO_GET, accept, map_gpa, tdcall, vmcall,
+    CPUID,
+    CPUIDVE_SET,
+    EPT_VIOLATION,
+    NO_VALID_VE_INFO,
+    RTMR_EXTEND,
+    SHARED,
+    SHARED_MAP,
+    SUCCESS,
+    VECTOR_DF,
+    VECTOR_VE,
+    VEINFO_GET,
+    accept,
+    map_gpa,
+    tdcall,
+    vmcall,
 )  # fmt: skip
 
 

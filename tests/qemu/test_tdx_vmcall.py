@@ -14,9 +14,27 @@ from tests.qemu.bare import WORD
 from tests.qemu.bare_machine import MEMORY_BYTES, Event, page
 from tests.qemu.conftest import Boot
 from tests.qemu.tdx import (
-    ALIGN_ERROR, CPUID, EVENT_NOTIFY, GET_INFO, GET_QUOTE, INVALID_OPERAND, IO,
-    MAP_GPA, MMIO, RDMSR, REPORT, RETRY, SHARED, SHARED_MAP, SUCCESS, UNSUPPORTED, VMCALL, WRMSR, map_gpa,
-    tdcall, vmcall,
+    ALIGN_ERROR,
+    CPUID,
+    EVENT_NOTIFY,
+    GET_INFO,
+    GET_QUOTE,
+    INVALID_OPERAND,
+    IO,
+    MAP_GPA,
+    MMIO,
+    RDMSR,
+    REPORT,
+    RETRY,
+    SHARED,
+    SHARED_MAP,
+    SUCCESS,
+    UNSUPPORTED,
+    VMCALL,
+    WRMSR,
+    map_gpa,
+    tdcall,
+    vmcall,
 )  # fmt: skip
 
 
@@ -198,25 +216,24 @@ async def test_get_quote_without_a_service(boot: Boot) -> None:
 
 
 async def test_get_quote(boot: Boot, tmp_path: Path) -> None:
-    async with quote_service(tmp_path / "q.sock") as path:
-        options = (
-            "quote-generation-socket.type=unix", f"quote-generation-socket.path={path}",
-        )  # fmt: skip
-        async with boot(coco="tdx", guest_options=options) as vm:
-            vm.guest.done("map-shared", 47)
-            map_gpa(vm.guest, SHARED | page(0), 4 * PAGE_SIZE)
-            buffer = SHARED_MAP + page(0)
-            tdcall(vm.guest, REPORT, rcx=page(8), rdx=page(9))
-            report = vm.guest.read_bytes(page(8), 1024)
-            vm.guest.write_bytes(buffer + 24, report)
-            vm.guest.done("write", buffer, 1)
-            vm.guest.done("write", buffer + 16, 1024)
-            answer = vmcall(vm.guest, GET_QUOTE, r12=SHARED | page(0), r13=4 * PAGE_SIZE)
-            assert answer.r10 == SUCCESS
-            async with asyncio.timeout(10):
-                while (status := vm.guest.value("read", buffer + 8)) == WORD:
-                    await asyncio.sleep(0.01)
-            assert status == 0
-            size = vm.guest.value("read", buffer + 16) >> 32
-            quote = vm.guest.read_bytes(buffer + 24, (size + 7) & ~7)[:size]
-            assert quote == fake_quote(report)
+    async with (
+        quote_service(tmp_path / "q.sock") as path,
+        boot(coco="tdx", quote_socket=path, guest_options=("gpaw=48",)) as vm,
+    ):
+        vm.guest.done("map-shared", 47)
+        map_gpa(vm.guest, SHARED | page(0), 4 * PAGE_SIZE)
+        buffer = SHARED_MAP + page(0)
+        tdcall(vm.guest, REPORT, rcx=page(8), rdx=page(9))
+        report = vm.guest.read_bytes(page(8), 1024)
+        vm.guest.write_bytes(buffer + 24, report)
+        vm.guest.done("write", buffer, 1)
+        vm.guest.done("write", buffer + 16, 1024)
+        answer = vmcall(vm.guest, GET_QUOTE, r12=SHARED | page(0), r13=4 * PAGE_SIZE)
+        assert answer.r10 == SUCCESS
+        async with asyncio.timeout(10):
+            while (status := vm.guest.value("read", buffer + 8)) == WORD:
+                await vm.info()  # lets the service run
+        assert status == 0
+        size = vm.guest.value("read", buffer + 16) >> 32
+        quote = vm.guest.read_bytes(buffer + 24, (size + 7) & ~7)[:size]
+        assert quote == fake_quote(report)
