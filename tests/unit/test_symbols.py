@@ -316,6 +316,28 @@ def test_an_elf_file_names_functions_and_labels_in_code_only(tmp_path: Path) -> 
     assert found.resolve(0x1070) is None
 
 
+def test_a_32_bit_elf_file_names_functions_too() -> None:
+    strings = b"\0_start\0work\0"
+    table = bytes(16)
+    for name, address in ((1, 0x1000), (8, 0x1020)):
+        table += struct.pack("<IIIBBH", name, address, 0, 0x12, 0, 1)
+    shstr = b"\0.text\0.symtab\0.strtab\0"
+    body = table + strings + shstr
+    at = 52
+    headers = struct.pack("<10I", *([0] * 10))
+    headers += struct.pack("<10I", 1, 1, 6, 0x1000, at, 0x40, 0, 0, 1, 0)
+    headers += struct.pack("<10I", 7, 2, 0, 0, at, len(table), 3, 0, 1, 16)
+    headers += struct.pack("<10I", 15, 3, 0, 0, at + len(table), len(strings + shstr), 0, 0, 1, 0)
+    headers += struct.pack("<10I", 15, 3, 0, 0, at + len(table + strings), len(shstr), 0, 0, 1, 0)
+    counts = (52, 32, 0, 40, 5, 4)
+    header = struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, 0x1000, 0, at + len(body), 0, *counts)
+    found = symbols.from_elf(b"\x7fELF\x01\x01\x01" + bytes(9) + header + body + headers)
+
+    assert found.resolve(0x1004) == "_start+0x4"
+    assert found.resolve(0x103F) == "work+0x1f"
+    assert found.resolve(0x1040) is None
+
+
 def test_a_stripped_kernel_is_read_through_its_own_tables() -> None:
     content = image(Layout.V6_12)
 
