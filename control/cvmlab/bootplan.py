@@ -6,7 +6,7 @@ A plan is complete: to show it (``--dry-run``) and to run it need nothing else.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -124,6 +124,11 @@ class Plan:
         return command_line(qemu, self.spec, Channels.example(folder), fds)
 
 
+def _events(machine: BootSpec, budgets: Iterable[Budget]) -> EventLoss:
+    """What happened in a phase is known from events only: then none may be missing."""
+    return EventLoss.LOSSLESS if any(item.phase for item in budgets) else machine.events
+
+
 def plan(
     request: Request, *, build: bool = True, style: Style = Style.AUTO, on_step: OnStep = silent
 ) -> Plan:
@@ -141,8 +146,7 @@ def plan(
     guest = _guest(request, on_step)
     spec = replace(
         machine,
-        # What happened in a phase is known from events only: none may be missing.
-        events=EventLoss.LOSSLESS if any(item.phase for item in budgets) else machine.events,
+        events=_events(machine, budgets),
         kernel=guest.kernel,
         initrd=guest.initrd,
         append=guest.append,
