@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+import json
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,30 @@ def test_bounds(options: dict[str, object], *, valid: bool) -> None:
 def test_the_printed_command_keeps_option_and_value_together() -> None:
     lines = printable(["qemu", "-S", "-m", "1G", "-append", "a b", "-serial", "x"]).split(" \\\n  ")
     assert lines == ["qemu", "-S", "-m 1G", "-append 'a b'", "-serial x"]
+
+
+def test_a_td_has_a_guest_object_with_its_options() -> None:
+    argv = argv_of(coco="tdx", guest_options=("gpaw=52", "ve=strict"))
+    assert "tdx-guest,id=cgs0,gpaw=52,ve=strict" in argv
+    machine = value_of("-machine", argv)
+    assert "memory-backend=ram0,confidential-guest-support=cgs0" in machine
+    assert "profile=tdx,layout=split" in " ".join(argv)
+
+
+def test_a_quote_socket_is_said_in_json() -> None:
+    options = ("gpaw=52", "accept-1g=on", "ve=strict")
+    argv = argv_of(coco="tdx", guest_options=options, quote_socket=Path("/run/q,1"))
+    (text,) = (word for word in argv if word.startswith("{"))
+    assert json.loads(text) == {
+        "qom-type": "tdx-guest",
+        "id": "cgs0",
+        "gpaw": 52,
+        "accept-1g": True,
+        "ve": "strict",
+        "quote-generation-socket": {"type": "unix", "path": "/run/q,1"},
+    }
+
+
+def test_options_for_a_guest_object_that_is_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no guest object"):
+        boot_spec(coco="generic", guest_options=("gpaw=52",)).validate()
