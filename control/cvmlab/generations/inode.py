@@ -23,6 +23,7 @@ from cvmlab.generations.trace import Journal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cvmlab.generations.bindings import Notifier
     from cvmlab.generations.rulebook import Facts, Rulebook
     from cvmlab.generations.storage import Storage
 
@@ -219,6 +220,12 @@ class Inode:
         self.require("lock", {"invalidating": self.bindings.running > 0})
         self.bindings.remove(binding)
         self.world.journal.note("unbind", binding.start, binding.end)
+
+    def attach(self, start: int, end: int, notifier: Notifier) -> Binding:
+        """Bind pages ``[start, end)`` for a slot, by what the generation checks."""
+        binding = Binding(start, end, notifier, notifier)
+        self.bind(binding)
+        return binding
 
     def order_of(self, index: int) -> int:
         """Return log2 of the number of 4 KiB pages that are handed out together with *index*."""

@@ -15,7 +15,7 @@ from cvmlab.generations.syscalls import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, PAG
 
 
 _SECTOR = 512
-_TMPFILE = 0o20200000
+_TMPFILE = os.O_TMPFILE
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 
 import ctypes
 import os
+import sys
 from typing import Final
 
 
@@ -20,6 +21,7 @@ MADV_DONTFORK: Final = 10
 MADV_POPULATE_WRITE: Final = 23
 MADV_DONTNEED_LOCKED: Final = 24
 
+_AT_EMPTY_PATH = 0x1000
 _MAP_SHARED, _PROT_RW = 1, 3
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -146,3 +148,11 @@ def vmsplice(pipe: int, address: int, size: int) -> int:
     if done < 0:
         raise _fail("vmsplice")
     return int(done)
+
+
+def statx_attributes(fd: int) -> int:
+    """Return stx_attributes of an open file; O_PATH descriptors will do."""
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.statx(fd, b"", _AT_EMPTY_PATH, 0, buffer):
+        raise _fail("statx")
+    return int.from_bytes(buffer.raw[8:16], sys.byteorder)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every way in which the host gets at guest memory, each as a function that tries it.
+
+A path is given a page of the bare-metal guest and returns all that the host got out of it.
+"""
+
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from cvmlab.errors import CommandRefused
+from cvmlab.records import Actor
+from tests.qemu import dma
+from tests.qemu.bare_machine import EDU_BUFFER, BareMachine, page
+from tests.qemu.conftest import Boot
+from tests.qemu.gdbremote import GdbRemote
+
+
+SIZE = 64
+SECRET_PAGES = 64  # from here on; the pages before are shared, for the drivers to work in
+_DISK_BYTES = 1 << 20
+_COREINFO_BYTES = 16
+_DUMPED_BYTE = re.compile(r"(?<=\s)0x([0-9a-f]{2})\b")
+
+
+@final
+class Lab:
+    """A bare-metal guest with one of each device, and what the host has at their other ends."""
+
+    def __init__(self, vm: BareMachine, folder: Path, wire: socket.socket) -> None:
+        self.vm = vm
+        self.guest = vm.guest
+        self.folder = folder
+        self.wire = wire
+        self._work = iter(range(SECRET_PAGES))
+
+    def work(self, pages: int = 1) -> int:
+        """Return the GPA of shared, zeroed, consecutive pages that nobody else uses."""
+        first = page(next(self._work))
+        for _ in range(pages - 1):
+            next(self._work)
+        return first
+
+    async def hmp(self, line: str) -> bytes:
+        """Run a command of the human monitor; return what it says."""
+        text = await self.vm.qmp.execute("human-monitor-command", {"command-line": line})
+        return str(text).encode()
+
+    async def qmp_file(self, command: str, **arguments: Any) -> bytes:
+        """Run a QMP command that writes a file; return its content and the error, if any."""
+        file = self.folder / command
+        said = b""
+        try:
+            await self.vm.qmp.execute(command, {**arguments, "filename": str(file)})
+        except CommandRefused as error:
+            said = str(error).encode()
+        return said + (file.read_bytes() if file.exists() else b"")
+
+
+@asynccontextmanager
+async def open_lab(boot: Boot, folder: Path, **options: Any) -> AsyncIterator[Lab]:
+    """Boot the guest with every device; no firmware sees any of them but ``edu``."""
+    share = folder / "share"
+    share.mkdir()
+    for name in _DISKS:
+        (folder / name).write_bytes(bytes(_DISK_BYTES))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wire:
+        wire.bind(str(folder / "wire"))
+        wire.settimeout(5)
+        wires = f"local.type=unix,local.path={folder}/nic,remote.type=unix,remote.path={wire.getsockname()}"
+        extra = [
+            *(f"-drive=if=none,id={name},format=raw,file={folder}/{name}" for name in _DISKS),
+            f"-netdev=dgram,id=net,{wires}",
+            f"-fsdev=local,id=fs,path={share},security_model=none",
+        ]
+        words = [word for option in extra for word in option.split("=", 1)]
+        async with boot(
+            devices=_DEVICES,
+            extra=tuple(words),
+            gdb=f"unix:{folder}/gdb,server=on,wait=off",
+            **options,
+        ) as vm:
+            await vm.convert("shared", page(0), count=SECRET_PAGES, content="discard")
+            yield Lab(vm, folder, wire)
+
+
+_DISKS = ("blk", "platform-blk", "nvme", "ahci")
+_SLOTS = {"blk": 8, "platform-blk": 9, "nvme": 10, "ahci": 11, "net": 12, "9p": 13}
+_DEVICES = (
+    "edu,id=edu,dma_mask=0xffffffff",
+    "virtio-blk-pci,id=blk-pci,drive=blk,addr=8.1",
+    "virtio-blk-pci,id=platform-blk-pci,drive=platform-blk,addr=9.1,iommu_platform=on,disable-legacy=on",
+    "nvme,id=nvme-pci,drive=nvme,serial=1,addr=a.1",
+    "ahci,id=ahci-pci,addr=b.1",
+    "ide-hd,drive=ahci,bus=ahci-pci.0",
+    "virtio-net-pci,id=net-pci,netdev=net,romfile=,addr=c.1",
+    "vmcoreinfo",
+    "virtio-9p-pci,id=share-pci,fsdev=fs,mount_tag=share,addr=d.1",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HostPath:
+    """A way in: who is behind it, by the journal, and how to try it."""
+
+    name: str
+    actor: Actor
+    device: str
+    attempt: Callable[[Lab, int], Awaitable[bytes]]
+
+
+def _function(lab: Lab, name: str) -> dma.PciFunction:
+    return dma.PciFunction(lab.guest, _SLOTS[name])
+
+
+async def _virtio_blk(lab: Lab, gpa: int) -> bytes:
+    queue = dma.legacy_queue(_function(lab, "blk"), 0xE000, lab.work(dma.Virtqueue.PAGES))
+    dma.virtio_block_write(queue, lab.guest, lab.work(), gpa)
+    return (lab.folder / "blk").read_bytes()
+
+
+async def _virtio_blk_platform(lab: Lab, gpa: int) -> bytes:
+    function = _function(lab, "platform-blk")
+    queue = dma.modern_queue(function, 0xD0000000, lab.work(dma.Virtqueue.PAGES))
+    dma.virtio_block_write(queue, lab.guest, lab.work(), gpa)
+    return (lab.folder / "platform-blk").read_bytes()
+
+
+async def _virtio_net(lab: Lab, gpa: int) -> bytes:
+    queue = dma.legacy_queue(_function(lab, "net"), 0xE100, lab.work(dma.Virtqueue.PAGES), 1)
+    dma.virtio_net_send(queue, lab.work(), gpa, SIZE)
+    return lab.wire.recv(2048)
+
+
+async def _nine_pea(lab: Lab, gpa: int) -> bytes:
+    queue = dma.legacy_queue(_function(lab, "9p"), 0xE200, lab.work(dma.Virtqueue.PAGES))
+    dma.NinePea(queue, lab.guest, lab.work()).write_file("file", gpa, SIZE)
+    return (lab.folder / "share" / "file").read_bytes()
+
+
+async def _nvme(lab: Lab, gpa: int) -> bytes:
+    dma.Nvme(_function(lab, "nvme"), 0xD1000000, lab.work(dma.Nvme.PAGES)).write_sector(gpa)
+    return (lab.folder / "nvme").read_bytes()
+
+
+async def _ahci(lab: Lab, gpa: int) -> bytes:
+    dma.Ahci(_function(lab, "ahci"), 0xD2000000, lab.work()).write_sector(gpa)
+    return (lab.folder / "ahci").read_bytes()
+
+
+async def _edu(lab: Lab, gpa: int) -> bytes:
+    scratch = lab.work()
+    lab.guest.done("edu-dma", gpa, EDU_BUFFER, SIZE)
+    lab.guest.done("edu-dma", EDU_BUFFER, scratch, SIZE)
+    return lab.guest.read_bytes(scratch, SIZE)
+
+
+async def _fw_cfg(lab: Lab, gpa: int) -> bytes:
+    files = dma.FirmwareConfig(lab.guest, lab.work(2))
+    key = files.key("etc/vmcoreinfo")  # a file that the guest may write
+    files.write(key, gpa, _COREINFO_BYTES)
+    return files.read(key, _COREINFO_BYTES)
+
+
+async def _pmemsave(lab: Lab, gpa: int) -> bytes:
+    return await lab.qmp_file("pmemsave", val=gpa, size=SIZE)
+
+
+async def _memsave(lab: Lab, gpa: int) -> bytes:
+    return await lab.qmp_file("memsave", val=gpa, size=SIZE)  # addresses are mapped one to one
+
+
+async def _xp(lab: Lab, gpa: int) -> bytes:
+    return dumped(await lab.hmp(f"xp /{SIZE}bx {gpa:#x}"))
+
+
+async def _x(lab: Lab, gpa: int) -> bytes:
+    return dumped(await lab.hmp(f"x /{SIZE}bx {gpa:#x}"))
+
+
+async def _gdb_virtual(lab: Lab, gpa: int) -> bytes:
+    with GdbRemote(lab.folder / "gdb") as gdb:
+        return _answer(gdb.read(gpa, SIZE))
+
+
+async def _gdb_physical(lab: Lab, gpa: int) -> bytes:
+    with GdbRemote(lab.folder / "gdb") as gdb:
+        gdb.use_physical_addresses()
+        return _answer(gdb.read(gpa, SIZE))
+
+
+async def _gdb_monitor(lab: Lab, gpa: int) -> bytes:
+    with GdbRemote(lab.folder / "gdb") as gdb:
+        return dumped(gdb.command(f"xp /{SIZE}bx {gpa:#x}").encode())
+
+
+def _answer(answer: bytes | str) -> bytes:
+    return answer.encode() if isinstance(answer, str) else answer
+
+
+def dumped(text: bytes) -> bytes:
+    """Return the bytes that a monitor's memory dump shows, after its text."""
+    shown = _DUMPED_BYTE.findall(text.decode(errors="replace"))
+    return text + bytes.fromhex("".join(shown))
+
+
+DEVICE_PATHS = (
+    HostPath("virtio-blk", Actor.DEVICE, "blk-pci", _virtio_blk),
+    HostPath("virtio-blk, iommu_platform", Actor.DEVICE, "platform-blk-pci", _virtio_blk_platform),
+    HostPath("virtio-net", Actor.DEVICE, "net-pci", _virtio_net),
+    HostPath("virtio-9p", Actor.DEVICE, "share-pci", _nine_pea),
+    HostPath("NVMe", Actor.DEVICE, "nvme-pci", _nvme),
+    HostPath("AHCI", Actor.DEVICE, "ahci-pci", _ahci),
+    HostPath("edu", Actor.DEVICE, "edu", _edu),
+    HostPath("fw_cfg", Actor.DEVICE, "fw_cfg", _fw_cfg),
+)
+OPERATOR_PATHS = (
+    HostPath("pmemsave", Actor.MONITOR, "monitor", _pmemsave),
+    HostPath("memsave", Actor.MONITOR, "monitor", _memsave),
+    HostPath("xp", Actor.MONITOR, "monitor", _xp),
+    HostPath("x", Actor.MONITOR, "monitor", _x),
+    HostPath("gdb, virtual", Actor.GDB, "gdb", _gdb_virtual),
+    HostPath("gdb, physical", Actor.GDB, "gdb", _gdb_physical),
+    HostPath("gdb, monitor command", Actor.MONITOR, "monitor", _gdb_monitor),
+)
+PATHS = DEVICE_PATHS + OPERATOR_PATHS
