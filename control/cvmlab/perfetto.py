@@ -67,7 +67,9 @@ def trace_events(records: Records, names: Names, *, title: str) -> Iterator[Even
 def _tracks(records: Records) -> npt.NDArray[np.int64]:
     """Say on which track each record is: that of the vCPU, if one did it or was in it."""
     vcpu, device = records["vcpu"].astype(np.int64), records["device"].astype(np.int64)
-    host = np.where(device != NO_DEVICE, _DEVICE + device, _ACTOR + records["actor"])
+    host = np.where(
+        device != NO_DEVICE, _DEVICE + device, _ACTOR + records["actor"].astype(np.int64)
+    )
     by_host = (vcpu == NO_VCPU) | np.isin(records["actor"], (Actor.LOADER, Actor.MONITOR))
     return np.where(by_host, host, _VCPU + vcpu)
 
@@ -76,9 +78,7 @@ def _place(track: int) -> tuple[int, int]:
     return (_GUEST if track < _DEVICE else _HOST), track
 
 
-def _track_names(
-    tracks: npt.NDArray[np.int64], names: Names, title: str
-) -> Iterator[Event]:
+def _track_names(tracks: npt.NDArray[np.int64], names: Names, title: str) -> Iterator[Event]:
     for pid, name in ((_GUEST, f"guest: {title}"), (_HOST, "host")):
         yield _name("process_name", pid, 0, name)
     yield _name("thread_name", _GUEST, _PHASES, "boot phases")
@@ -156,14 +156,12 @@ def _step_args(steps: Records, burst: _Burst, names: Names) -> Mapping[str, obje
     return args | _where(record, names)
 
 
-def _where(record: np.void, names: Names) -> Mapping[str, object]:
+def _where(record: np.void, names: Names) -> dict[str, object]:
     rip = int(record["rip"])
     return {"function": names.functions.get(rip, f"{rip:#x}")} if rip else {}
 
 
-def _instant(
-    record: np.void, second: float, names: Names, place: tuple[int, int]
-) -> Event:
+def _instant(record: np.void, second: float, names: Names, place: tuple[int, int]) -> Event:
     kind, device = Kind(int(record["kind"])), int(record["device"])
     args: dict[str, object] = {"gpa": f"{int(record['gpa']):#x}", **_where(record, names)}
     if device != NO_DEVICE:

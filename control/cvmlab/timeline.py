@@ -201,9 +201,7 @@ def functions(records: Records, names: Names) -> tuple[Function, ...]:
     return tuple(sorted(found, key=lambda one: (-one.weight, one.name)))
 
 
-def _counts_by(
-    records: Records, group: npt.NDArray[np.intp], groups: int
-) -> npt.NDArray[np.int64]:
+def _counts_by(records: Records, group: npt.NDArray[np.intp], groups: int) -> npt.NDArray[np.int64]:
     kind, changed = records["kind"], changing(records)
     shared = records["to"] == PageState.SHARED
     pages = records["pages"].astype(np.float64)

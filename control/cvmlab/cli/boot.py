@@ -16,7 +16,7 @@ from cvmlab.errors import ConfigError, CvmError
 
 if TYPE_CHECKING:
     from cvmlab.bootplan import Request
-    from cvmlab.bootrun import Finished
+    from cvmlab.bootrun import Finished, LookAt
     from cvmlab.progress import Style
 
 
@@ -31,12 +31,14 @@ class Output:
 
     json: str | None
     junit: Path | None
-    verbose: bool
+    trace: Path | None = None
+    html: Path | None = None
+    verbose: bool = False
 
     def require(self) -> None:
         """Raise ConfigError now rather than after the boot, if something cannot be written."""
         files = [Path(self.json)] if self.json not in (None, "-") else []
-        files += [self.junit] if self.junit is not None else []
+        files += [path for path in (self.junit, self.trace, self.html) if path is not None]
         for path in files:
             if not path.absolute().parent.is_dir():
                 raise ConfigError(
@@ -73,6 +75,8 @@ def boot(
     max_accepts: options.MaxAccepts = None,
     json: options.Json = None,
     junit: options.Junit = None,
+    trace: options.Trace = None,
+    html: options.Html = None,
     run_dir: options.RunDir = None,
     name: options.Name = None,
     keep: options.Keep = False,
@@ -115,7 +119,7 @@ def boot(
         qemu=qemu,
         symbols=symbols,
     )
-    output = Output(json=json, junit=junit, verbose=verbose)
+    output = Output(json=json, junit=junit, trace=trace, html=html, verbose=verbose)
     style = style_of(progress)
     if dry_run:
         _show_command(request, output)
@@ -141,13 +145,30 @@ def _boot(request: "Request", output: Output, style: "Style") -> int:
     try:
         wanted = plan(request, style=style, on_step=_teller(style))
         watch = bootwatch.watcher(wanted, style, verbose=output.verbose, stream=sys.stderr)
-        finished = run(bootrun.run_plan(wanted, watch=watch))
+        finished = run(bootrun.run_plan(wanted, watch=watch, look_at=_looker(output, request)))
     except CvmError as error:
         # Where results were asked for, a boot that could not start leaves one, too.
         _deliver(bootrun.never_booted(request, error), output, request, report=False)
         raise
     _deliver(finished, output, request, report=True)
     return finished.result.exit_code
+
+
+def _looker(output: Output, request: "Request") -> "LookAt | None":
+    """Return what makes trace and HTML report of a run folder; None if neither is wanted."""
+    if output.trace is None and output.html is None:
+        return None
+
+    def look_at(folder: Path) -> None:
+        from cvmlab.cli import recorded
+
+        recording = recorded.read(folder, title=request.title)
+        if output.trace is not None:
+            recorded.write_trace(recording, output.trace)
+        if output.html is not None:
+            recorded.write_html(recording, None, output.html)
+
+    return look_at
 
 
 def _teller(style: "Style") -> Callable[[str], None]:

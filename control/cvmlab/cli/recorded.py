@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Look at a run that was recorded: its trace, its HTML report."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cvmlab.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    from cvmlab.recording import Recording
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(report)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="What a run left.")],
+    *,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="RUN_FOLDER", help="Show another run beside it.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the HTML.")
+    ] = Path("report.html"),
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a Perfetto trace.")
+    ] = None,
+) -> None:
+    """Make one HTML file of a run: timeline, page map, faults, functions."""
+    recording = read(folder)
+    other = None if compare is None else read(compare)
+    write_html(recording, other, output)
+    typer.echo(f"wrote {output}")
+    if trace is not None:
+        write_trace(recording, trace)
+        typer.echo(f"wrote {trace}")
+
+
+def read(folder: Path, *, title: str | None = None) -> "Recording":
+    """Read a run folder; raise ConfigError if it is none."""
+    from cvmlab.recording import load
+
+    recording = load(folder)
+    return recording if title is None else replace(recording, title=title)
+
+
+def write_trace(recording: "Recording", path: Path) -> None:
+    """Write the trace; raise ConfigError if it cannot be written."""
+    from cvmlab import perfetto
+
+    try:
+        with path.open("w", encoding="utf-8") as stream:
+            perfetto.write_trace(stream, recording.records, recording.names, title=recording.title)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def write_html(recording: "Recording", other: "Recording | None", path: Path) -> None:
+    """Write the HTML report; raise ConfigError if it cannot be written."""
+    from cvmlab.html import render
+
+    text = render(recording, other)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{path} cannot be written: {error.strerror}")
