@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.require import pytest_runtest_makereport
+
+
+__all__ = ["pytest_runtest_makereport"]  # a hook: pytest finds it by its name
+
 
 def _descriptors() -> dict[int, str]:
     found = {}

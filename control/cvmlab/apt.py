@@ -64,7 +64,9 @@ PACKAGES = (
     AptPackage("libslirp-dev", Need.BUILD, "user-mode network"),
     AptPackage("libcap-ng-dev", Need.BUILD, "9p shared folders"),
     AptPackage("libattr1-dev", Need.BUILD, "9p shared folders"),
-    AptPackage("git", Need.TEST, "tests that need a fresh clone"),
+    AptPackage("git", Need.TEST, "lists the repository's files"),
+    AptPackage("cpio", Need.TEST, "reads our initramfs back"),
+    AptPackage("libarchive-tools", Need.TEST, "bsdtar, which reads our initramfs back"),
 )
 
 

@@ -31,6 +31,7 @@ from cvmlab.machine import (
     Disk,
     DiskFormat,
     DiskInterface,
+    EventLoss,
     Firmware,
     Net,
     PendingPolicy,
@@ -140,6 +141,8 @@ def plan(
     guest = _guest(request, on_step)
     spec = replace(
         machine,
+        # What happened in a phase is known from events only: none may be missing.
+        events=EventLoss.LOSSLESS if any(item.phase for item in budgets) else machine.events,
         kernel=guest.kernel,
         initrd=guest.initrd,
         append=guest.append,

@@ -149,10 +149,12 @@ async def _beside(vm: Vm, watch: Watch | None) -> AsyncIterator[None]:
 def _interruption() -> Iterator[asyncio.Event]:
     """Yield an event that the first stop signal sets; a second one acts as it always does."""
     loop, event = asyncio.get_running_loop(), asyncio.Event()
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
 
     def forget() -> None:
-        for number in _STOP_SIGNALS:
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            if loop.remove_signal_handler(number):
+                signal.signal(number, handler)
 
     def interrupt() -> None:
         event.set()
@@ -209,7 +211,9 @@ async def _guest(vm: Vm, plan: Plan) -> Ending:
     except MarkerNotSeen as error:
         return Ending(marker_missing=error.message)
     except DeadlineExceeded as error:
-        return Ending(timeout=error.message)
+        # The last wait had only what the ones before had left of the time.
+        whole = DeadlineExceeded(error.awaited, plan.timeout_s, last_lines=error.last_lines)
+        return Ending(timeout=whole.message)
     except VmExited as error:
         return Ending(qemu_died=error.message)
 

@@ -72,7 +72,10 @@ class Budget:
 def measure(
     budgets: Sequence[Budget], counters: Counters, phases: Sequence[Phase]
 ) -> tuple[BudgetLine, ...]:
-    """Hold each budget against what was counted."""
+    """Hold each budget against what was counted.
+
+    Counts of a phase come from events: if some were dropped, no budget of a phase is kept.
+    """
     return tuple(_line(budget, counters, phases) for budget in budgets)
 
 
@@ -87,7 +90,7 @@ def _line(budget: Budget, counters: Counters, phases: Sequence[Phase]) -> Budget
         phase=budget.phase,
         limit=budget.limit,
         measured=measured,
-        kept=measured <= budget.limit,
+        kept=measured <= budget.limit and not (budget.phase and counters.events_dropped),
     )
 
 
@@ -96,6 +99,8 @@ def describe(line: BudgetLine) -> str:
     noun = _NOUN[Resource(line.resource)] + ("s" if line.measured != 1 else "")
     where = f" in phase {line.phase}" if line.phase else ""
     verb = "is" if line.limit == 1 else "are"
+    if not line.kept and line.measured <= line.limit:
+        return f"at least {line.measured} {noun}{where}: events were dropped, it may be more"
     return f"{line.measured} {noun}{where}, {line.limit} {verb} allowed"
 
 

@@ -21,6 +21,7 @@ from cvmlab import cpio
 from cvmlab.cpio import Entry
 from cvmlab.errors import ConfigError, InvariantError
 from cvmlab.modules import Module
+from cvmlab.packages import disk_errors
 from cvmlab.paths import cache_dir
 
 
@@ -80,18 +81,10 @@ def cached(key: Sequence[bytes | str], make: Callable[[], bytes]) -> Path:
     if path.is_file():
         os.utime(path)  # keeps it among the ones in use
         return path
-    folder.mkdir(parents=True, exist_ok=True)
     contents = make()
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="new-", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(contents)
-            file.flush()
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    _forget_oldest(folder)
+    with disk_errors():
+        _write_whole(path, contents)
+        _forget_oldest(folder)
     return path
 
 
@@ -123,6 +116,19 @@ def _digest(parts: Sequence[bytes | str]) -> str:
         data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()[:32]
+
+
+def _write_whole(path: Path, contents: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix="new-", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(contents)
+            file.flush()
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def _forget_oldest(folder: Path) -> None:

@@ -31,6 +31,8 @@ OFFLINE_VARIABLE = "CVMLAB_OFFLINE"
 _LISTS_LIVE_S = 24 * 3600
 _RETRY_AFTER_S = 3600  # a mirror that could not be reached is not tried for each boot
 _UNPACK_DEADLINE_S = 300
+_TEMPORARY = ".new-"
+_ABANDONED_S = 24 * 3600
 # A kernel's meta package depends on the kernel; since 6.17 that is several packages itself.
 _KERNEL_PART = re.compile(r"\b(linux-(?:image|binary|modules|base)-[\w.+~-]+)")
 _VERSIONED = re.compile(r"linux-[a-z]+-\d")
@@ -93,7 +95,7 @@ def unpack(*debs: Path, into: Path | None = None) -> Path:
     name = f"{debs[0].name.partition('_')[0]}-{_digest(debs)}"
     if (parent / name).is_dir():
         return parent / name
-    with _disk_errors(), _temporary(parent) as temporary:
+    with disk_errors(), _temporary(parent) as temporary:
         for deb in debs:
             _extract(deb, temporary / name)
         return _publish(temporary / name, parent / name)
@@ -109,7 +111,7 @@ def _current(archive: Archive, key: str, make: Callable[[], Path], on_step: OnSt
     if known is not None and _is_current(archive, key):
         return known
     try:
-        with _disk_errors():
+        with disk_errors():
             _refresh(archive, on_step)
             path = make()
             _remember(archive, key, path)
@@ -256,9 +258,15 @@ def _digest(files: Sequence[Path]) -> str:
 
 @contextmanager
 def _temporary(parent: Path) -> Iterator[Path]:
-    """A folder in *parent*, on the same file system, that is gone at the end."""
+    """A folder in *parent*, on the same file system, that is gone at the end.
+
+    One that a killed run left behind is removed by a later run.
+    """
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+    for left in parent.glob(f"{_TEMPORARY}*"):
+        if _age_s(left) > _ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=parent))
     try:
         yield folder
     finally:
@@ -276,7 +284,7 @@ def _publish(made: Path, place: Path) -> Path:
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
     """Say what a full or read-only disk means for the user."""
     try:
         yield

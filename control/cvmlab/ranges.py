@@ -85,7 +85,7 @@ class GpaRange:
     def contains(self, other: Self) -> bool:
         return self.start <= other.start and other.end <= self.end
 
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # type: ignore[explicit-override] # typing.override: 3.12
         return f"{self.start:#x}+{format_size(self.size)}"
 
 

@@ -18,6 +18,9 @@ from cvmlab.errors import ConfigError
 
 # struct sockaddr_un has room for 108 bytes, the last of them zero.
 _SOCKET_PATH_BYTES = 107
+_FILES = (
+    "cmdline", "console.log", "qemu.log", "qmp.jsonl", "events.bin", "vm.json", "result.json",
+)  # fmt: skip
 _HINT = "choose another place with --run-dir"
 
 
@@ -104,8 +107,8 @@ class RunDir:
         if len(os.fsencode(self.qmp_socket)) > _SOCKET_PATH_BYTES:
             self.close(keep=False)
             raise ConfigError(f"the path of {path} is too long for a Unix socket", hint=_HINT)
-        for stale in (self.events, self.qmp_socket, self.vm_json):
-            stale.unlink(missing_ok=True)
+        for stale in (*_FILES, self.qmp_socket.name):
+            (path / stale).unlink(missing_ok=True)
         return self
 
     @property

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from cvmlab import apt
-from cvmlab.build import qemu_binary, rom_dirs
+from cvmlab.build import qemu_binary, rom_dirs, stock_qemu_binary
 from cvmlab.errors import ConfigError
 from cvmlab.paths import checkout_dir
 
@@ -16,8 +16,8 @@ from cvmlab.paths import checkout_dir
 def main(arguments: Sequence[str]) -> int:
     """Run tox with ``arguments`` and return its exit code.
 
-    Without arguments all environments run, so QEMU is built first, here, where its progress can
-    be seen.
+    Without arguments all environments run, so QEMU is built first, patched and not, here, where
+    progress can be seen.
     """
     root = checkout_dir()
     if root is None:
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     apt.ensure([apt.Need.BUILD, apt.Need.TEST])
     if not arguments:
         qemu_binary()
+        stock_qemu_binary()
         rom_dirs()
     tox = [sys.executable, "-m", "tox", "run", "-c", os.fspath(root / "tox.ini"), *arguments]
     return subprocess.run(tox, check=False).returncode

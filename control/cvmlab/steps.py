@@ -19,7 +19,6 @@ from cvmlab.errors import BuildError
 
 
 _TAIL_LINES = 12
-_POLL_S = 1.0
 _GRACE_S = 5.0
 
 # What a line of the log means for the user; the first match of the last lines wins.
@@ -38,11 +37,12 @@ _ADVICE = (
 class Steps:
     """Runs commands one after the other, each to its end, all logged to ``log``.
 
-    ``tick`` is called about once a second while a command says nothing.
+    ``tick`` is called every ``tick_s`` while a command says nothing.
     """
 
     log: Path
     tick: Callable[[], None] = lambda: None
+    tick_s: float = 1.0
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     def run(
@@ -117,7 +117,7 @@ class Steps:
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             while (left := end - time.monotonic()) > 0:
-                if not selector.select(min(left, _POLL_S)):
+                if not selector.select(min(left, self.tick_s)):
                     self.tick()
                     continue
                 chunk = os.read(pipe, 65536)

@@ -102,7 +102,9 @@ class Supervisor:
                 reply = await connection.execute_last(
                     "query-restricted-memory", timeout_s=timeout_s
                 )
-                self.last_info = None if reply is None else one_backend(reply)
+                if reply is None:
+                    return  # it does not answer, so asking it to quit would only take longer
+                self.last_info = one_backend(reply)
             await connection.execute_last("quit", timeout_s=timeout_s)
         await self._parts.process.wait_for(timeout_s)
 

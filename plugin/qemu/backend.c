@@ -398,9 +398,17 @@ static void backend_set_fd(Object *obj, Visitor *v, const char *name,
 {
     RestrictedMemory *rm = MEMORY_BACKEND_RESTRICTED(obj);
 
-    if (!backend_is_fixed(rm, errp)) {
-        visit_type_int(v, name, &rm->fds[(uintptr_t)opaque], errp);
+    int64_t fd;
+
+    if (backend_is_fixed(rm, errp) || !visit_type_int(v, name, &fd, errp)) {
+        return;
     }
+    if (fd < 0 || fd > INT_MAX) {
+        error_setg(errp, "%s=%" PRId64 " is not the number of a file", name,
+                   fd);
+        return;
+    }
+    rm->fds[(uintptr_t)opaque] = fd;
 }
 
 static void backend_instance_init(Object *obj)

@@ -5,14 +5,15 @@ import hashlib
 import random
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from cvmlab import images, symbols
-from cvmlab.kernel_image import extract_vmlinux
+from cvmlab.bootplan import Request, plan
 from cvmlab.result import Outcome
+from cvmlab.sync import SyncVm
 from tests.guest.program import cvmlab, start, wait_for_run, wait_for_text
 
 
@@ -147,18 +148,18 @@ def test_a_denied_disk_is_explained(interface: str, disk: Path) -> None:
 
 
 @pytest.mark.parametrize("image", ["debian", "debian-bookworm", "debian-backports"])
-def test_names_of_functions_are_those_of_the_running_kernel(image: str, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_names_of_functions_are_those_of_the_running_kernel(image: str) -> None:
     some = "sed -n '20000,20060p;20060q' /proc/kallsyms"  # all of it takes half a minute
-    done = cvmlab(
-        *("boot", image, "--run-dir", str(run)),
-        *("--exec", f"echo 0 > /proc/sys/kernel/kptr_restrict; {some}"),
-    )
-    assert done.code == 0, done.out
-    kernel = symbols.from_elf(extract_vmlinux(images.resolve(image).kernel))
+    command = f"echo 0 > /proc/sys/kernel/kptr_restrict; {some}"
+    planned = plan(Request(image=image, exec=command))
+    with SyncVm(planned.spec, setting=replace(planned.setting, keep=False)) as vm:
+        assert vm.wait_exit().guest_status == 0
+        console = vm.console_text
+    kernel = planned.symbols.get()
+    assert kernel is not None
 
     live: dict[int, set[str]] = {}
-    for line in (run / "console.log").read_text().splitlines():
+    for line in console.splitlines():
         if match := re.fullmatch(r"([0-9a-f]{16}) [tTwW] (\w+)", line.strip()):
             live.setdefault(int(match[1], 16), set()).add(match[2])
     assert len(live) > 20

@@ -37,8 +37,8 @@ def test_only_what_is_needed_and_missing_is_named(programs: Programs) -> None:
 
 
 def test_a_package_that_was_removed_but_not_purged_is_missing(programs: Programs) -> None:
-    programs.add("dpkg-query", "echo 'git config-files'")
-    assert [package.name for package in apt.missing([Need.TEST])] == ["git"]
+    programs.add("dpkg-query", 'shift 3; for name; do echo "$name config-files"; done')
+    assert "git" in [package.name for package in apt.missing([Need.TEST])]
 
 
 def test_missing_packages_are_installed(programs: Programs) -> None:

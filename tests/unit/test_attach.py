@@ -10,19 +10,14 @@ from cvmlab.outcome import End
 from cvmlab.states import Counter, PageState
 from cvmlab.vm import Vm
 from tests.fakes.plan import Plan
+from tests.fakes.vms import fake_vm
 
 
 pytestmark = pytest.mark.usefixtures("state_home")
 
 
-def running(folder: Path, plan: Plan | None = None, **options: object) -> Vm:
-    qemu = (plan or Plan()).install(folder / "fake")
-    given = {"memory": "64M", "stop_timeout_s": 0.5, **options}
-    return Vm(qemu=qemu, **given)  # type: ignore[arg-type]
-
-
 async def test_both_see_what_either_does(tmp_path: Path) -> None:
-    async with running(tmp_path, name="web") as vm, Vm.attach("web") as other:
+    async with fake_vm(tmp_path, Plan(), name="web") as vm, Vm.attach("web") as other:
         assert await other.convert("1M+1M", "shared") == 256
         assert vm.pages.counts() == other.pages.counts()
         assert vm.pages.runs() == other.pages.runs()
@@ -36,14 +31,14 @@ async def test_both_see_what_either_does(tmp_path: Path) -> None:
 
 
 async def test_leaving_does_not_stop_it(tmp_path: Path) -> None:
-    async with running(tmp_path) as vm:
+    async with fake_vm(tmp_path, Plan()) as vm:
         async with Vm.attach("vm") as other:
             assert other.name == "vm"
         assert (await vm.query()).policy == "deny"
 
 
 async def test_stopping_it_is_no_failure_for_its_owner(tmp_path: Path) -> None:
-    async with running(tmp_path) as vm:
+    async with fake_vm(tmp_path, Plan()) as vm:
         async with Vm.attach("vm") as other:
             await other.stop()
         outcome = await vm.wait_exit(timeout_s=5)
@@ -51,7 +46,7 @@ async def test_stopping_it_is_no_failure_for_its_owner(tmp_path: Path) -> None:
 
 
 async def test_its_death_ends_what_the_other_waits_for(tmp_path: Path) -> None:
-    async with running(tmp_path) as vm, Vm.attach("vm") as other:
+    async with fake_vm(tmp_path, Plan()) as vm, Vm.attach("vm") as other:
         with other.connection.events() as events:
             await vm.stop()
             names = [event.name async for event in events]
@@ -61,7 +56,7 @@ async def test_its_death_ends_what_the_other_waits_for(tmp_path: Path) -> None:
 
 
 async def test_a_vm_without_restricted_memory_can_be_attached_to(tmp_path: Path) -> None:
-    async with running(tmp_path, coco="off"), Vm.attach("vm") as other:
+    async with fake_vm(tmp_path, Plan(), coco="off"), Vm.attach("vm") as other:
         with pytest.raises(ConfigError, match="no restricted memory"):
             other.pages.counts()
         await other.pause()
@@ -74,7 +69,7 @@ async def test_an_unknown_vm_is_told() -> None:
 
 
 async def test_a_vm_that_hides_its_socket_is_told(tmp_path: Path) -> None:
-    async with running(tmp_path) as vm:
+    async with fake_vm(tmp_path, Plan()) as vm:
         vm.run.qmp_socket.unlink()
         with pytest.raises(ConfigError, match="nothing answers on") as caught:
             async with Vm.attach("vm"):

@@ -81,6 +81,17 @@ def test_a_broken_budget_is_told_in_a_sentence() -> None:
     assert budgets.describe(line) == "11 converted pages in phase kernel, 10 are allowed"
 
 
+def test_a_phase_cannot_be_judged_when_events_were_dropped() -> None:
+    given = [Budget(Resource.ACCEPTS, 1000, "kernel"), Budget(Resource.ACCEPTS, 1000)]
+
+    phase, whole = budgets.measure(given, Counters(accepted=100, events_dropped=1), PHASES)
+
+    assert (phase.kept, whole.kept) == (False, True)
+    assert budgets.describe(phase) == (
+        "at least 60 accepted pages in phase kernel: events were dropped, it may be more"
+    )
+
+
 def test_one_is_not_said_in_the_plural() -> None:
     line = BudgetLine(resource="faults", phase=None, limit=1, measured=1, kept=True)
 

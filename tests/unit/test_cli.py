@@ -262,6 +262,14 @@ def test_dry_run_prints_a_command_that_a_shell_takes_and_starts_nothing(
     assert not (files / "state").exists()
 
 
+@pytest.mark.parametrize(("budget", "loss"), [("9", "lossy"), ("kernel=9", "lossless")])
+def test_a_budget_of_a_phase_asks_for_every_event(
+    files: Path, capsys: pytest.CaptureFixture[str], budget: str, loss: str
+) -> None:
+    assert main(["boot", "-k", "kernel", "--max-accepts", budget, "--dry-run"]) == 0
+    assert f"events={loss}," in capsys.readouterr().out
+
+
 def test_dry_run_still_refuses_bad_input(files: Path) -> None:
     assert main(["boot", "-k", "nowhere", "--dry-run"]) == 85
     assert main(["boot", "-k", "kernel", "--junit", "gone/x.xml", "--dry-run"]) == 85

@@ -17,7 +17,7 @@ from tests.fakes.cpio_reader import read_archive
 
 
 _DEADLINE_S = 30
-_quickly = settings(max_examples=40, deadline=None)
+_quickly = settings(max_examples=25, deadline=None)
 
 
 _names = st.text(

@@ -26,16 +26,31 @@ _RELEASE = "6.12.1-cloud-amd64"
 _RECIPE = Recipe(kernel="linux-image-cloud-amd64", suite="trixie", append="quiet")
 
 
-@pytest.fixture
-def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DebianArchive:
-    """An archive with a kernel and busybox, and an empty cache."""
-    made = DebianArchive(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("APT_CONFIG", str(made.apt_config))
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an archive that has a kernel and busybox, and room for a cache."""
+    root = tmp_path_factory.mktemp("machine")
+    made = DebianArchive(root)
     made.add("busybox-static", {"usr/bin/busybox": b"busybox"})
     made.add("linux-image-cloud-amd64", {}, depends=f"linux-image-{_RELEASE}")
     made.add(f"linux-image-{_RELEASE}", _kernel_package())
-    return made
+    made.add("linux-image-9.9-empty", {"usr/lib/modules/9.9/kernel/a.ko": module("a")})
+    return root
+
+
+@pytest.fixture
+def cache(machine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of that machine: whatever tests have fetched before is there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(machine / "cache"))
+    monkeypatch.setenv("APT_CONFIG", str(machine / "machine" / "apt.conf"))
+    return machine / "cache"
+
+
+@pytest.fixture
+def empty_cache(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Another, with nothing in it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def _kernel_package() -> Mapping[str, bytes]:
@@ -55,7 +70,7 @@ def _contents(files: BootFiles) -> bytes:
 
 
 @needs_apt
-def test_an_image_is_a_kernel_with_our_initramfs(archive: DebianArchive) -> None:
+def test_an_image_is_a_kernel_with_our_initramfs(cache: Path) -> None:
     files = resolve(_RECIPE, append="debug")
     assert files.kernel.name == f"vmlinuz-{_RELEASE}"
     assert (files.release, files.arch, files.append) == (_RELEASE, "x86_64", "quiet debug")
@@ -64,23 +79,22 @@ def test_an_image_is_a_kernel_with_our_initramfs(archive: DebianArchive) -> None
 
 
 @needs_apt
-def test_the_second_time_everything_is_there(archive: DebianArchive) -> None:
+def test_the_second_time_everything_is_there(cache: Path) -> None:
     first = resolve(_RECIPE, exec_command="true", extra_modules=["nvme"])
-    shutil.rmtree(archive.mirror)
     steps: list[str] = []
     again = resolve(_RECIPE, exec_command="true", extra_modules=["nvme"], on_step=steps.append)
     assert (again, steps) == (first, [])
 
 
 @needs_apt
-def test_a_command_is_appended_to_the_same_initramfs(archive: DebianArchive) -> None:
+def test_a_command_is_appended_to_the_same_initramfs(cache: Path) -> None:
     plain, with_command = resolve(_RECIPE), resolve(_RECIPE, exec_command="exit 7")
     expected = initramfs.append_segment(_contents(plain), initramfs.exec_segment("exit 7"))
     assert _contents(with_command) == expected
 
 
 @needs_apt
-def test_modules_of_recipe_and_request_are_loaded_in_order(archive: DebianArchive) -> None:
+def test_modules_of_recipe_and_request_are_loaded_in_order(cache: Path) -> None:
     recipe = Recipe(kernel=_RECIPE.kernel, suite="trixie", modules=("virtio", "nvme_core"))
     found = read_archive(_contents(resolve(recipe, extra_modules=["nvme"])))
     listed = found["cvmlab/modules"].data.decode().split()
@@ -88,14 +102,14 @@ def test_modules_of_recipe_and_request_are_loaded_in_order(archive: DebianArchiv
 
 
 @needs_apt
-def test_an_unknown_module_is_refused_and_nothing_is_cached(archive: DebianArchive) -> None:
+def test_an_unknown_module_is_refused_and_nothing_is_cached(cache: Path) -> None:
     with pytest.raises(ImageError, match="has no module 'nvmee'") as caught:
         resolve(_RECIPE, extra_modules=["nvmee"])
     assert caught.value.hint == "did you mean nvme?"
 
 
 @needs_apt
-def test_an_image_may_have_the_users_initrd(archive: DebianArchive, tmp_path: Path) -> None:
+def test_an_image_may_have_the_users_initrd(cache: Path, tmp_path: Path) -> None:
     initrd = tmp_path / "mine.img"
     initrd.write_bytes(b"mine!")
     assert resolve(_RECIPE, initrd=initrd).initrd == initrd
@@ -105,14 +119,13 @@ def test_an_image_may_have_the_users_initrd(archive: DebianArchive, tmp_path: Pa
 
 
 @needs_apt
-def test_a_kernel_package_without_a_kernel_is_refused(archive: DebianArchive) -> None:
-    archive.add("linux-image-9.9-empty", {"usr/lib/modules/9.9/kernel/a.ko": module("a")})
+def test_a_kernel_package_without_a_kernel_is_refused(cache: Path) -> None:
     with pytest.raises(ImageError, match="should have one kernel; it has 0"):
         resolve(Recipe(kernel="linux-image-9.9-empty", suite="trixie"))
 
 
 @needs_apt
-def test_a_users_linux_kernel_gets_our_initramfs(archive: DebianArchive, tmp_path: Path) -> None:
+def test_a_users_linux_kernel_gets_our_initramfs(cache: Path, tmp_path: Path) -> None:
     kernel = tmp_path / "bzImage"
     kernel.write_bytes(bzimage("6.18.0-rc1"))
     files = resolve(kernel=kernel)
@@ -246,7 +259,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
 
 @needs_apt
 def test_the_listing_tells_what_is_in_the_cache(
-    archive: DebianArchive, capsys: pytest.CaptureFixture[str]
+    empty_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert not any(info.is_cached for info in listing())
     resolve("debian")

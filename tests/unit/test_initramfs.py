@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cvmlab import initramfs
-from cvmlab.errors import ConfigError
+from cvmlab.errors import ConfigError, ImageError
 from cvmlab.modules import Module
 from cvmlab.paths import cache_dir
 from tests.fakes.cpio_reader import read_archive
@@ -118,7 +118,14 @@ def test_an_initrd_that_cannot_be_made_leaves_nothing(cache: Path) -> None:
 
     with pytest.raises(ConfigError):
         initramfs.cached(["key"], fail)
-    assert list(cache.iterdir()) == []
+    assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(cache: Path) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text("a file, not a folder")
+    with pytest.raises(ImageError, match="cannot write into the cache"):
+        initramfs.cached(["key"], lambda: b"")
 
 
 def test_the_cache_forgets_what_was_not_used_for_longest(cache: Path) -> None:

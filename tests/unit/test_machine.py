@@ -78,7 +78,7 @@ def test_disks_are_snapshots_on_the_device_asked_for() -> None:
         Disk(Path("c.qcow2"), DiskInterface.NVME, DiskFormat.QCOW2),
         Disk(Path("d.img"), DiskInterface.AHCI),
     ]
-    argv = argv_of(disks=disks)
+    argv = argv_of(disks=disks, on_host_access="share")
     drives = [argv[i + 1] for i, word in enumerate(argv) if word == "-drive"]
     devices = [argv[i + 1] for i, word in enumerate(argv) if word == "-device"]
     assert drives == [
@@ -96,7 +96,13 @@ def test_disks_are_snapshots_on_the_device_asked_for() -> None:
 
 def test_iommu_platform_reaches_every_virtio_device() -> None:
     argv = argv_of(disks=["a.img"], net="user", iommu_platform=True)
-    assert sum(word.endswith(",iommu_platform=on,disable-legacy=on") for word in argv) == 2
+    assert sum(",iommu_platform=on,disable-legacy=on" in word for word in argv) == 2
+
+
+def test_where_a_kick_may_fault_the_vcpu_handles_it() -> None:
+    for policy, expected in (("deny", 2), ("share", 0)):
+        argv = argv_of(disks=["a.img"], net="user", on_host_access=policy)
+        assert sum(word.endswith(",ioeventfd=off") for word in argv) == expected
 
 
 def test_everything_else_finds_its_place() -> None:

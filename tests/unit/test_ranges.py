@@ -37,7 +37,9 @@ def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "G", "1.5G", "-1", "1 GB", "1GB", "ten", "0x", "1G1", "5iB", "\u0663"])
+@pytest.mark.parametrize(
+    "text", ["", "G", "1.5G", "-1", "1 GB", "1GB", "ten", "0x", "1G1", "5iB", "\u0663"]
+)
 def test_nonsense_is_not_a_size(text: str) -> None:
     with pytest.raises(ConfigError, match="is not a size") as caught:
         parse_size(text)

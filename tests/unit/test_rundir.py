@@ -60,8 +60,10 @@ def test_a_folder_of_the_users_choice_is_never_removed(tmp_path: Path) -> None:
 
 
 def test_what_an_earlier_run_left_is_not_mistaken_for_ours(tmp_path: Path) -> None:
-    (tmp_path / "events.bin").write_bytes(b"old")
-    assert not RunDir.create("vm", tmp_path).events.exists()
+    for name in ("events.bin", "qemu.log", "result.json", "notes.txt"):
+        (tmp_path / name).write_bytes(b"old")
+    RunDir.create("vm", tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["notes.txt"]
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

@@ -108,8 +108,8 @@ def test_a_failing_listener_ends_the_command(tmp_path: Path) -> None:
 
 def test_silence_ticks(tmp_path: Path) -> None:
     ticks: list[None] = []
-    steps = Steps(log=tmp_path / "log", tick=lambda: ticks.append(None))
-    steps.run(sh("sleep 1.3"), what="it", deadline_s=10)
+    steps = Steps(log=tmp_path / "log", tick=lambda: ticks.append(None), tick_s=0.02)
+    steps.run(sh("sleep 0.2"), what="it", deadline_s=10)
     assert ticks
 
 

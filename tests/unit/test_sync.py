@@ -12,6 +12,7 @@ from cvmlab.outcome import End
 from cvmlab.states import PageState
 from cvmlab.sync import SyncVm
 from tests.fakes.plan import Plan
+from tests.fakes.vms import fake_options, run_folders
 
 
 pytest_plugins = ("pytester",)
@@ -20,8 +21,7 @@ BOOT = ({"touch": [0, 10]}, {"console": "login: "}, {"agent": "cvmlab hello 6.12
 
 
 def sync_vm(folder: Path, plan: Plan, **options: object) -> SyncVm:
-    given = {"memory": "64M", "stop_timeout_s": 0.5, **options}
-    return SyncVm(qemu=plan.install(folder / "fake"), **given)  # type: ignore[arg-type]
+    return SyncVm(**fake_options(folder, plan, **options))
 
 
 def ctrl_c_after(seconds: float) -> threading.Timer:
@@ -30,10 +30,6 @@ def ctrl_c_after(seconds: float) -> threading.Timer:
     timer = threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGINT))
     timer.start()
     return timer
-
-
-def folders(state_home: Path) -> list[Path]:
-    return list(state_home.glob("cvmlab/runs/*"))
 
 
 def test_a_session_without_async(tmp_path: Path, state_home: Path) -> None:
@@ -59,7 +55,7 @@ def test_a_session_without_async(tmp_path: Path, state_home: Path) -> None:
         assert vm.last_info is not None
     assert vm.outcome is not None
     assert not any(thread.name.startswith("cvmlab") for thread in threading.enumerate())
-    assert folders(state_home) == []
+    assert run_folders(state_home) == []
 
 
 def test_errors_come_out_as_they_are(tmp_path: Path) -> None:
@@ -88,7 +84,7 @@ def test_a_vm_that_was_left_or_never_entered(tmp_path: Path) -> None:
 def test_an_error_of_the_body_is_the_bodys(tmp_path: Path, state_home: Path) -> None:
     with pytest.raises(ZeroDivisionError), sync_vm(tmp_path, Plan()):
         raise ZeroDivisionError
-    (folder,) = folders(state_home)
+    (folder,) = run_folders(state_home)
     assert (folder / "cmdline").exists()
 
 
@@ -112,7 +108,7 @@ def test_ctrl_c_in_a_call_leaves_nothing(tmp_path: Path, state_home: Path) -> No
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert folders(state_home) == []
+    assert run_folders(state_home) == []
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path, state_home: Path) -> None:
@@ -120,7 +116,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path, state_home: Path)
     with pytest.raises(KeyboardInterrupt), sync_vm(tmp_path, Plan(no_greeting=True)):
         pass
     timer.join()
-    assert folders(state_home) == []
+    assert run_folders(state_home) == []
 
 
 def test_bad_options_start_no_thread() -> None:
@@ -156,5 +152,5 @@ def test_the_fixture_boots_vms_and_names_the_run_folder_of_a_failure(
     result = pytester.runpytest_inprocess("-p", "cvmlab.pytest_plugin", "-p", "no:asyncio")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["*cvmlab: VM culprit*", "run folder: *culprit-*"])
-    (folder,) = folders(state_home)
+    (folder,) = run_folders(state_home)
     assert folder.name.startswith("culprit-")

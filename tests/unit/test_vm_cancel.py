@@ -19,19 +19,11 @@ import pytest
 from cvmlab.errors import CvmError
 from cvmlab.vm import Vm
 from tests.fakes.plan import Plan
+from tests.fakes.vms import fake_vm, run_folders
 
 
 ROOT = Path(__file__).parents[2]
 Body = Callable[[Vm], Awaitable[object]]
-
-
-def fake_vm(folder: Path, plan: Plan, **options: object) -> Vm:
-    given = {"memory": "64M", "stop_timeout_s": 0.3, "start_timeout_s": 5.0, **options}
-    return Vm(qemu=plan.install(folder / "fake"), **given)  # type: ignore[arg-type]
-
-
-def folders(state_home: Path) -> list[Path]:
-    return sorted(state_home.glob("cvmlab/runs/*"))
 
 
 async def no_tasks_but_this() -> None:
@@ -66,7 +58,7 @@ async def test_cancelled_in_an_early_turn_of_its_start(
 
     assert await cancel_at_turn(work, turn)
     await no_tasks_but_this()
-    assert folders(state_home) == []
+    assert run_folders(state_home) == []
 
 
 STAGES = {
@@ -87,7 +79,7 @@ async def test_cancelled_while_it_starts(tmp_path: Path, state_home: Path, stage
         async with asyncio.timeout(0.3), vm:
             pytest.fail("it should not have started")
     await no_tasks_but_this()
-    assert folders(state_home) == []
+    assert run_folders(state_home) == []
 
 
 async def _pending_command(vm: Vm) -> None:
@@ -127,7 +119,7 @@ async def test_cancelled_while_it_runs(tmp_path: Path, state_home: Path, body: s
     with pytest.raises(asyncio.CancelledError):
         await task
     await no_tasks_but_this()
-    assert folders(state_home) == []
+    assert run_folders(state_home) == []
 
 
 async def test_cancelled_twice_while_it_ends(tmp_path: Path, state_home: Path) -> None:
