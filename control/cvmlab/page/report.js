@@ -77,8 +77,10 @@
   const grid = () => {
     const columns = Math.floor(canvas.clientWidth / CELL);
     const rows = Math.floor(canvas.clientHeight / CELL);
-    // Whole pages in a cell, and a power of two of them: boundaries then stay put while zooming.
-    const each = 2 ** Math.ceil(Math.log2(Math.max((to - from) / (columns * rows), 1)));
+    // Whole pages in a cell, of few sizes only: boundaries then stay put while zooming.
+    const least = Math.max((to - from) / (columns * rows), 1);
+    const power = 2 ** Math.ceil(Math.log2(least));
+    const each = power > 2 && power * 0.75 >= least ? power * 0.75 : power;
     return { columns, rows, each };
   };
 
@@ -124,6 +126,9 @@
     const x = LEFT + (WIDTH - LEFT) * time / longest;
     at("now").setAttribute("x1", x);
     at("now").setAttribute("x2", x);
+    const { each } = grid();
+    at("span").textContent = `${hex(address(Math.floor(from)))} to ` +
+      `${hex(address(Math.ceil(to) - 1) + PAGE)}, a cell is ${each * 4} KiB`;
     const whole = from === 0 && to === run.pages;
     document.documentElement.dataset.view =
       `${runs.indexOf(run)} ${time.toFixed(3)} ${Math.floor(from)} ${Math.ceil(to)}`;
@@ -170,7 +175,7 @@
     const found = counts(place, Math.min(place + each, run.pages));
     const said = STATES.map((name, i) => found[i] && `${found[i] * run.unit} ${name}`);
     at("where").textContent =
-      `${hex(address(place))} + ${each * 4} KiB: ${said.filter(Boolean).join(", ")}`;
+      `under the pointer ${hex(address(place))} + ${each * 4} KiB: ${said.filter(Boolean).join(", ")}`;
   });
   canvas.addEventListener("dblclick", () => show(0, run.pages));
   canvas.addEventListener("keydown", (event) => {
