@@ -90,6 +90,12 @@ def _faults(run: Recording) -> tuple[Fault, ...]:
     return faults(run.records, run.names.devices, resolve, limit=FAULTS_SHOWN)
 
 
+def _phases(run: Recording) -> tuple[Phase, ...]:
+    """What the result says, which knows when the guest ended; else what the journal says."""
+    said = run.result.phases if run.result is not None else ()
+    return said or phases(run.records)
+
+
 @dataclass(frozen=True, slots=True)
 class PhaseRow:
     """A phase of the first run, and the one in the same place of the second."""
@@ -99,7 +105,7 @@ class PhaseRow:
 
 
 def _phase_rows(runs: Sequence[Recording]) -> Iterator[PhaseRow]:
-    cut = [run.result.phases if run.result is not None else phases(run.records) for run in runs]
+    cut = [_phases(run) for run in runs]
     others = {phase.name: phase for phase in cut[1]} if len(cut) > 1 else {}
     for phase in cut[0]:
         yield PhaseRow(phase, others.get(phase.name))
@@ -141,10 +147,7 @@ class Difference:
 
 def _differences(first: Recording, second: Recording) -> Iterator[Difference]:
     """Compare phases, then functions: those that differ most come first."""
-    cuts = [
-        {phase.name: phase for phase in (run.result.phases if run.result else phases(run.records))}
-        for run in (first, second)
-    ]
+    cuts = [{phase.name: phase for phase in _phases(run)} for run in (first, second)]
     for name in dict.fromkeys([*cuts[0], *cuts[1]]):
         for field in _COUNTS:
             pair = [getattr(cut[name].counters, field) if name in cut else 0 for cut in cuts]

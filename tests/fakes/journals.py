@@ -135,3 +135,25 @@ def run_folder(folder: Path, records: Records, *, made: Result | None = None) ->
     (folder / NAMES_FILE).write_bytes(encode_names(NAMES))
     (folder / "result.json").write_bytes(msgspec.json.encode(made or result()))
     return folder
+
+
+def boot_like() -> Records:
+    """What a boot looks like: firmware sweeps, the kernel spreads, buffers are shared, a fault."""
+    random = np.random.default_rng(7)
+    second = 10**9
+    rows = [phase(Phase.FIRMWARE, 0), accepted(0, 6000, second // 20, step_ns=150_000)]
+    rows += [phase(Phase.KERNEL, 2 * second)]
+    clock = 2 * second + second // 10
+    for at in random.integers(6000, 90_000, 160).tolist():
+        rows.append(accepted(at, int(random.integers(4, 200)), clock, step_ns=4000))
+        clock += int(random.integers(5_000_000, 40_000_000))
+    rows += [phase(Phase.USER, clock)]
+    for number in range(60):
+        clock += 30_000_000
+        first = 20_000 + number * 40
+        rows.append(converted(first, 16, clock, rip=KERNEL + 0x100 + 0x80 * (number % 2)))
+        if number % 3 == 0:
+            rows.append(converted(first, 16, clock + 9_000_000, to=PageState.PRIVATE))
+        if number % 20 == 5:
+            rows.append(fault((30_000 + number) * PAGE, clock + 10_000_000, device=4, vcpu=0))
+    return journal(*rows)

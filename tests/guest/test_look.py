@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Real boots, looked at."""
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
-from tests.guest.program import cvmlab
+from cvmlab.attached import attach
+from cvmlab.records import Phase
+from cvmlab.top.app import Top
+from cvmlab.top.source import LiveSource
+from tests.guest.program import cvmlab, start, wait_for_run
 
 
 pytestmark = pytest.mark.guest
@@ -33,3 +38,24 @@ def test_a_boot_leaves_trace_and_report(tmp_path: Path) -> None:
     assert "net0-pci" in text
     assert "<code>iowrite16</code>" in text
     assert not Path(done.result.run_dir or "/nonexistent").exists()
+
+
+async def test_a_running_guest_is_watched_and_its_memory_converted(tmp_path: Path) -> None:
+    with start("boot", "--name", "watched", "--exec", "sleep 60", "--progress", "none"):
+        socket = wait_for_run("watched").path / "qmp.sock"
+        while not socket.exists():  # noqa: ASYNC110 - nobody tells; pytest has the deadline
+            await asyncio.sleep(0.05)
+        async with attach("watched") as vm:
+            app = Top(LiveSource(vm), folder=tmp_path)
+            async with app.run_test(size=(80, 24), notifications=True) as pilot:
+                while vm.pages.phase is not Phase.USER:
+                    await pilot.pause(0.2)
+                before = vm.pages.counts()
+                await pilot.press("end", "v", "left", "s", "y")
+                while vm.pages.counts().shared == before.shared:
+                    await pilot.pause(0.1)
+                await pilot.press("space")
+                while (await vm.command("query-status"))["running"]:
+                    await pilot.pause(0.1)
+                await pilot.press("q")
+            await vm.stop()

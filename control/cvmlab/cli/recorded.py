@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Look at a run that was recorded: its trace, its HTML report."""
+"""Look at a run: that was recorded, as a trace or an HTML report; that goes on, in a terminal."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cvmlab.cli.running import VmName, attached
+from cvmlab.cli.session import require_terminal, run
 from cvmlab.errors import ConfigError
 
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(report)
+    app.command()(top)
 
 
 def report(
@@ -40,6 +43,27 @@ def report(
     if trace is not None:
         write_trace(recording, trace)
         typer.echo(f"wrote {trace}")
+
+
+def top(
+    name: VmName = None,
+    *,
+    snapshots: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the key w writes the map.")
+    ] = Path(),
+) -> None:
+    """Watch a VM's memory live; keys convert, pause, and write the map."""
+
+    async def work() -> None:
+        from cvmlab.top.app import Top
+        from cvmlab.top.source import LiveSource
+
+        async with attached(name) as vm:
+            vm.pages.counts()  # says so, if it has no restricted memory
+            await Top(LiveSource(vm), folder=snapshots).run_async()
+
+    require_terminal("cvmlab top")
+    run(work())
 
 
 def read(folder: Path, *, title: str | None = None) -> "Recording":
