@@ -30,7 +30,7 @@ class FakeSource:
     def __init__(self) -> None:
         half = 64 << 20
         self.title = "lab  generic"
-        self.slots = (Slot(0, 0, half), Slot(GAP, half, half))
+        self.slots: tuple[Slot, ...] = (Slot(0, 0, half), Slot(GAP, half, half))
         self.table: NDArray[np.uint8] = np.zeros(2 * half // PAGE_SIZE, np.uint8)
         self.phase = Phase.KERNEL
         self.alive = True

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import typer
 
 from cvmlab.cli import boot_options as options
+from cvmlab.cli import publish
 from cvmlab.cli.session import run, style_of
 from cvmlab.errors import ConfigError, CvmError
 
 
 if TYPE_CHECKING:
-    from cvmlab.bootplan import Request
-    from cvmlab.bootrun import Finished, LookAt
+    from cvmlab.bootplan import Plan, Request
+    from cvmlab.bootrun import Finished, LookAt, Watch
+    from cvmlab.mqtt import Broker
     from cvmlab.progress import Style
 
 
@@ -33,6 +35,7 @@ class Output:
     junit: Path | None
     trace: Path | None = None
     html: Path | None = None
+    broker: "Broker | None" = None
     verbose: bool = False
 
     def require(self) -> None:
@@ -77,6 +80,12 @@ def boot(
     junit: options.Junit = None,
     trace: options.Trace = None,
     html: options.Html = None,
+    mqtt: publish.Mqtt = None,
+    mqtt_user: publish.MqttUser = None,
+    mqtt_password_file: publish.MqttPasswordFile = None,
+    mqtt_tls: publish.MqttTls = False,
+    mqtt_ca: publish.MqttCa = None,
+    mqtt_commands: publish.MqttCommands = False,
     run_dir: options.RunDir = None,
     name: options.Name = None,
     keep: options.Keep = False,
@@ -119,7 +128,10 @@ def boot(
         qemu=qemu,
         symbols=symbols,
     )
-    output = Output(json=json, junit=junit, trace=trace, html=html, verbose=verbose)
+    broker = publish.broker_of(
+        mqtt, mqtt_user, mqtt_password_file, tls=mqtt_tls, ca=mqtt_ca, commands=mqtt_commands
+    )
+    output = Output(json=json, junit=junit, trace=trace, html=html, broker=broker, verbose=verbose)
     style = style_of(progress)
     if dry_run:
         _show_command(request, output)
@@ -145,13 +157,32 @@ def _boot(request: "Request", output: Output, style: "Style") -> int:
     try:
         wanted = plan(request, style=style, on_step=_teller(style))
         watch = bootwatch.watcher(wanted, style, verbose=output.verbose, stream=sys.stderr)
-        finished = run(bootrun.run_plan(wanted, watch=watch, look_at=_looker(output, request)))
+        finished = run(_published(wanted, watch, output, request))
     except CvmError as error:
         # Where results were asked for, a boot that could not start leaves one, too.
         _deliver(bootrun.never_booted(request, error), output, request, report=False)
         raise
     _deliver(finished, output, request, report=True)
     return finished.result.exit_code
+
+
+async def _published(
+    wanted: "Plan", watch: "Watch", output: Output, request: "Request"
+) -> "Finished":
+    """Run the plan, published to the broker if there is one: that is tried before the boot."""
+    from cvmlab.bootrun import run_plan
+
+    look_at, broker = _looker(output, request), output.broker
+    if broker is None:
+        return await run_plan(wanted, watch=watch, look_at=look_at)
+    if not wanted.spec.restricted:
+        raise ConfigError("--mqtt: without restricted memory there is nothing to publish")
+    from cvmlab.mqtt import publishing, require_reachable
+
+    await require_reachable(broker)
+    return await run_plan(
+        wanted, watch=watch, look_at=look_at, companion=lambda vm: publishing(vm, broker)
+    )
 
 
 def _looker(output: Output, request: "Request") -> "LookAt | None":
