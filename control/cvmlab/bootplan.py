@@ -6,7 +6,7 @@ A plan is complete: to show it (``--dry-run``) and to run it need nothing else.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -53,6 +53,13 @@ GDB_ADDRESS = "127.0.0.1:1234"
 _DEBUGGER_TIMEOUT_S = 24 * 3600.0  # a person sits there
 _QCOW2_MAGIC = b"QFI\xfb"
 # An event's address names a function only if the kernel is where it was linked.
+# NVMe is built into Debian's cloud kernels.
+_DISK_DRIVERS: Mapping[DiskInterface, tuple[str, ...]] = {
+    DiskInterface.VIRTIO_BLK: ("virtio_blk",),
+    DiskInterface.NVME: (),
+    DiskInterface.AHCI: ("ahci", "sd_mod"),
+}
+_NET_DRIVERS = ("virtio_net",)
 _NO_KASLR = "nokaslr"
 _KASLR = frozenset({_NO_KASLR, "kaslr"})
 
@@ -124,6 +131,11 @@ class Plan:
         return command_line(qemu, self.spec, Channels.example(folder), fds)
 
 
+def _events(machine: BootSpec, budgets: Iterable[Budget]) -> EventLoss:
+    """What happened in a phase is known from events only: then none may be missing."""
+    return EventLoss.LOSSLESS if any(item.phase for item in budgets) else machine.events
+
+
 def plan(
     request: Request, *, build: bool = True, style: Style = Style.AUTO, on_step: OnStep = silent
 ) -> Plan:
@@ -141,8 +153,7 @@ def plan(
     guest = _guest(request, on_step)
     spec = replace(
         machine,
-        # What happened in a phase is known from events only: none may be missing.
-        events=EventLoss.LOSSLESS if any(item.phase for item in budgets) else machine.events,
+        events=_events(machine, budgets),
         kernel=guest.kernel,
         initrd=guest.initrd,
         append=guest.append,
@@ -315,6 +326,15 @@ class _Guest:
     load_symbols: Callable[[], Symbols] = field(default=lambda: _nameless())
 
 
+def _drivers(request: Request) -> tuple[str, ...]:
+    """Name the modules that an image of ours needs for the devices it is given."""
+    if request.kernel is not None:
+        return ()  # its modules are not known
+    interface = request.disk_interface or DiskInterface.VIRTIO_BLK
+    disk = _DISK_DRIVERS[DiskInterface(interface)] if request.disks else ()
+    return (*disk, *(_NET_DRIVERS if request.net == Net.USER else ()))
+
+
 def _guest(request: Request, on_step: OnStep) -> _Guest:
     if request.disks and request.image is None and request.kernel is None:
         return _disk_guest(request)
@@ -323,6 +343,7 @@ def _guest(request: Request, on_step: OnStep) -> _Guest:
         kernel=request.kernel,
         initrd=request.initrd,
         append=request.append or "",
+        extra_modules=() if request.initrd else _drivers(request),
         exec_command=request.exec,
         on_step=on_step,
     )

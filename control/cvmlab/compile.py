@@ -57,8 +57,9 @@ _LOCK_POLL_S = 0.5
 _NEEDED_BYTES = 1 << 30
 _KEPT_BUILDS = 4
 _NINJA_STEP = re.compile(r"\[(\d+)/(\d+)\]")
-# The hash of a build knows nothing of these, so they must not change it.
-_IGNORED_VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS")
+# The hash of a build knows nothing of these, so they must not change it.  ccache takes an object
+# compiled under another LANG or LC_* for another object.
+_IGNORED_VARIABLE = re.compile(r"CC|CXX|(C|CXX|CPP|LD|MAKE)FLAGS|LANG|LANGUAGE|LC_\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +238,9 @@ def _prune(work: Work, flavour: Flavour) -> None:
 
 
 def _environment(work: Work) -> dict[str, str]:
-    kept = {name: text for name, text in os.environ.items() if name not in _IGNORED_VARIABLES}
+    kept = {
+        name: text for name, text in os.environ.items() if not _IGNORED_VARIABLE.fullmatch(name)
+    }
     ours = {"LC_ALL": "C", "NINJA_STATUS": "[%f/%t] "}
     # Objects carry no folder names, so trees in different folders share them: the stock build
     # and a new plugin find most of what an earlier build compiled.

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The guest's console: read all the time, searched by whoever waits for something.
 
-The log on disk is QEMU's; here is only what the waits need.
+The log on disk is written here and not by QEMU's ``logfile=``: a character that the socket has no
+room for is logged there and then sent again, and logged again.
 """
 
 import asyncio
 import codecs
+import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
 from typing import final
 
 from cvmlab.errors import DeadlineExceeded, GuestPanic, MarkerNotSeen
@@ -27,7 +32,14 @@ class Console:
     wait_for() consumes: the next wait looks only at what follows the last match.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        log_path: Path | None = None,
+    ) -> None:
+        self.log_path = log_path
         self.panic: str | None = None
         self._reader = reader
         self._writer = writer
@@ -41,13 +53,20 @@ class Console:
     async def follow(self) -> None:
         """Read until the other side closes."""
         try:
-            while data := await self._reader.read(65536):
-                self._append(self._decoder.decode(data).replace("\r", ""))
+            with self._open_log() as log:
+                while data := await self._reader.read(65536):
+                    # A full disk must not stop the VM; the journal, which counts, reports it.
+                    with suppress(OSError):
+                        log.write(data)
+                    self._append(self._decoder.decode(data).replace("\r", ""))
         except ConnectionError:
             pass  # QEMU was killed: the same end as an orderly one
         finally:
             self._ended = True
             self._changed.set()
+
+    def _open_log(self) -> FileIO:
+        return (self.log_path or Path(os.devnull)).open("ab", buffering=0)
 
     def _append(self, text: str) -> None:
         start = max(0, len(self._text) - _OVERLAP)

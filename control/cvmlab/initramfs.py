@@ -27,7 +27,7 @@ from cvmlab.paths import cache_dir
 
 EXEC_PATH = "cvmlab/exec"
 _KEPT = 64  # cached initrds; a command a second time is rare, a test suite has a few dozen
-_MOUNT_POINTS = ("dev", "proc", "sys", "tmp", "root")
+_MOUNT_POINTS = ("dev", "proc", "sys", "tmp")
 _APPLET_DIRS = ("bin", "sbin", "usr/bin", "usr/sbin")
 
 

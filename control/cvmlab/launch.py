@@ -84,7 +84,8 @@ async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: R
     wires = Wires.make(stack)
     process = _start(stack, spec, setting, run, files, wires)
     try:
-        console = Console(*await stack.enter_async_context(stream(wires.console.ours)))
+        console_ends = await stack.enter_async_context(stream(wires.console.ours))
+        console = Console(*console_ends, log_path=run.console_log)
         agent_reader, _ = await stack.enter_async_context(stream(wires.agent.ours))
         connection = await stack.enter_async_context(
             Qmp.connect(wires.qmp.ours, log_path=run.qmp_log, timeout_s=setting.start_timeout_s)
@@ -120,7 +121,7 @@ def _start(
     wires: Wires,
 ) -> QemuProcess:
     qmp_fd, console_fd, agent_fd = wires.theirs
-    channels = Channels(qmp_fd, console_fd, agent_fd, run.qmp_socket, run.console_log)
+    channels = Channels(qmp_fd, console_fd, agent_fd, run.qmp_socket)
     fds = None if files is None else files.fds
     if not spec.rom_dirs and setting.qemu is None:
         from cvmlab.firmware import rom_dirs

@@ -185,12 +185,12 @@ class Channels:
     console_fd: int
     agent_fd: int
     qmp_socket: Path
-    console_log: Path
+    console_log: Path | None = None  # written by QEMU, with repetitions; see console.py
 
     @classmethod
     def example(cls, run_dir: Path) -> "Channels":
         """Return what a dry run shows: the numbers are those of no open file."""
-        return cls(3, 4, 5, run_dir / "qmp.sock", run_dir / "console.log")
+        return cls(3, 4, 5, run_dir / "qmp.sock")
 
 
 EXAMPLE_FDS = BackendFds(private=6, shared=7, table=8, ring=9)
@@ -307,10 +307,10 @@ def _monitors(channels: Channels) -> list[str]:
 
 
 def _serial_ports(channels: Channels) -> list[str]:
-    log = _value(channels.console_log)
+    log = "" if channels.console_log is None else f",logfile={_value(channels.console_log)}"
     # fmt: off
     return [
-        "-chardev", f"socket,id=console,fd={channels.console_fd},logfile={log}",
+        "-chardev", f"socket,id=console,fd={channels.console_fd}{log}",
         "-serial", "chardev:console",
         "-chardev", f"socket,id=agent,fd={channels.agent_fd}",
         "-serial", "chardev:agent",

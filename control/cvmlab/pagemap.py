@@ -63,7 +63,8 @@ def draw(extents: Extents, slots: Sequence[Slot], canvas: Canvas) -> str:
     pages = sum(slot.size for slot in slots) // PAGE_SIZE
     if not pages:
         return "no restricted memory\n"
-    cell_pages = max(-(-pages // (canvas.width * canvas.height)), 1)
+    least = -(-pages // (canvas.width * canvas.height))
+    cell_pages = 1 << (least - 1).bit_length()
     lines = [
         line
         for slot in sorted(slots, key=lambda slot: slot.gpa)

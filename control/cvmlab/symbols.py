@@ -35,10 +35,17 @@ KERNEL_ENTRY = (
     "x86_64_start_kernel",
 )
 
-_ELF64_SYMBOL = np.dtype(
-    [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"),
-     ("value", "<u8"), ("size", "<u8")]
-)  # fmt: skip
+# Elf32_Sym and Elf64_Sym (elf.h), by the class of the file.
+_ELF_SYMBOL = {
+    32: np.dtype(
+        [("name", "<u4"), ("value", "<u4"), ("size", "<u4"), ("info", "u1"), ("other", "u1"),
+         ("section", "<u2")]
+    ),
+    64: np.dtype(
+        [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"), ("value", "<u8"),
+         ("size", "<u8")]
+    ),
+}  # fmt: skip
 _STT_NOTYPE, _STT_FUNC = 0, 2
 _SHF_EXECINSTR = 4
 _TEXT_TYPES = frozenset("tTwW")
@@ -158,8 +165,7 @@ def from_elf(content: bytes) -> Symbols:
         table = elf.get_section_by_name(".symtab")
         if not isinstance(table, SymbolTableSection):
             return _from_kallsyms(content, elf)
-        found = _elf64_symbols if elf.elfclass == 64 else _elf32_symbols
-        return Symbols.of(found(elf, table))
+        return Symbols.of(_elf_symbols(elf, table))
     except ELFError as error:
         raise ImageError(f"the ELF file is damaged: {error}") from error
 
@@ -187,9 +193,9 @@ def _code_sections(elf: ELFFile) -> dict[int, int]:
     }
 
 
-def _elf64_symbols(elf: ELFFile, table: SymbolTableSection) -> list[Symbol]:
+def _elf_symbols(elf: ELFFile, table: SymbolTableSection) -> list[Symbol]:
     # pyelftools builds an object a symbol: seconds for a kernel; the array takes milliseconds.
-    rows = np.frombuffer(table.data(), _ELF64_SYMBOL)
+    rows = np.frombuffer(table.data(), _ELF_SYMBOL[elf.elfclass])
     strings = elf.get_section(table["sh_link"]).data()
     code = _code_sections(elf)
     symbols = [Symbol(end, "", text=False) for end in code.values()]
@@ -200,17 +206,6 @@ def _elf64_symbols(elf: ELFFile, table: SymbolTableSection) -> list[Symbol]:
         if section in code and name:
             local = row["info"] >> 4 == 0
             symbols.append(Symbol(value, name, local=bool(local)))
-    return symbols
-
-
-def _elf32_symbols(elf: ELFFile, table: SymbolTableSection) -> list[Symbol]:
-    """Bare-metal guests are small and often 32-bit at the entry."""
-    code = _code_sections(elf)
-    symbols = [Symbol(end, "", text=False) for end in code.values()]
-    for row in table.iter_symbols():
-        if row["st_shndx"] in code and row.name and row["st_info"]["type"] != "STT_SECTION":
-            local = row["st_info"]["bind"] == "STB_LOCAL"
-            symbols.append(Symbol(row["st_value"], row.name, local=local))
     return symbols
 
 

@@ -20,28 +20,19 @@
  */
 
 #include "qemu/osdep.h"
-#include <sys/mman.h>
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "qemu/error-report.h"
-#include "qemu/memfd.h"
 #include "qom/object_interfaces.h"
 #include "migration/blocker.h"
-#include "migration/vmstate.h"
 #include "system/reset.h"
 #include "system/system.h"
 #include "hw/boards.h"
 #include "hw/restricted-memory/restricted.h"
 #include "trace.h"
 
-#define RING_DEFAULT_RECORDS 65536
-
 bool restricted_memory_active;
 static RestrictedMemory *the_backend;
-
-static const char *const fd_property[RESTRICTED_FDS] = {
-    "private-fd", "shared-fd", "table-fd", "ring-fd",
-};
 
 RestrictedMemory *restricted_memory(void)
 {
@@ -71,127 +62,6 @@ uint64_t restricted_offset_to_gpa(const RestrictedMemory *rm, uint64_t offset)
     }
     /* RAM without a slot of its own (PC: 640K to 1M) sits at its offset. */
     return offset;
-}
-
-/* The file behind @which, at least @size bytes long; -1 and @errp if not. */
-static int backend_file(RestrictedMemory *rm, int which, uint64_t size,
-                        Error **errp)
-{
-    int fd = rm->fds[which];
-    struct stat st;
-
-    if (fd < 0) {
-        fd = qemu_memfd_create(fd_property[which], size, false, 0, 0, errp);
-        rm->fds[which] = fd;
-        return fd;
-    }
-    if (fstat(fd, &st) < 0) {
-        error_setg_errno(errp, errno, "%s=%d is not an open file",
-                         fd_property[which], fd);
-        return -1;
-    }
-    if (st.st_size < size) {
-        error_setg(errp, "%s=%d has %" PRIu64 " bytes, %" PRIu64 " needed",
-                   fd_property[which], fd, (uint64_t)st.st_size, size);
-        return -1;
-    }
-    qemu_set_cloexec(fd);
-    return fd;
-}
-
-static void *backend_map(RestrictedMemory *rm, int which, uint64_t size,
-                         Error **errp)
-{
-    int fd = backend_file(rm, which, size, errp);
-    void *map;
-
-    if (fd < 0) {
-        return NULL;
-    }
-    map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-               fd, 0);
-    if (map == MAP_FAILED) {
-        error_setg_errno(errp, errno, "cannot map %s", fd_property[which]);
-        return NULL;
-    }
-    return map;
-}
-
-static bool backend_init_core(RestrictedMemory *rm, const RmemProfile *rules,
-                              Error **errp)
-{
-    uint64_t pages = MEMORY_BACKEND(rm)->size >> RMEM_PAGE_BITS;
-    uint64_t ring_bytes = RMEM_RECORDS_OFFSET
-                          + RING_DEFAULT_RECORDS * sizeof(RmemRecord);
-    void *table, *ring;
-    const char *problem;
-    struct stat st;
-
-    table = backend_map(rm, RESTRICTED_FD_TABLE, pages, errp);
-    if (!table) {
-        return false;
-    }
-    if (rm->fds[RESTRICTED_FD_RING] >= 0
-        && fstat(rm->fds[RESTRICTED_FD_RING], &st) == 0) {
-        ring_bytes = st.st_size;
-    }
-    ring = backend_map(rm, RESTRICTED_FD_RING, ring_bytes, errp);
-    if (!ring) {
-        return false;
-    }
-    problem = rmem_init(&rm->core, rules, ring, ring_bytes, table, pages,
-                        rm->fds[RESTRICTED_FD_TABLE],
-                        rm->events == RESTRICTED_MEMORY_EVENTS_LOSSLESS
-                        ? RMEM_RING_LOSSLESS : 0);
-    if (problem) {
-        error_setg(errp, "ring-fd: %s", problem);
-        return false;
-    }
-    return true;
-}
-
-static bool backend_init_ram(RestrictedMemory *rm, MemoryRegion *mr,
-                             int which, Error **errp)
-{
-    HostMemoryBackend *backend = MEMORY_BACKEND(rm);
-    g_autofree char *id = host_memory_backend_get_name(backend);
-    g_autofree char *name = g_strdup_printf("%s.%s", id,
-        which == RESTRICTED_FD_PRIVATE ? "private" : "shared");
-    int fd = backend_file(rm, which, backend->size, errp);
-
-    if (fd < 0) {
-        return false;
-    }
-    /* The block owns its descriptor; ours stays for fallocate(). */
-    fd = qemu_dup(fd);
-    if (fd < 0) {
-        error_setg_errno(errp, errno, "cannot duplicate %s",
-                         fd_property[which]);
-        return false;
-    }
-    if (!memory_region_init_ram_from_fd(mr, OBJECT(rm), name, backend->size,
-                                        RAM_SHARED | RAM_NORESERVE, fd, 0,
-                                        errp)) {
-        close(fd);
-        return false;
-    }
-    vmstate_register_ram_global(mr);
-    return true;
-}
-
-static bool backend_init_files(RestrictedMemory *rm, Error **errp)
-{
-    if (!backend_init_ram(rm, &rm->private_ram, RESTRICTED_FD_PRIVATE, errp)) {
-        return false;
-    }
-    if (!restricted_is_split(rm)) {
-        if (rm->fds[RESTRICTED_FD_SHARED] >= 0) {
-            error_setg(errp, "shared-fd has no use with layout=in-place");
-            return false;
-        }
-        return true;
-    }
-    return backend_init_ram(rm, &rm->shared_ram, RESTRICTED_FD_SHARED, errp);
 }
 
 static bool backend_check(RestrictedMemory *rm, const RmemProfile **rules,
@@ -237,7 +107,7 @@ static void backend_machine_done(Notifier *notifier, void *data)
         error_report_err(err);
         exit(EXIT_FAILURE);
     }
-    restricted_guard_machine_done(rm);
+    restricted_spaces_machine_done(rm);
     restricted_cpu_view_machine_done(rm);
 }
 
@@ -258,8 +128,8 @@ static void backend_complete(UserCreatable *uc, Error **errp)
     if (migrate_add_blocker(&rm->migration_blocker, errp) < 0) {
         return;
     }
-    if (!backend_init_files(rm, errp)
-        || !backend_init_core(rm, rules, errp)) {
+    if (!restricted_files_ram(rm, errp)
+        || !restricted_files_map(rm, rules, errp)) {
         return;
     }
     if (backend->prealloc
@@ -270,6 +140,7 @@ static void backend_complete(UserCreatable *uc, Error **errp)
 
     name = host_memory_backend_get_name(backend);
     memory_region_init(&backend->mr, OBJECT(rm), name, backend->size);
+    restricted_spaces_init(rm);
     restricted_guard_init(rm);
     restricted_cpu_view_init(rm);
     restricted_events_init(rm);
@@ -469,9 +340,9 @@ static void backend_class_init(ObjectClass *oc, void *data)
     object_class_property_set_description(oc, "debuggable",
         "Monitor and gdb may touch private memory");
     for (uintptr_t i = 0; i < RESTRICTED_FDS; i++) {
-        object_class_property_add(oc, fd_property[i], "int", backend_get_fd,
+        object_class_property_add(oc, restricted_fd_property[i], "int", backend_get_fd,
                                   backend_set_fd, NULL, (void *)i);
-        object_class_property_set_description(oc, fd_property[i],
+        object_class_property_set_description(oc, restricted_fd_property[i],
             "Inherited file descriptor");
     }
 }

@@ -121,6 +121,9 @@ struct RestrictedMemory {
 /* The backend in use, NULL if none. Set once, never cleared. */
 RestrictedMemory *restricted_memory(void);
 
+/* The backend of that id; NULL and @errp if there is none. */
+RestrictedMemory *restricted_memory_by_id(const char *id, Error **errp);
+
 static inline bool restricted_is_split(const RestrictedMemory *rm)
 {
     return rm->layout == RESTRICTED_MEMORY_LAYOUT_SPLIT;
@@ -137,11 +140,38 @@ uint64_t restricted_offset_to_gpa(const RestrictedMemory *rm, uint64_t offset);
 /* The slot that holds @gpa, NULL if it is not RAM of the backend. */
 const RestrictedSlot *restricted_slot(const RestrictedMemory *rm, hwaddr gpa);
 
+/* files.c */
+extern const char *const restricted_fd_property[RESTRICTED_FDS];
+/* Make the RAM blocks, of one file or of two. */
+bool restricted_files_ram(RestrictedMemory *rm, Error **errp);
+/* Map page-state table and event ring. */
+bool restricted_files_map(RestrictedMemory *rm, const RmemProfile *rules,
+                          Error **errp);
+
 /* guard.c */
 void restricted_guard_init(RestrictedMemory *rm);
-void restricted_guard_machine_done(RestrictedMemory *rm);
+/* Make a guard in place of RAM; @actor NULL: ask each time who it is. */
+void restricted_guard_setup(RestrictedMemory *rm, RestrictedGuard *guard,
+                            RestrictedActor *actor, const char *name);
+
+/* judge.c */
+typedef struct RestrictedAccess {
+    RestrictedMemory *rm;
+    RestrictedActor *actor;
+    uint64_t offset;
+    bool write;
+} RestrictedAccess;
+
+/* A host access to a page that is not shared: where does it go? */
+AddressSpace *restricted_judge(const RestrictedAccess *access, RmemState state);
+
+/* spaces.c */
+void restricted_spaces_init(RestrictedMemory *rm);
+void restricted_spaces_machine_done(RestrictedMemory *rm);
 void restricted_map_slots(RestrictedMemory *rm, MemoryRegion *root,
                           MemoryRegion *target, hwaddr base, const char *name);
+void restricted_actor_add(RestrictedMemory *rm, RestrictedActor *actor,
+                          RmemActor kind, const char *name);
 char *restricted_actor_name(const RestrictedActor *actor);
 RestrictedActor *restricted_actor_running(RestrictedMemory *rm, bool debug);
 

@@ -20,7 +20,12 @@ from tests.bench import boots, cli, memory, ring
 from tests.bench.measure import Figure
 
 
-GROUPS = {"ring": ring.figures, "memory": memory.figures, "cli": cli.figures, "boots": boots.figures}
+GROUPS = {
+    "ring": ring.figures,
+    "memory": memory.figures,
+    "cli": cli.figures,
+    "boots": boots.figures,
+}
 
 
 def budgets() -> dict[str, dict[str, Any]]:

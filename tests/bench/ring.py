@@ -23,12 +23,18 @@ TIMEOUT_S = 60.0
 def compile_pusher(folder: Path) -> Path:
     core = plugin_dir() / "core"
     with (folder / "transitions.inc").open("wb") as out:
-        generate = [sys.executable, core / "gen-transitions.py", core / "transitions.toml"]
+        generate = [
+            sys.executable,
+            str(core / "gen-transitions.py"),
+            str(core / "transitions.toml"),
+        ]
         subprocess.run(generate, stdout=out, check=True, timeout=TIMEOUT_S)
     sources = [Path(__file__).with_name("pusher.c"), *sorted(core.glob("*.c"))]
-    argv = ["cc", "-std=gnu11", "-O2", f"-I{core}", f"-I{folder}", "-o", folder / "pusher", *sources]
+    pusher = folder / "pusher"
+    flags = ["-std=gnu11", "-O2", f"-I{core}", f"-I{folder}"]
+    argv = ["cc", *flags, "-o", str(pusher), *map(str, sources)]
     subprocess.run(argv, check=True, timeout=TIMEOUT_S)
-    return folder / "pusher"
+    return pusher
 
 
 def drained(pusher: Path, folder: Path) -> tuple[float, int]:
@@ -36,7 +42,7 @@ def drained(pusher: Path, folder: Path) -> tuple[float, int]:
     with RestrictedFiles.create(1 << 20, layout=Layout.IN_PLACE) as files:
         ring = Ring(files.fds.ring)
         journal = Journal(ring, folder / "events.bin")
-        argv = [pusher, str(files.fds.ring), str(RECORDS)]
+        argv = [str(pusher), str(files.fds.ring), str(RECORDS)]
         start = time.perf_counter()
         with subprocess.Popen(argv, pass_fds=[files.fds.ring]) as process:
             while process.poll() is None and time.perf_counter() - start < TIMEOUT_S:

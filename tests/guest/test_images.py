@@ -51,7 +51,7 @@ def test_without_the_agents_port_the_command_runs_all_the_same(tmp_path: Path) -
 
 
 def test_a_shell_is_given_when_asked_for(tmp_path: Path) -> None:
-    booted = boot(tmp_path, resolve(), append="cvmlab.shell", typed=("/ # ", "tty; exit 5\n"))
+    booted = boot(tmp_path, resolve(), append="cvmlab.shell", typed=(" # ", "tty; exit 5\n"))
     assert booted.channel[-1] == "cvmlab exit 5"
     assert "/dev/ttyS0\n" in booted.console  # not /dev/console, on which ^C does nothing
 

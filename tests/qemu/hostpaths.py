@@ -113,42 +113,43 @@ class HostPath:
     attempt: Callable[[Lab, int], Awaitable[bytes]]
 
 
-def _function(lab: Lab, name: str) -> dma.PciFunction:
+def pci_function(lab: Lab, name: str) -> dma.PciFunction:
+    """Return the device at the end of which *name* is."""
     return dma.PciFunction(lab.guest, _SLOTS[name])
 
 
 async def _virtio_blk(lab: Lab, gpa: int) -> bytes:
-    queue = dma.legacy_queue(_function(lab, "blk"), 0xE000, lab.work(dma.Virtqueue.PAGES))
+    queue = dma.legacy_queue(pci_function(lab, "blk"), 0xE000, lab.work(dma.Virtqueue.PAGES))
     dma.virtio_block_write(queue, lab.guest, lab.work(), gpa)
     return (lab.folder / "blk").read_bytes()
 
 
 async def _virtio_blk_platform(lab: Lab, gpa: int) -> bytes:
-    function = _function(lab, "platform-blk")
+    function = pci_function(lab, "platform-blk")
     queue = dma.modern_queue(function, 0xD0000000, lab.work(dma.Virtqueue.PAGES))
     dma.virtio_block_write(queue, lab.guest, lab.work(), gpa)
     return (lab.folder / "platform-blk").read_bytes()
 
 
 async def _virtio_net(lab: Lab, gpa: int) -> bytes:
-    queue = dma.legacy_queue(_function(lab, "net"), 0xE100, lab.work(dma.Virtqueue.PAGES), 1)
+    queue = dma.legacy_queue(pci_function(lab, "net"), 0xE100, lab.work(dma.Virtqueue.PAGES), 1)
     dma.virtio_net_send(queue, lab.work(), gpa, SIZE)
     return lab.wire.recv(2048)
 
 
 async def _nine_pea(lab: Lab, gpa: int) -> bytes:
-    queue = dma.legacy_queue(_function(lab, "9p"), 0xE200, lab.work(dma.Virtqueue.PAGES))
+    queue = dma.legacy_queue(pci_function(lab, "9p"), 0xE200, lab.work(dma.Virtqueue.PAGES))
     dma.NinePea(queue, lab.guest, lab.work()).write_file("file", gpa, SIZE)
     return (lab.folder / "share" / "file").read_bytes()
 
 
 async def _nvme(lab: Lab, gpa: int) -> bytes:
-    dma.Nvme(_function(lab, "nvme"), 0xD1000000, lab.work(dma.Nvme.PAGES)).write_sector(gpa)
+    dma.Nvme(pci_function(lab, "nvme"), 0xD1000000, lab.work(dma.Nvme.PAGES)).write_sector(gpa)
     return (lab.folder / "nvme").read_bytes()
 
 
 async def _ahci(lab: Lab, gpa: int) -> bytes:
-    dma.Ahci(_function(lab, "ahci"), 0xD2000000, lab.work()).write_sector(gpa)
+    dma.Ahci(pci_function(lab, "ahci"), 0xD2000000, lab.work()).write_sector(gpa)
     return (lab.folder / "ahci").read_bytes()
 
 

@@ -26,6 +26,7 @@ class PlainQmp:
         self.socket = connect(path, deadline_s)
         self.events: list[dict[str, Any]] = []
         self._buffer = b""
+        self._number = 0
         self._deadline_s = deadline_s
         self.greeting = self.receive()
         enable = {"enable": ["oob"]} if oob else {}
@@ -39,7 +40,12 @@ class PlainQmp:
 
     def command(self, name: str, **arguments: Any) -> Any:
         """Run a command and return its value; raise QmpRefusedError if QEMU refuses."""
-        answer = self.ask({"execute": name, "arguments": arguments})
+        self._number += 1
+        ticket = f"{id(self)}-{self._number}"
+        answer = self.ask({"execute": name, "arguments": arguments, "id": ticket})
+        while answer.get("id") != ticket:
+            # What a client that vanished had asked for is answered to the next one.
+            answer = self.answer()
         if "error" in answer:
             raise QmpRefusedError(answer["error"]["desc"])
         return answer["return"]

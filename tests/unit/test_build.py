@@ -125,6 +125,18 @@ def test_jobs_are_as_many_as_asked_for(
     assert "-j7" in programs.calls("ninja")[0]
 
 
+def test_the_users_flags_and_language_do_not_reach_the_build(
+    programs: Programs, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CFLAGS", "LANG", "LC_MESSAGES", "CCACHE_DIR"):
+        monkeypatch.setenv(name, "mine")
+    programs.add("ninja", f'env >"{programs.folder}/environment"' + NINJA)
+    stock(source)
+    passed = (programs.folder / "environment").read_text().splitlines()
+    assert "LC_ALL=C" in passed
+    assert [line for line in passed if line.endswith("=mine")] == ["CCACHE_DIR=mine"]
+
+
 def test_a_failed_compile_names_the_log_and_shows_its_end(programs: Programs, source: Path) -> None:
     programs.add("ninja", "echo 'x.c:1: fatal error: glib.h: No such file'; exit 1")
     with pytest.raises(BuildError) as caught:

@@ -4,6 +4,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,17 @@ async def guest() -> AsyncIterator[Guest]:
             task = group.create_task(console.follow())
             yield Guest(theirs, console)
             task.cancel()
+
+
+async def test_the_log_has_every_byte_once_and_as_it_came(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    async with stream(ours) as (reader, writer):
+        console = Console(reader, writer, log_path=tmp_path / "console.log")
+        with theirs:
+            theirs.sendall(b"one\r\n\xfftwo")
+        await console.follow()
+
+    assert (tmp_path / "console.log").read_bytes() == b"one\r\n\xfftwo"
 
 
 async def test_a_pattern_is_found_across_pieces(guest: Guest) -> None:

@@ -56,6 +56,13 @@ def test_slots_begin_lines_of_their_own_at_their_addresses() -> None:
     assert lines[:2] == ["0x000000000000 ..PP", "0x000100000000 SS.."]
 
 
+def test_a_cell_is_a_power_of_two_so_that_lines_begin_at_round_addresses() -> None:
+    lines = pagemap.draw(table(), [slot(9)], Canvas(width=4, height=1)).splitlines()
+
+    assert lines[:2] == ["0x000000000000 ...", ""]
+    assert lines[-1] == "one character is 16K"
+
+
 def test_a_slot_that_ends_inside_a_cell_is_not_counted_beyond_its_end() -> None:
     lines = pagemap.draw(table((0, [P] * 5)), [slot(5)], Canvas(width=2, height=1)).splitlines()
 

@@ -120,7 +120,11 @@ def test_many_faults_are_cut_unless_asked_for() -> None:
         counters=result.Counters(host_faults=10, host_accesses=10),
     )
 
+    few = changed(faults=many.faults[: report.FAULTS_SHOWN], counters=many.counters)
+
     assert "    and 6 more, in result.json" in report.render(many).splitlines()
+    assert "more, in result.json" not in report.render(few)
+    assert ", 1 times" not in report.render(many)
     assert "more, in result.json" not in report.render(many, verbose=True)
 
 

@@ -79,6 +79,12 @@ class PrivateVm(GuestView):
         self.attributes.set(start, end, 1 if to_private else 0)
         self.zapped()
 
+    def pin_shared(self, gpa: int, size: int) -> None:
+        """Let the host hold guest pages for I/O; private ones are out of its reach, mapped or not."""
+        start, end = gpa // PAGE, -(-(gpa + size) // PAGE)
+        private = not self.attributes.uniform(start, end, 0)
+        self.world.rules.require("pin", {"private": private}, f"gpa {gpa:#x}+{size:#x}")
+
     def mmap_start(self, number: int) -> None:
         """Let the host map a whole slot, as was proposed: only while all of it is shared."""
         slot = self.slots[number]

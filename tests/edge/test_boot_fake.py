@@ -177,7 +177,7 @@ def test_a_good_boot_leaves_nothing_and_a_bad_one_its_folder(boot: Boot, state_h
     assert found.run_dir is not None
     folder = Path(found.run_dir)
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"cmdline", "qemu.log", "qmp.jsonl", "events.bin", "result.json"}
+    assert names >= {"cmdline", "console.log", "qemu.log", "qmp.jsonl", "events.bin", "result.json"}
     assert result.from_json((folder / "result.json").read_bytes()) == found
 
 
