@@ -36,6 +36,7 @@ PORT, TLS_PORT = 1883, 8883
 RECONNECT_S = 0.5
 FAREWELL_S = 15.0  # how long the end of a boot waits for a broker that is away
 _INTERVAL_S = 0.5
+_GREETING_S = 4.0
 _CONFIRM_S = 30.0
 _KEEPALIVE_S = 20
 _COMMANDS = ("convert", "pause", "cont", "stop")
@@ -76,7 +77,8 @@ class Broker:
             tls_context=context,
             keepalive=_KEEPALIVE_S,
             will=aiomqtt.Will(f"{base}/{will.topic}", will.payload, qos=1, retain=True),
-            timeout=_CONFIRM_S,
+            # A broker that goes down just then never answers the greeting, and nobody is told.
+            timeout=_GREETING_S,
         )
 
 
@@ -180,6 +182,7 @@ class Publisher:
             message.payload,
             qos=1 if message.promised else 0,
             retain=message.retained,
+            timeout=_CONFIRM_S,
         )
         self.sent += message.promised
 

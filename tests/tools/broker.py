@@ -106,7 +106,12 @@ class Listener:
     """Everything published under cvmlab/, kept by last part of the topic."""
 
     def __init__(self, port: int, **options: Any) -> None:
-        self._options: dict[str, Any] = {"hostname": "127.0.0.1", "port": port, **options}
+        self._options: dict[str, Any] = {
+            "hostname": "127.0.0.1",
+            "port": port,
+            "timeout": 3.0,
+            **options,
+        }
         self.heard: dict[str, list[Any]] = {}
         self.topics: set[str] = set()
         self.retained: list[str] = []
