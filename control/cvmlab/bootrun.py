@@ -94,7 +94,7 @@ async def run_plan(
     start = _Start.now()
     vm = Vm(plan.spec, setting=plan.setting, paused=True)
     try:
-        async with vm, _beside(vm, watch), companion(vm):
+        async with vm, companion(vm), _beside(vm, watch):
             with _interruption() as interrupted:
                 ending, ended_ns = await _live(vm, plan, interrupted)
                 await vm.stop()

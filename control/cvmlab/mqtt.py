@@ -37,7 +37,9 @@ RECONNECT_S = 0.5
 FAREWELL_S = 15.0  # how long the end of a boot waits for a broker that is away
 _INTERVAL_S = 0.5
 _GREETING_S = 4.0
-_CONFIRM_S = 30.0
+# aiomqtt can lose the news of a broken connection that broke just after the greeting; then only
+# time tells.  Shorter than the farewell, so that a last message gets another try.
+_CONFIRM_S = 4.0
 _KEEPALIVE_S = 20
 _COMMANDS = ("convert", "pause", "cont", "stop")
 
