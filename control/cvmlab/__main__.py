@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python -m cvmlab``, and the program that is installed."""
 
+import os
 import signal
 import sys
+
+
+_INTERRUPTED = 130
 
 
 def main() -> int:
@@ -13,10 +17,17 @@ def main() -> int:
     try:
         from cvmlab.cli import main as run
 
-        return run()
+        status = run()
     except KeyboardInterrupt:
         sys.stderr.write("cvmlab: interrupted\n")
-        return 130
+        status = _INTERRUPTED
+    if status == _INTERRUPTED:
+        # Python kills itself by SIGINT at exit if one came while exec() ran a string, as the
+        # import of every dataclass does, whether it was caught or not (run_eval_code_obj).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ _ADVICE = (
     ("Temporary failure", "the network is not reachable; try again when it is"),
     ("Could not resolve", "the network is not reachable; try again when it is"),
     ("NewConnectionError", "the network is not reachable; try again when it is"),
+    ("(from versions: none)", "the package index is not reachable; see pip's own settings"),
     ("FAILED -- saving rejects", "a patch does not fit this QEMU; it needs 10.0.x"),
     ("fatal error:", "a header is missing; `cvmlab doctor` names missing packages"),
 )

@@ -26,6 +26,9 @@ CONFIG_PCIE_PORT=y
 CONFIG_USB_XHCI_PCI=y
 CONFIG_VGA_PCI=y
 
+# The one user of ISA DMA, which reaches memory by a path of its own
+CONFIG_FDC_ISA=y
+
 # Scriptable DMA, and exits a bare-metal guest can ask for
 CONFIG_EDU=y
 CONFIG_PCI_TESTDEV=y
@@ -48,4 +51,5 @@ CONFIG_VHOST_USER_BLK=y
 CONFIG_VHOST_USER_SCSI=y
 CONFIG_VHOST_SCSI=y
 CONFIG_VHOST_VSOCK=y
+CONFIG_VFIO_PCI=y
 CONFIG_IVSHMEM_DEVICE=y

@@ -104,6 +104,12 @@ bool restricted_refuse_machine(RestrictedMemory *rm, Error **errp)
                    TYPE_MEMORY_BACKEND_RESTRICTED);
         return false;
     }
+    if (runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, "%s cannot take an incoming migration: a stream "
+                   "would overwrite private memory; drop -incoming",
+                   TYPE_MEMORY_BACKEND_RESTRICTED);
+        return false;
+    }
     if (machine->maxram_size > machine->ram_size) {
         error_setg(errp, "%s: memory cannot be hotplugged; drop maxmem",
                    TYPE_MEMORY_BACKEND_RESTRICTED);

@@ -145,11 +145,17 @@ def test_two(cvm):
 
 
 def test_the_fixture_boots_vms_and_names_the_run_folder_of_a_failure(
-    pytester: pytest.Pytester, tmp_path: Path, state_home: Path
+    pytester: pytest.Pytester,
+    pytestconfig: pytest.Config,
+    tmp_path: Path,
+    state_home: Path,
 ) -> None:
     qemu = str(Plan(boot=BOOT).install(tmp_path / "fake"))
     pytester.makepyfile(PROJECT.format(qemu=qemu))
-    result = pytester.runpytest_inprocess("-p", "cvmlab.pytest_plugin", "-p", "no:asyncio")
+    # An installed cvmlab is found by its entry point, and cannot be loaded again by name.
+    installed = pytestconfig.pluginmanager.hasplugin("cvmlab")
+    ours = () if installed else ("-p", "cvmlab.pytest_plugin")
+    result = pytester.runpytest_inprocess(*ours, "-p", "no:asyncio")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["*cvmlab: VM culprit*", "run folder: *culprit-*"])
     (folder,) = run_folders(state_home)

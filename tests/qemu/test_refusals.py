@@ -54,6 +54,11 @@ MACHINES = [
     (["-machine", "smm=on"], SMM),
     (["-machine", "smm=auto"], SMM),
     (["-m", "64M,slots=1,maxmem=128M"], f"{TYPE}: memory cannot be hotplugged; drop maxmem"),
+    (
+        ["-incoming", "defer"],
+        f"{TYPE} cannot take an incoming migration: a stream would overwrite private memory; "
+        "drop -incoming",
+    ),
     (["-m", "128M"], "Machine memory size does not match the size of the memory backend"),
     (["-object", f"{TYPE},id=ram1,size=64M"], f"only one {TYPE} can be used"),
 ]

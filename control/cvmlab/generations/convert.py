@@ -66,15 +66,23 @@ def convert(
     if inode.private.uniform(start, end, wanted.value):
         _apply_content(inode, wanted, start, end, changed=False, unspecified=unspecified)
         return
-    if inode.world.faults.take(FaultKind.NO_MEMORY, end - start):
-        raise _refuse(inode, "no-memory", wanted.offset, start, end)
-    for low, high in inode.batches(start, end):
-        _convert_batch(inode, wanted, low, high)
+    apply(inode, wanted.value, start, end)
     _apply_content(inode, wanted, start, end, changed=True, unspecified=unspecified)
 
 
-def _convert_batch(inode: GuestMemfd, wanted: Conversion, start: int, end: int) -> None:
-    if wanted.value == PRIVATE:
+def apply(inode: GuestMemfd, value: int, start: int, end: int) -> None:
+    """Convert pages ``[start, end)`` after all arguments were found good.
+
+    :raise Refusal: as convert().
+    """
+    if inode.world.faults.take(FaultKind.NO_MEMORY, end - start):
+        raise refusal_of(inode, "no-memory", start * PAGE, start, end)
+    for low, high in inode.batches(start, end):
+        _convert_batch(inode, value, low, high)
+
+
+def _convert_batch(inode: GuestMemfd, value: int, start: int, end: int) -> None:
+    if value == PRIVATE:
         for mapping in inode.mappings:
             mapping.converted(start, end, PRIVATE)
         held = _first_held(inode, start, end)
@@ -82,17 +90,17 @@ def _convert_batch(inode: GuestMemfd, wanted: Conversion, start: int, end: int) 
             for run in inode.private.find(start, end, SHARED):
                 for mapping in inode.mappings:
                     mapping.converted(run.start, run.end, SHARED)
-            raise _refuse(inode, "held", max(wanted.offset, held * PAGE), start, end)
-    inode.changing = PRIVATE - wanted.value
+            raise refusal_of(inode, "held", max(start, held) * PAGE, start, end)
+    inode.changing = PRIVATE - value
     try:
         with inode.invalidated(start, end):
-            inode.store(start, end, wanted.value)
+            inode.store(start, end, value)
     finally:
         inode.changing = None
-    if wanted.value == SHARED:
+    if value == SHARED:
         for mapping in inode.mappings:
             mapping.converted(start, end, SHARED)
-    inode.world.journal.note("to-private" if wanted.value else "to-shared", start, end)
+    inode.world.journal.note("to-private" if value else "to-shared", start, end)
 
 
 def _first_held(inode: GuestMemfd, start: int, end: int) -> int | None:
@@ -113,7 +121,8 @@ def _first_held(inode: GuestMemfd, start: int, end: int) -> int | None:
     return inode.folio_start(min(held)) if held else None
 
 
-def _refuse(inode: GuestMemfd, fact: str, offset: int, start: int, end: int) -> Refusal:
+def refusal_of(inode: GuestMemfd, fact: str, offset: int, start: int, end: int) -> Refusal:
+    """Return, and note in the journal, what a version answers when *fact* stops a conversion."""
     facts = {"no-memory": False, "held": False} | {fact: True}
     rule = inode.rules.first_broken("convert-store", facts)
     if rule is None:

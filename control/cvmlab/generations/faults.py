@@ -16,6 +16,8 @@ class FaultKind(StrEnum):
     PARTIAL = "partial"  # an allocation is interrupted, some pages are kept
     POISONED = "poisoned"  # the page handed out turns out to be bad
     SLOW_INVALIDATE = "slow-invalidate"  # others get a turn between start and end
+    SPLIT = "split"  # a huge page cannot be split
+    MERGE = "merge"  # the pages of a huge page cannot be merged
     ARCH_PREPARE = "arch-prepare"  # a slot cannot be prepared after all its checks
     PINNED = "pinned"  # somebody holds the page just now
 

@@ -182,6 +182,8 @@ class GuestView:
         binding = Binding(slot.first_page, slot.first_page + slot.frames, slot, slot.file)
         inode.bind(binding)
         slot.binding = binding
+        if isinstance(inode, GuestMemfd):
+            inode.bound_by(self.kind, binding.start, binding.end)
 
     def _memory_fault(self, access: Access, error: str = "EFAULT") -> VcpuExit:
         bit = 1 << self.world.rules.number("exit-private-bit")

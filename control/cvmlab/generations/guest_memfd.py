@@ -21,6 +21,9 @@ from cvmlab.generations.syscalls import (
 
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cvmlab.generations.exits import VmType
     from cvmlab.generations.inode import World
     from cvmlab.generations.mapping import HostMapping
     from cvmlab.generations.openfile import OpenFile
@@ -76,7 +79,7 @@ class GuestMemfd(Inode):
     @property
     def tracks_attributes(self) -> bool:
         """Say whether the file itself, not its VM, knows what is private."""
-        return self.rules.word("convert-ioctl") != "none"
+        return self.rules.word("convert-ioctl") not in ("none", "vm-attributes")
 
     @property
     def mappable(self) -> bool:
@@ -85,11 +88,22 @@ class GuestMemfd(Inode):
     @override
     def fallocate(self, mode: int, offset: int, length: int) -> None:
         """Allocate (KEEP_SIZE) or punch (KEEP_SIZE and PUNCH_HOLE) whole pages."""
-        punch = bool(mode & FALLOC_PUNCH_HOLE)
         end = offset + length
+        self.check_fallocate(mode, offset, length, {})
+        if mode & FALLOC_PUNCH_HOLE:
+            self.punch(offset // PAGE, min(end, self.size) // PAGE)
+        else:
+            self.populate(offset // PAGE, end // PAGE)
+
+    def check_fallocate(
+        self, mode: int, offset: int, length: int, more: Mapping[str, bool]
+    ) -> None:
+        """Refuse what fallocate() refuses; *more* are facts that a derived file adds."""
+        punch, end = bool(mode & FALLOC_PUNCH_HOLE), offset + length
         self.require(
             "fallocate",
             {
+                **more,
                 "not-positive": offset < 0 or length <= 0,
                 "vfs-mode": vfs_refuses_mode(mode),
                 "too-big": end > MAX_BYTES,
@@ -101,10 +115,6 @@ class GuestMemfd(Inode):
             offset,
             end,
         )
-        if punch:
-            self.punch(offset // PAGE, min(end, self.size) // PAGE)
-        else:
-            self.populate(offset // PAGE, end // PAGE)
 
     def punch(self, start: int, end: int) -> None:
         """Take pages away from guest and host; whether they are private stays as it is."""
@@ -134,6 +144,12 @@ class GuestMemfd(Inode):
     def statfs(self) -> tuple[int, int]:
         """Return the magic number of the file system and its block size."""
         return self.rules.number("magic"), self.stat().blksize
+
+    def attributes_changing(self, start: int, end: int, value: int) -> None:
+        """Follow a change of the VM's attributes, or raise to prevent it."""
+
+    def bound_by(self, kind: VmType, start: int, end: int) -> None:
+        """Learn that a VM of this kind has bound pages ``[start, end)``."""
 
     def store(self, start: int, end: int, value: int) -> None:
         """Record a conversion that has been found possible; contents stay where they are."""

@@ -171,6 +171,11 @@ class Inode:
         self._populate(start, end)
         journal.note("populate", start, end)
 
+    def back(self, start: int, end: int) -> None:
+        """Back the holes of ``[start, end)``, as touching them does."""
+        for run in list(self.storage.absent(start, end)):
+            self.populate(run.start, run.end)
+
     def _populate(self, start: int, end: int) -> None:
         if self.world.nodes > 1:
             for run in self.storage.absent(start, end):
@@ -232,15 +237,18 @@ class Inode:
         del index
         return 0
 
+    def node_at(self, index: int) -> int:
+        """Return the NUMA node of a page that is there."""
+        return self.node_of.get(index, 0)
+
     def page(self, index: int) -> Page:
         """Describe the page at *index*, backing it first if it is a hole."""
-        if not self.storage.has(index):
-            self.populate(index, index + 1)
+        self.back(index, index + 1)
         if fault := self.world.faults.take(FaultKind.POISONED, 1):
             self.poisoned.add(index)
             self.world.journal.note("fault", index, index + 1, fault.kind, fault.reason)
         pfn = self.number << 40 | index
-        return Page(index, self.order_of(index), pfn, self.node_of.get(index, 0), self.sequence)
+        return Page(index, self.order_of(index), pfn, self.node_at(index), self.sequence)
 
     def still_valid(self, page: Page) -> bool:
         """Say whether a looked-up page may be mapped: nothing was invalidated since, or is just now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from cvmlab.generations.exits import VmType
@@ -49,8 +50,11 @@ class Kvm:
     def create_vm(self, kind: VmType = VmType.DEFAULT) -> Vm:
         return Vm(self, kind)
 
-    def create_file(self, size: int, flags: int, owner: Vm | None) -> GuestMemfd:
+    def create_file(
+        self, size: int, flags: int, owner: Vm | None, page_order: int = 0
+    ) -> GuestMemfd:
         """Check and make the inode; derived kernels make other kinds."""
+        del page_order
         self.check_create(size, flags)
         storage = Storage.memfd("cvmlab-guest-memfd", size)
         return GuestMemfd(self.world, storage, size, flags, owner)
@@ -92,24 +96,20 @@ class Vm(GuestView):
     def foreign_call(self) -> bool:
         return self.world.process is not self._creator
 
-    def create_guest_memfd(self, size: int, flags: int = 0) -> Fd:
-        """KVM_CREATE_GUEST_MEMFD."""
-        facts = {"bad-pointer": False, "other-process": self.foreign_call}
-        rest = dict.fromkeys(
-            ("flags-unknown", "size-negative", "size-zero", "size-unaligned"), False
-        )
-        self.world.rules.require("create", facts | rest)
+    def _require_caller(self, *, readable: bool) -> None:
+        facts = {"bad-pointer": not readable, "other-process": self.foreign_call}
+        self.world.rules.require("create", defaultdict(bool, facts))
+
+    def create_guest_memfd(self, size: int, flags: int = 0, page_order: int = 0) -> Fd:
+        """KVM_CREATE_GUEST_MEMFD.  ``page_order`` is a reserved word where huge pages are unknown."""
+        self._require_caller(readable=True)
         owner = None if self.delayed else self
-        return self.kvm.open_file(self.kvm.create_file(size, flags, owner))
+        return self.kvm.open_file(self.kvm.create_file(size, flags, owner, page_order))
 
     def create_guest_memfd_from(self, argument: bytes | None) -> Fd:
         """The same with the ioctl's raw argument; None stands for a pointer to nowhere."""
         readable = argument is not None and len(argument) >= _CREATE.size
-        rest = dict.fromkeys(
-            ("flags-unknown", "size-negative", "size-zero", "size-unaligned"), False
-        )
-        facts = {"bad-pointer": not readable, "other-process": self.foreign_call}
-        self.world.rules.require("create", facts | rest)
+        self._require_caller(readable=readable)
         size, flags = _CREATE.unpack_from(argument or b"")
         return self.create_guest_memfd(size, flags)
 
@@ -253,9 +253,27 @@ class Vm(GuestView):
         )
         value = 1 if attributes & PRIVATE_ATTRIBUTE else 0
         if not self.attributes.uniform(start, end, value):
+            self._tell_files(start, end, value)
             self.zap(start, end)
             self.attributes.set(start, end, value)
             self.zapped()
+
+    def _tell_files(self, start: int, end: int, value: int) -> None:
+        """Let the files of the range follow, all or none of them."""
+        done: list[tuple[GuestMemfd, int, int]] = []
+        for slot in self.slots.values():
+            low, high = max(start, slot.first_frame), min(end, slot.first_frame + slot.frames)
+            inode = slot.inode
+            if low >= high or not isinstance(inode, GuestMemfd):
+                continue
+            first, last = slot.index_of(low), slot.index_of(low) + high - low
+            try:
+                inode.attributes_changing(first, last, value)
+            except OSError:
+                for earlier, begin, stop in done:
+                    earlier.attributes_changing(begin, stop, 1 - value)
+                raise
+            done.append((inode, first, last))
 
     def close(self) -> None:
         """Close the VM's descriptor and let its vCPUs and slots go; its files live on."""

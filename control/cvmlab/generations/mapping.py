@@ -98,8 +98,7 @@ class HostMapping:
 
     def _store(self, offset: int, data: bytes) -> None:
         start, end = offset // PAGE, -(-(offset + len(data)) // PAGE)
-        for run in list(self.inode.storage.absent(start, end)):
-            self.inode.populate(run.start, run.end)
+        self.inode.back(start, end)
         self.inode.storage.write(offset, data)
 
     def pin(self, offset: int, size: int, who: str, hold: Hold) -> Pin:

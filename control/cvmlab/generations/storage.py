@@ -5,11 +5,13 @@ Flag bits of old patches mean something else to today's kernel, so none is ever 
 below is always an ordinary one and the engine above decides what may be done to it.
 """
 
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from cvmlab.generations.compat import override
 from cvmlab.generations.rangemap import RangeMap, Run
 from cvmlab.generations.syscalls import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, PAGE, fallocate
 
@@ -103,6 +105,18 @@ class Storage:
         """Yield the runs of ``[start, end)`` that have none."""
         return self._present.find(start, end, 0)
 
+    def zero(self, start: int, end: int) -> None:
+        """Let pages ``[start, end)`` read as zero."""
+        self.free(start, end)
+
+    def allocate_huge(self, start: int, end: int) -> None:
+        """Back the pages of one huge page; sparsely here, where they are only counted."""
+        del start, end
+
+    def free_huge(self, start: int, end: int) -> None:
+        """Give the pages of one huge page back."""
+        self.free(start, end)
+
     def notice(self) -> None:
         """Learn of pages that somebody else, such as a running QEMU, has touched since."""
         end = 0
@@ -119,3 +133,33 @@ class Storage:
     def usage(self) -> Usage:
         host = 0 if self.closed else os.fstat(self._fd).st_blocks * _SECTOR
         return Usage(host, self._present.count(0, 1 << 52, 1) * PAGE)
+
+
+class HugetlbStorage(Storage):
+    """Pages on the host's own hugetlb pages: allocated and freed whole, written through a mapping."""
+
+    __slots__ = ()
+
+    @override
+    def allocate(self, start: int, end: int) -> None:
+        fallocate(self.fileno(), FALLOC_KEEP_SIZE, start * PAGE, (end - start) * PAGE)
+
+    @override
+    def allocate_huge(self, start: int, end: int) -> None:
+        self.allocate(start, end)
+
+    @override
+    def free_huge(self, start: int, end: int) -> None:
+        self.zero(start, end)
+
+    @override
+    def zero(self, start: int, end: int) -> None:
+        """The kernel zeroes what is left of partly punched huge pages by itself."""
+        mode = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
+        fallocate(self.fileno(), mode, start * PAGE, (end - start) * PAGE)
+
+    @override
+    def write(self, offset: int, data: bytes) -> None:
+        size = os.fstat(self.fileno()).st_size
+        with mmap.mmap(self.fileno(), size) as memory:
+            memory[offset : offset + len(data)] = data

@@ -164,7 +164,7 @@ class Top(App[None]):
         self._map.marked = None
         self.notify(f"{pages} pages are now {to}")
 
-    @work(group="commands", exclusive=True)
+    @work(group="pause", exclusive=True)
     async def action_pause(self) -> None:
         """Stop the guest's CPUs, or let them run."""
         try:
