@@ -132,11 +132,10 @@ def boot(
         mqtt, mqtt_user, mqtt_password_file, tls=mqtt_tls, ca=mqtt_ca, commands=mqtt_commands
     )
     output = Output(json=json, junit=junit, trace=trace, html=html, broker=broker, verbose=verbose)
-    style = style_of(progress)
     if dry_run:
         _show_command(request, output)
         return
-    status = _boot(request, output, style)
+    status = _boot(request, output, style_of(progress))
     context.obj.reported = True
     raise typer.Exit(status)
 
