@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What to boot, and the QEMU command line for it.  Pure: nothing is opened or started here."""
 
+import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -8,12 +9,15 @@ from enum import StrEnum
 from pathlib import Path
 
 from cvmlab.errors import ConfigError
-from cvmlab.ranges import PAGE_SIZE, format_size
+from cvmlab.ranges import PAGE_SIZE, format_size, parse_size
 from cvmlab.states import Layout, profiles
 
 
 PROFILE_OFF = "off"
 BACKEND_ID = "ram0"
+GUEST_ID = "cgs0"
+# The confidential-guest object of a profile, as QEMU calls it; the others need none.
+GUEST_OBJECTS = {"tdx": "tdx-guest"}
 MIN_MEMORY_BYTES = 16 << 20
 LARGE_MEMORY_BYTES = 256 << 30
 MAX_MEMORY_BYTES = 1 << 46
@@ -80,11 +84,15 @@ class BootSpec:
     """A VM to boot.  Every default of the project is here.
 
     ``append`` is added to DEFAULT_APPEND; ``devices`` are values for ``-device``; ``firmware`` is
-    one we know or a file; ``gdb`` is what QEMU's ``-gdb`` takes; ``rng_seed`` makes QEMU's own
+    one we know or a file; ``guest_options`` are properties of the confidential-guest object, such
+    as "sept-ve-disable=off"; ``quote_socket`` is a quote generation service's (see quotes.py);
+    ``gdb`` is what QEMU's ``-gdb`` takes; ``rng_seed`` makes QEMU's own
     random numbers repeat; ``extra`` goes to QEMU as it is, at the end.
     """
 
     coco: str = "generic"
+    guest_options: tuple[str, ...] = ()
+    quote_socket: Path | None = None
     memory_bytes: int = 1 << 30
     cpus: int = 1
     kernel: Path | None = None
@@ -131,6 +139,11 @@ class BootSpec:
         if self.kernel is None and (self.initrd is not None or self.append):
             raise ConfigError("an initrd or a kernel command line needs a kernel", hint="--kernel")
         self._validate_policies()
+        if (self.guest_options or self.quote_socket) and self.coco not in GUEST_OBJECTS:
+            raise ConfigError(
+                f"profile {self.coco} has no guest object that could take options",
+                hint=f"profiles that do: {', '.join(GUEST_OBJECTS)}",
+            )
         for path in self._files():
             if not path.is_file():
                 raise ConfigError(f"there is no file {path}")
@@ -229,6 +242,9 @@ def printable(argv: Sequence[str]) -> str:
 def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
     backend = [] if fds is None else ["-object", _backend(spec, fds)]
     memory = "" if fds is None else f",memory-backend={BACKEND_ID}"
+    guest = _guest_object(spec)
+    if guest:
+        memory += f",confidential-guest-support={GUEST_ID}"
     reboot = "reset" if spec.allow_reboot else "shutdown"
     # SeaBIOS lets q35's own AHCI controller write to memory, disks or none: a host fault each boot.
     has_ahci = any(disk.interface is DiskInterface.AHCI for disk in spec.disks)
@@ -238,6 +254,7 @@ def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
         "-no-user-config",
         "-nodefaults",
         "-S",
+        *guest,
         *backend,
         "-machine", f"q35,smm=off{sata}{memory}",
         "-m", format_size(spec.memory_bytes),
@@ -252,7 +269,32 @@ def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
     # fmt: on
 
 
+def _guest_object(spec: BootSpec) -> list[str]:
+    kind = GUEST_OBJECTS.get(spec.coco)
+    if kind is None:
+        return []
+    if spec.quote_socket is None:
+        return ["-object", ",".join([kind, f"id={GUEST_ID}", *spec.guest_options])]
+    # A socket is a structure, which only JSON can say; then the rest has to have its type as well.
+    socket = {"type": "unix", "path": str(spec.quote_socket)}
+    options = (option.partition("=") for option in spec.guest_options)
+    properties = {name: _typed(value) for name, _, value in options}
+    whole = {"qom-type": kind, "id": GUEST_ID, **properties, "quote-generation-socket": socket}
+    return ["-object", json.dumps(whole)]
+
+
+def _typed(value: str) -> bool | int | str:
+    if value in ("on", "off"):
+        return value == "on"
+    try:
+        return parse_size(value)
+    except ConfigError:
+        return value
+
+
 def _cpu(spec: BootSpec) -> str:
+    if spec.coco in GUEST_OBJECTS:
+        return "max"  # the guest object chooses vendor and width
     # QEMU's 40 address bits end below 1 TiB of RAM with its PCI window on top.
     return "max" if spec.memory_bytes < LARGE_MEMORY_BYTES else "max,phys-bits=48"
 

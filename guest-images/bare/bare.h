@@ -15,7 +15,7 @@
 
 #define PAGE_BYTES 4096ull
 #define MAP_LIMIT ((uint64_t)MAP_GIB << 30)
-#define MAX_ARGS 6
+#define MAX_ARGS 11
 
 /* ---- trap.c: exceptions and the safe accesses of probe.S ---- */
 
@@ -37,9 +37,11 @@ int probe_read8(uint64_t address, uint64_t *value, struct fault *fault);
 int probe_write64(uint64_t address, uint64_t value, struct fault *fault);
 int probe_add64(uint64_t address, uint64_t *value, struct fault *fault);
 int probe_exec(uint64_t address, uint64_t *value, struct fault *fault);
+int probe_cpuid(uint64_t regs[4], struct fault *fault);
 int probe_rdmsr(uint32_t index, uint64_t *value, struct fault *fault);
 int probe_wrmsr(uint32_t index, uint64_t value, struct fault *fault);
 int probe_vmcall(const uint64_t args[5], uint64_t *value, struct fault *fault);
+int probe_tdcall(uint64_t regs[11], struct fault *fault);
 int probe_vmmcall(const uint64_t args[5], uint64_t *value, struct fault *fault);
 
 /* ---- text.c: the two serial ports ---- */
@@ -68,7 +70,7 @@ typedef void command_fn(const uint64_t *arg);
 #define FILL_PATTERN UINT64_MAX /* in place of a byte */
 
 command_fn do_read, do_write, do_add, do_fill, do_sum, do_touch, do_exec, do_call, do_loop;
-command_fn do_vmcall, do_vmmcall, do_cpuid, do_rdmsr, do_wrmsr;
+command_fn do_tdcall, do_map_shared, do_vmcall, do_vmmcall, do_cpuid, do_rdmsr, do_wrmsr;
 command_fn do_outb, do_inb, do_outl, do_inl, do_reset, do_off, do_exit;
 command_fn do_fwcfg_dma, do_edu_dma, do_pci;
 command_fn do_smp, do_ap_loop, do_ap_stop;
@@ -76,7 +78,7 @@ command_fn do_smp, do_ap_loop, do_ap_stop;
 _Noreturn void boot_main(void);
 _Noreturn void ap_main(void);
 
-/* True, or an error was answered: [gpa, gpa + bytes) is in the identity map. */
+/* True, or an error was answered: [gpa, gpa + bytes) is in a map. */
 bool mapped(uint64_t gpa, uint64_t bytes);
 
 /* ---- instructions ---- */

@@ -153,6 +153,7 @@ gdt_pointer64:
 
     .bss
     .balign 4096
+    .globl root_table
 root_table:
     .skip 4096
 pointers_low:

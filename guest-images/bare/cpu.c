@@ -17,6 +17,21 @@ static void hypercall(hypercall_fn *call, const uint64_t *arg)
     }
 }
 
+void do_tdcall(const uint64_t *arg)
+{
+    struct fault fault = {0};
+    uint64_t regs[11];
+
+    for (unsigned i = 0; i < 11; i++) {
+        regs[i] = arg[i];
+    }
+    if (probe_tdcall(regs, &fault)) {
+        answer_fault(&fault);
+    } else {
+        answer_ok(11, regs);
+    }
+}
+
 void do_vmcall(const uint64_t *arg)
 {
     hypercall(probe_vmcall, arg);
@@ -29,10 +44,14 @@ void do_vmmcall(const uint64_t *arg)
 
 void do_cpuid(const uint64_t *arg)
 {
-    uint32_t a = (uint32_t)arg[0], b, c = (uint32_t)arg[1], d;
+    uint64_t regs[4] = { (uint32_t)arg[0], 0, (uint32_t)arg[1], 0 };
+    struct fault fault = {0};
 
-    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    answer_ok(4, (const uint64_t[]) { a, b, c, d });
+    if (probe_cpuid(regs, &fault)) {
+        answer_fault(&fault);
+    } else {
+        answer_ok(4, regs);
+    }
 }
 
 void do_rdmsr(const uint64_t *arg)

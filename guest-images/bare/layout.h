@@ -13,6 +13,7 @@
 #define IMAGE_GPA       0x100000
 #define TRAMPOLINE_GPA  0x8000
 #define MAP_GIB         8
+#define SHARED_MAP      0x10000000000   /* the first GiB with an address bit set: map-shared */
 
 #define SEL_CODE64      0x08
 #define SEL_DATA        0x10

@@ -3,7 +3,7 @@
 
 #include "bare.h"
 
-#define LINE_BYTES 160
+#define LINE_BYTES 256
 
 static command_fn do_ping;
 
@@ -22,6 +22,8 @@ static const struct command {
     { "exec", "x", do_exec },
     { "call", "x", do_call },
     { "loop", "xx", do_loop },
+    { "tdcall", "xxxxxxxxxxx", do_tdcall },
+    { "map-shared", "x", do_map_shared },
     { "vmcall", "xxxxx", do_vmcall },
     { "vmmcall", "xxxxx", do_vmmcall },
     { "cpuid", "xx", do_cpuid },

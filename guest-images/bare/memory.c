@@ -9,13 +9,41 @@
 
 extern const uint64_t exec_stub;        // code, one word
 
+#define PDE_2M 0x83
+#define PDE_TABLE 0x03
+#define ENTRIES 512
+
+extern uint64_t root_table[ENTRIES];    // boot.S
+
+static uint64_t shared_pointers[ENTRIES] __attribute__((aligned(PAGE_BYTES)));
+static uint64_t shared_directory[ENTRIES] __attribute__((aligned(PAGE_BYTES)));
+
 bool mapped(uint64_t gpa, uint64_t bytes)
 {
-    if (gpa < MAP_LIMIT && bytes <= MAP_LIMIT - gpa) {
+    uint64_t shared = gpa - SHARED_MAP;
+
+    if ((gpa < MAP_LIMIT && bytes <= MAP_LIMIT - gpa)
+        || (shared_directory[0] && shared < 1ull << 30 && bytes <= (1ull << 30) - shared)) {
         return true;
     }
     answer_error("the range is beyond the identity map");
     return false;
+}
+
+// Map the first GiB once more, at SHARED_MAP, with bit arg[0] set in each address.
+void do_map_shared(const uint64_t *arg)
+{
+    if (arg[0] < 40 || arg[0] > 51) {
+        answer_error("the bit is none of a physical address above the map");
+        return;
+    }
+    for (uint64_t i = 0; i < ENTRIES; i++) {
+        shared_directory[i] = i << 21 | 1ull << arg[0] | PDE_2M;
+    }
+    shared_pointers[0] = ((uint64_t)shared_directory - KERNEL_BASE) | PDE_TABLE;
+    root_table[SHARED_MAP >> 39] = ((uint64_t)shared_pointers - KERNEL_BASE) | PDE_TABLE;
+    __asm__ volatile("mov %%cr3, %%rax\n\tmov %%rax, %%cr3" : : : "rax", "memory");
+    answer_done();
 }
 
 // Answer the fault of a probe at @gpa, if it had one.

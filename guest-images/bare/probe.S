@@ -94,6 +94,23 @@ PROBE probe_rdmsr
     RESUMES 1b, 2b
     .size probe_rdmsr, . - probe_rdmsr
 
+/* int probe_cpuid(uint64_t regs[4], struct fault *): EAX, EBX, ECX, EDX, in and out */
+PROBE probe_cpuid
+    pushq %rbx
+    movq %rsi, %r8
+    movl (%rdi), %eax
+    movl 16(%rdi), %ecx
+1:  cpuid
+    movq %rax, (%rdi)
+    movq %rbx, 8(%rdi)
+    movq %rcx, 16(%rdi)
+    movq %rdx, 24(%rdi)
+    xorl %eax, %eax
+2:  popq %rbx
+    ret
+    RESUMES 1b, 2b
+    .size probe_cpuid, . - probe_cpuid
+
 /* int probe_wrmsr(uint32_t index, uint64_t value, struct fault *) */
 PROBE probe_wrmsr
     movq %rdx, %r8
@@ -132,6 +149,63 @@ PROBE \name
 
     HYPERCALL probe_vmcall, vmcall
     HYPERCALL probe_vmmcall, vmmcall
+
+/*
+ * int probe_tdcall(uint64_t regs[11], struct fault *): RAX, RCX, RDX, R8 to
+ * R15, in and out. TDCALL uses R8, so the fault's place is in a variable.
+ */
+PROBE probe_tdcall
+    pushq %rbx
+    pushq %rbp
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    pushq %rdi
+    movq %rsi, tdcall_fault(%rip)
+    movq (%rdi), %rax
+    movq 8(%rdi), %rcx
+    movq 16(%rdi), %rdx
+    movq 24(%rdi), %r8
+    movq 32(%rdi), %r9
+    movq 40(%rdi), %r10
+    movq 48(%rdi), %r11
+    movq 56(%rdi), %r12
+    movq 64(%rdi), %r13
+    movq 72(%rdi), %r14
+    movq 80(%rdi), %r15
+    .globl probe_tdcall_at
+probe_tdcall_at:
+    .byte 0x66, 0x0f, 0x01, 0xcc
+    movq (%rsp), %rdi
+    movq %rax, (%rdi)
+    movq %rcx, 8(%rdi)
+    movq %rdx, 16(%rdi)
+    movq %r8, 24(%rdi)
+    movq %r9, 32(%rdi)
+    movq %r10, 40(%rdi)
+    movq %r11, 48(%rdi)
+    movq %r12, 56(%rdi)
+    movq %r13, 64(%rdi)
+    movq %r14, 72(%rdi)
+    movq %r15, 80(%rdi)
+    xorl %eax, %eax
+2:  popq %rdi
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    ret
+    RESUMES probe_tdcall_at, 2b
+    .size probe_tdcall, . - probe_tdcall
+
+    .section .bss
+    .balign 8
+    .globl tdcall_fault
+tdcall_fault:
+    .skip 8
 
 /* What exec stores into a page, one word: a function that returns 0x600d. */
     .section .rodata

@@ -40,7 +40,8 @@ struct extable_entry {
 };
 
 extern const struct extable_entry extable_start[], extable_end[];
-extern char vector_stubs[][16], probe_exec_value[], probe_exec_return[];
+extern char vector_stubs[][16], probe_exec_value[], probe_exec_return[], probe_tdcall_at[];
+extern struct fault *tdcall_fault;      // where probe_tdcall wants its fault
 
 void trap(struct frame *frame);
 
@@ -190,7 +191,7 @@ void trap(struct frame *frame)
     }
     resume = find_resume(frame);
     if (resume) {
-        *(struct fault *)frame->r8 = fault;
+        *(frame->rip == (uint64_t)probe_tdcall_at ? tdcall_fault : (struct fault *)frame->r8) = fault;
         frame->rax = frame->vector;
         frame->rip = resume;
     } else if (frame->vector == VECTOR_MC && stray_count < MAX_STRAY) {

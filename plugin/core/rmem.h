@@ -231,6 +231,16 @@ const char *rmem_init(Rmem *rm, const RmemProfile *profile,
 RmemState rmem_state(const Rmem *rm, uint64_t page);
 
 /*
+ * Pending pages of [first, first + count), which are in the table, count as
+ * placed by the launch with zeros in them, so that a guest may use them
+ * without acceptance. Any change of state ends it.
+ */
+void rmem_set_launch(Rmem *rm, uint64_t first, uint64_t count);
+
+/* Is @page in the launch image (placed, or set by rmem_set_launch())? */
+bool rmem_is_launch(const Rmem *rm, uint64_t page);
+
+/*
  * A guest CPU touches @page, which is in the table. Returns the state it
  * found; if that was RMEM_PENDING and the rules accept on touch, the page is
  * now private and RMEM_C_ACCEPTED counts it - for exactly one caller among

@@ -167,6 +167,26 @@ RmemState rmem_state(const Rmem *rm, uint64_t page)
     return state_at(rm, page);
 }
 
+void rmem_set_launch(Rmem *rm, uint64_t first, uint64_t count)
+{
+    Extent ext = { 0 };
+    RmemRun run;
+
+    assert(first <= rm->pages && count <= rm->pages - first);
+    for (uint64_t at = first, end = first + count; at < end; at += run.count) {
+        run = run_from(rm, at, end, &ext);
+        if (run.state == RMEM_PENDING) {
+            fill(rm, at, run.count, RMEM_PENDING | RMEM_LAUNCH);
+        }
+    }
+}
+
+bool rmem_is_launch(const Rmem *rm, uint64_t page)
+{
+    assert(page < rm->pages);
+    return __atomic_load_n(&rm->table[page], __ATOMIC_ACQUIRE) & RMEM_LAUNCH;
+}
+
 RmemState rmem_touch(Rmem *rm, uint64_t page)
 {
     const RmemRule *rule = &rm->profile->rules[RMEM_TOUCH][RMEM_PENDING];

@@ -10,6 +10,7 @@
 static const RestrictedProfile *const profiles[] = {
     &restricted_profile_generic,
     &restricted_profile_sw_protected,
+    &restricted_profile_tdx,
 };
 
 const RestrictedProfile *restricted_profile_find(const char *name)

@@ -11,5 +11,6 @@
 
 extern const RestrictedProfile restricted_profile_generic;
 extern const RestrictedProfile restricted_profile_sw_protected;
+extern const RestrictedProfile restricted_profile_tdx;
 
 #endif

@@ -54,33 +54,12 @@ typedef struct MapRequest {
 
 static void map_violation(const MapRequest *req, RmemRefusal refusal)
 {
-    RmemRecord rec = {
-        .kind = RMEM_K_VIOLATION, .actor = RMEM_A_VCPU,
-        .device = RMEM_NO_DEVICE, .gpa = req->gpa, .rip = req->rip,
-        .pages = MIN(req->npages, UINT32_MAX), .refusal = refusal,
-    };
-
-    rmem_count(&req->rm->core, RMEM_C_GUEST_VIOLATIONS, 1);
-    restricted_record(req->rm, &rec);
-}
-
-/* The range as pages of the backend; false if it is not all RAM. */
-static bool map_pages(const MapRequest *req, RestrictedPages *pages)
-{
-    const RestrictedSlot *slot = restricted_slot(req->rm, req->gpa);
-    uint64_t size = req->npages << RMEM_PAGE_BITS;
-
-    if (!slot || size >> RMEM_PAGE_BITS != req->npages
-        || size > slot->size - (req->gpa - slot->gpa)) {
-        return false;
-    }
-    pages->first = (req->gpa - slot->gpa + slot->offset) >> RMEM_PAGE_BITS;
-    pages->count = req->npages;
-    return true;
+    restricted_violation(req->rm, req->gpa, req->npages, refusal, req->rip);
 }
 
 static int64_t map_convert(const MapRequest *req)
 {
+    uint64_t size = req->npages << RMEM_PAGE_BITS;
     RestrictedPages pages;
     RestrictedChange change = {
         .ranges = &pages, .n = 1, .actor = RMEM_A_VCPU, .rip = req->rip,
@@ -90,7 +69,8 @@ static int64_t map_convert(const MapRequest *req)
     };
     Error *err = NULL;
 
-    if (!map_pages(req, &pages)) {
+    if (size >> RMEM_PAGE_BITS != req->npages
+        || !restricted_pages(req->rm, req->gpa, size, &pages)) {
         map_violation(req, RMEM_OUT_OF_RANGE);
         return -KVM_EINVAL;
     }

@@ -32,6 +32,7 @@
 #include "trace.h"
 
 bool restricted_memory_active;
+bool restricted_memory_trapping;
 static RestrictedMemory *the_backend;
 
 RestrictedMemory *restricted_memory(void)
@@ -108,7 +109,12 @@ static void backend_machine_done(Notifier *notifier, void *data)
         exit(EXIT_FAILURE);
     }
     restricted_spaces_machine_done(rm);
+    if (rm->profile->machine_done && !rm->profile->machine_done(rm, &err)) {
+        error_report_err(err);
+        exit(EXIT_FAILURE);
+    }
     restricted_cpu_view_machine_done(rm);
+    restricted_launch_machine_done(rm);
 }
 
 static void backend_complete(UserCreatable *uc, Error **errp)
@@ -129,7 +135,8 @@ static void backend_complete(UserCreatable *uc, Error **errp)
         return;
     }
     if (!restricted_files_ram(rm, errp)
-        || !restricted_files_map(rm, rules, errp)) {
+        || !restricted_files_map(rm, rules, errp)
+        || (rm->profile->attach && !rm->profile->attach(rm, errp))) {
         return;
     }
     if (backend->prealloc

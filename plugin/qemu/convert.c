@@ -333,6 +333,7 @@ void restricted_reset(void *opaque)
         return;         /* the machine's first reset: nothing has run */
     }
     restricted_record(rm, &rec);
+    qatomic_set(&rm->sealed, false);
     WITH_QEMU_LOCK_GUARD(&rm->lock) {
         reset_states(rm);
         reset_files(rm);

@@ -106,11 +106,25 @@ static void record_accept(RestrictedMemory *rm, uint64_t page)
     restricted_record(rm, &rec);
 }
 
+/* Does a touch of @page, which is pending, accept it? */
+static bool touch_accepts(RestrictedMemory *rm, uint64_t page)
+{
+    RmemState old;
+
+    if (rm->core.profile->rules[RMEM_TOUCH][RMEM_PENDING].next
+        != RMEM_PENDING) {
+        return rmem_touch(&rm->core, page) == RMEM_PENDING;
+    }
+    /* The launch has placed it already; its storage comes when it is used. */
+    return rmem_is_launch(&rm->core, page)
+           && rmem_apply_page(&rm->core, page, RMEM_ACCEPT, &old) == RMEM_OK;
+}
+
 RmemState restricted_cpu_touch(RestrictedMemory *rm, uint64_t page)
 {
-    RmemState state = rmem_touch(&rm->core, page);
+    RmemState state = rmem_state(&rm->core, page);
 
-    if (state == RMEM_PENDING) {
+    if (state == RMEM_PENDING && touch_accepts(rm, page)) {
         const uint8_t *ram = memory_region_get_ram_ptr(&rm->private_ram);
 
         record_accept(rm, page);
@@ -120,15 +134,15 @@ RmemState restricted_cpu_touch(RestrictedMemory *rm, uint64_t page)
          */
         (void)*(const volatile uint8_t *)(ram + (page << RMEM_PAGE_BITS));
     }
-    return state;
+    return state == RMEM_PENDING ? rmem_state(&rm->core, page) : state;
 }
 
 /* A guest touch that the state forbids: journal it and stop the VM or fault. */
-static void record_guest_fault(RestrictedMemory *rm,
-                               const RestrictedFill *fill, RmemState state)
+void restricted_guest_fault(RestrictedMemory *rm, const RestrictedFill *fill,
+                            hwaddr gpa, RmemState state)
 {
     RmemRecord rec = {
-        .kind = RMEM_K_GUEST_FAULT, .pages = 1, .gpa = fill->pa,
+        .kind = RMEM_K_GUEST_FAULT, .pages = 1, .gpa = gpa,
         .actor = RMEM_A_VCPU, .device = RMEM_NO_DEVICE,
         .from = state, .to = state, .rip = fill_rip(fill),
         .flags = fill->access == MMU_DATA_STORE ? RMEM_F_WRITE : 0,
@@ -140,54 +154,81 @@ static void record_guest_fault(RestrictedMemory *rm,
 }
 
 static G_NORETURN void fill_poisoned(RestrictedMemory *rm,
-                                     const RestrictedFill *fill)
+                                     const RestrictedFill *fill, hwaddr gpa)
 {
-    record_guest_fault(rm, fill, RMEM_POISONED);
+    restricted_guest_fault(rm, fill, gpa, RMEM_POISONED);
     {
         /* Dropped before the exit, which does not unwind. */
         BQL_LOCK_GUARD();
         cpu_x86_inject_mce(NULL, X86_CPU(fill->cpu), POISON_BANK,
                            POISON_STATUS, MCG_STATUS_MCIP | MCG_STATUS_EIPV,
-                           fill->pa, POISON_MISC_PAGE, 0);
+                           gpa, POISON_MISC_PAGE, 0);
     }
     cpu_loop_exit_restore(fill->cpu, fill->ra);
 }
 
-static G_NORETURN void fill_stopped(RestrictedMemory *rm,
-                                    const RestrictedFill *fill)
+void restricted_fill_stop(const RestrictedFill *fill)
 {
-    record_guest_fault(rm, fill, RMEM_PENDING);
     qemu_system_vmstop_request_prepare();
     qemu_system_vmstop_request(RUN_STATE_PAUSED);
     cpu_stop_current();
-    cpu_loop_exit_restore(fill->cpu, fill->ra);
+    if (!fill->probe) {
+        cpu_loop_exit_restore(fill->cpu, fill->ra);
+    }
+}
+
+static bool fill_is_astray(RestrictedWant want, RmemState state)
+{
+    switch (want) {
+    case RESTRICTED_PRIVATE:
+        return state != RMEM_PRIVATE;
+    case RESTRICTED_SHARED:
+        return state != RMEM_SHARED;
+    default:
+        return false;
+    }
+}
+
+/* A page of RAM: the address of the view where its data is. */
+static hwaddr fill_ram(RestrictedMemory *rm, const RestrictedFill *fill,
+                       RestrictedAlias alias, uint64_t page)
+{
+    RmemState state;
+
+    if (unlikely(rm->pending == RESTRICTED_MEMORY_PENDING_STOP)
+        && rmem_state(&rm->core, page) == RMEM_PENDING) {
+        restricted_guest_fault(rm, fill, alias.gpa, RMEM_PENDING);
+        restricted_fill_stop(fill);
+    }
+    state = restricted_cpu_touch(rm, page);
+    if (state == RMEM_POISONED) {
+        fill_poisoned(rm, fill, alias.gpa);
+    }
+    if (unlikely(fill_is_astray(alias.want, state))) {
+        rm->profile->fault(rm, fill, alias, state);
+    }
+    return alias.gpa + (state == RMEM_SHARED ? RESTRICTED_SHARED_VIEW
+                                             : RESTRICTED_PRIVATE_VIEW);
 }
 
 hwaddr restricted_memory_fill(const RestrictedFill *fill)
 {
     RestrictedMemory *rm = restricted_memory();
-    const RestrictedSlot *slot = restricted_slot(rm, fill->pa);
-    uint64_t page;
+    RestrictedAlias alias = { .gpa = fill->pa };
+    const RestrictedSlot *slot;
 
+    if (rm->profile->alias) {
+        alias = rm->profile->alias(rm, fill->pa);
+    }
     if (unlikely(qatomic_read(&rm->core.shared->phase) != RMEM_PH_USER)) {
         fill_phase(rm, fill);
     }
-    if (!slot) {
-        return fill->pa;
+    slot = restricted_slot(rm, alias.gpa);
+    if (slot) {
+        return fill_ram(rm, fill, alias, (alias.gpa - slot->gpa + slot->offset)
+                                         >> RMEM_PAGE_BITS);
     }
-    page = (fill->pa - slot->gpa + slot->offset) >> RMEM_PAGE_BITS;
-    if (unlikely(rm->pending == RESTRICTED_MEMORY_PENDING_STOP)
-        && rmem_state(&rm->core, page) == RMEM_PENDING) {
-        fill_stopped(rm, fill);
-    }
-    switch (restricted_cpu_touch(rm, page)) {
-    case RMEM_SHARED:
-        return fill->pa + RESTRICTED_SHARED_VIEW;
-    case RMEM_POISONED:
-        fill_poisoned(rm, fill);
-    default:
-        return fill->pa + RESTRICTED_PRIVATE_VIEW;
-    }
+    return rm->profile->mmio ? rm->profile->mmio(rm, fill, alias) : alias.gpa;
 }
 
 bool restricted_memory_cpuid(CPUState *cpu, uint32_t index, uint32_t subindex,
@@ -203,6 +244,19 @@ bool restricted_memory_hypercall(CPUState *cpu)
     RestrictedMemory *rm = restricted_memory();
 
     return rm->profile->hypercall && rm->profile->hypercall(rm, cpu);
+}
+
+void restricted_memory_intercept(CPUState *cpu, uint32_t type, uint64_t param,
+                                 uintptr_t ra)
+{
+    restricted_memory()->profile->intercept(cpu, type, param, ra);
+}
+
+bool restricted_memory_has_work(CPUState *cpu)
+{
+    const RestrictedProfile *profile = restricted_memory()->profile;
+
+    return profile->has_work && profile->has_work(cpu);
 }
 
 MemoryRegion *restricted_memory_cpu_root(void)

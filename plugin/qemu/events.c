@@ -151,6 +151,19 @@ void restricted_record(RestrictedMemory *rm, RmemRecord *rec)
     }
 }
 
+void restricted_violation(RestrictedMemory *rm, hwaddr gpa, uint64_t pages,
+                          RmemRefusal refusal, uint64_t rip)
+{
+    RmemRecord rec = {
+        .kind = RMEM_K_VIOLATION, .actor = RMEM_A_VCPU,
+        .device = RMEM_NO_DEVICE, .gpa = gpa, .rip = rip,
+        .pages = MIN(pages, UINT32_MAX), .refusal = refusal,
+    };
+
+    rmem_count(&rm->core, RMEM_C_GUEST_VIOLATIONS, 1);
+    restricted_record(rm, &rec);
+}
+
 /* Phases only go forward; a reset starts over. */
 void restricted_phase(RestrictedMemory *rm, RmemPhase phase)
 {
@@ -165,6 +178,9 @@ void restricted_phase(RestrictedMemory *rm, RmemPhase phase)
         uint64_t seen = qatomic_cmpxchg(now, old, phase);
 
         if (seen == old) {
+            if (phase >= RMEM_PH_KERNEL) {
+                restricted_seal(rm);
+            }
             trace_rmem_phase(phase);
             restricted_record(rm, &rec);
             return;

@@ -95,11 +95,11 @@ static AddressSpace *guard_cpu_view(RestrictedMemory *rm, uint64_t page,
     switch (restricted_cpu_touch(rm, page)) {
     case RMEM_SHARED:
         return &rm->shared_as;
-    case RMEM_POISONED:
+    case RMEM_PRIVATE:
+        return &rm->private_as;
+    default:
         *perm = IOMMU_NONE;
         return &rm->blocked_as;
-    default:
-        return &rm->private_as;
     }
 }
 
@@ -113,7 +113,7 @@ static bool guard_is_loader(RestrictedMemory *rm, uint64_t offset)
     uint64_t phase = qatomic_read(&rm->core.shared->phase);
 
     return phase == RMEM_PH_LAUNCH
-           || (phase < RMEM_PH_KERNEL
+           || (!qatomic_read(&rm->sealed)
                && !restricted_slot(rm, restricted_offset_to_gpa(rm, offset)));
 }
 

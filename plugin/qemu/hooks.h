@@ -37,11 +37,13 @@ typedef struct RestrictedFill {
     MMUAccessType access;
     bool user;
     uintptr_t ra;           /* host return address, to restore guest state */
+    bool probe;             /* part of another fill: a page-table walk */
 } RestrictedFill;
 
 /*
  * Judge the access and return the address in the CPU root where its data is.
- * Does not return if the access ends in a fault. vCPU thread.
+ * Does not return if the access ends in a fault, but always for a probe.
+ * vCPU thread.
  */
 hwaddr restricted_memory_fill(const RestrictedFill *fill);
 
@@ -60,5 +62,27 @@ bool restricted_memory_cpuid(CPUState *cpu, uint32_t index, uint32_t subindex,
  * is in the registers before the next guest instruction. vCPU thread.
  */
 bool restricted_memory_hypercall(CPUState *cpu);
+
+/*
+ * The profile wants to see instructions that leave a guest (port I/O, CPUID,
+ * MSRs, HLT). For all but CPUID it is set before the first guest instruction,
+ * because it decides how code is translated.
+ */
+extern bool restricted_memory_trapping;
+
+static inline bool restricted_memory_traps(void)
+{
+    return unlikely(restricted_memory_trapping);
+}
+
+/*
+ * Such an instruction: @type is SVM's exit code, @param that of
+ * cpu_svm_check_intercept_param(). Returns if the instruction may go on.
+ */
+void restricted_memory_intercept(CPUState *cpu, uint32_t type, uint64_t param,
+                                 uintptr_t ra);
+
+/* Must a halted CPU go on, although no interrupt can be taken? */
+bool restricted_memory_has_work(CPUState *cpu);
 
 #endif

@@ -110,10 +110,13 @@ static void access_stop_vm(void)
 /* The loader places the launch image until the guest's kernel runs. */
 static bool access_is_loading(const RestrictedAccess *access)
 {
-    return access->actor == &access->rm->loader
-           || (access->actor == access->rm->fw_cfg
-               && qatomic_read(&access->rm->core.shared->phase)
-                  < RMEM_PH_KERNEL);
+    const RestrictedMemory *rm = access->rm;
+
+    return access->actor == &rm->loader
+           || (!qatomic_read(&rm->sealed)
+               && (access->actor == rm->fw_cfg
+                   || (rm->profile->devices_load
+                       && access->actor->kind == RMEM_A_DEVICE)));
 }
 
 static AddressSpace *access_load(const RestrictedAccess *access, RmemState state)

@@ -65,6 +65,18 @@ typedef struct RestrictedSpace {
     AddressSpace as;
 } RestrictedSpace;
 
+/* The view of RAM that an address asks for, where one of its bits says so. */
+typedef enum RestrictedWant {
+    RESTRICTED_BY_STATE,        /* whichever the page is in */
+    RESTRICTED_PRIVATE,
+    RESTRICTED_SHARED,
+} RestrictedWant;
+
+typedef struct RestrictedAlias {
+    hwaddr gpa;                 /* without the bit */
+    RestrictedWant want;
+} RestrictedAlias;
+
 /* What a guest interface adds to the rules; see profiles/. */
 typedef struct RestrictedProfile {
     const char *name;
@@ -72,6 +84,25 @@ typedef struct RestrictedProfile {
                   uint32_t regs[4]);
     bool (*hypercall)(RestrictedMemory *rm, CPUState *cpu);
     bool touch_is_fault;        /* touching a pending page is a memory-fault exit */
+    bool devices_load;          /* until the launch ends, all devices are trusted */
+    /* Optional. The backend is complete, no CPU exists yet. */
+    bool (*attach)(RestrictedMemory *rm, Error **errp);
+    /* Optional. The machine is complete, slots are known, no reset yet. */
+    bool (*machine_done)(RestrictedMemory *rm, Error **errp);
+    /* Optional. After each reset of the machine, the first included. BQL. */
+    void (*launch)(RestrictedMemory *rm);
+    /* Optional: what a guest physical address asks for. */
+    RestrictedAlias (*alias)(const RestrictedMemory *rm, hwaddr pa);
+    /* With alias: a page is not in the view asked for. Returns for probes. */
+    void (*fault)(RestrictedMemory *rm, const RestrictedFill *fill,
+                  RestrictedAlias alias, RmemState state);
+    /* Optional. The address is in no slot: where is it in the CPU root? */
+    hwaddr (*mmio)(RestrictedMemory *rm, const RestrictedFill *fill,
+                   RestrictedAlias alias);
+    /* Optional, see hooks.h. */
+    bool (*has_work)(CPUState *cpu);
+    void (*intercept)(CPUState *cpu, uint32_t type, uint64_t param,
+                      uintptr_t ra);
 } RestrictedProfile;
 
 enum { RESTRICTED_FD_PRIVATE, RESTRICTED_FD_SHARED, RESTRICTED_FD_TABLE,
@@ -96,6 +127,7 @@ struct RestrictedMemory {
     QemuMutex lock;                     /* see top of file */
     RestrictedSlot *slots;              /* fixed once the machine is done */
     unsigned nslots;
+    bool sealed;                        /* atomic: the loader is not trusted any more */
     unsigned held;                      /* invalidations begun; BQL */
     bool held_running;
 
@@ -178,8 +210,16 @@ RestrictedActor *restricted_actor_running(RestrictedMemory *rm, bool debug);
 /* cpu-view.c */
 void restricted_cpu_view_init(RestrictedMemory *rm);
 void restricted_cpu_view_machine_done(RestrictedMemory *rm);
-/* A guest CPU touches a page by a TLB fill. */
+/*
+ * A guest CPU touches a page. Returns the state it is in then: pending only
+ * if nothing but acceptance makes it usable.
+ */
 RmemState restricted_cpu_touch(RestrictedMemory *rm, uint64_t page);
+/* Journal a guest touch of @gpa that @state forbids. */
+void restricted_guest_fault(RestrictedMemory *rm, const RestrictedFill *fill,
+                            hwaddr gpa, RmemState state);
+/* Pause the VM; the touch is tried again when it goes on. */
+void restricted_fill_stop(const RestrictedFill *fill);
 uint64_t restricted_guest_rip(CPUState *cpu);
 
 /* convert.c */
@@ -209,9 +249,22 @@ bool restricted_change(RestrictedMemory *rm, RestrictedChange *change,
 /* Fresh launch: everything pending, no storage. */
 void restricted_reset(void *opaque);
 
+/* launch.c */
+void restricted_launch_machine_done(RestrictedMemory *rm);
+/* The page's contents are part of the launch image: private, with storage. */
+void restricted_load(RestrictedMemory *rm, const RestrictedPages *pages);
+/* No more loading: from now on, the loader is a device like any other. */
+void restricted_seal(RestrictedMemory *rm);
+/* Pages of [gpa, gpa + size); false if they are not all RAM of one slot. */
+bool restricted_pages(const RestrictedMemory *rm, hwaddr gpa, uint64_t size,
+                      RestrictedPages *pages);
+
 /* events.c */
 void restricted_events_init(RestrictedMemory *rm);
 void restricted_record(RestrictedMemory *rm, RmemRecord *rec);
+/* Journal a guest request that was refused. */
+void restricted_violation(RestrictedMemory *rm, hwaddr gpa, uint64_t pages,
+                          RmemRefusal refusal, uint64_t rip);
 void restricted_phase(RestrictedMemory *rm, RmemPhase phase);
 
 /* refuse.c */

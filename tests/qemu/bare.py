@@ -8,7 +8,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, final
 
 
 SOURCE_DIR = Path(__file__).resolve().parents[2] / "guest-images" / "bare"
@@ -53,6 +53,23 @@ def pattern_word(gpa: int) -> int:
 def weighted_sum(words: list[int]) -> int:
     """Return what `sum` answers for these 64-bit words."""
     return sum(word * (2 * i + 1) for i, word in enumerate(words)) & WORD
+
+
+@final
+class Registers:
+    """The registers of a TDCALL, by name."""
+
+    NAMES = ("rax", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+
+    def __init__(self, values: tuple[int, ...]) -> None:
+        self.values = dict(zip(self.NAMES, values, strict=True))
+
+    def __getattr__(self, name: str) -> int:
+        return self.values[name]
+
+    def describe(self) -> str:
+        """Return them as a line, for a message."""
+        return " ".join(f"{name}={value:#x}" for name, value in self.values.items())
 
 
 class BareGuestError(Exception):
@@ -152,6 +169,12 @@ class BareGuest:
         if not isinstance(answer, Fault):
             raise BareGuestError(f"{name} answered {answer}, expected a fault")
         return answer
+
+    def tdcall(self, leaf: int, **registers: int) -> "Registers | Fault":
+        """Run TDCALL with these registers, the others 0; return them all as they are after it."""
+        values = [leaf, *(registers.get(name, 0) for name in Registers.NAMES[1:])]
+        answer = self.run("tdcall", *values)
+        return answer if isinstance(answer, Fault) else Registers(answer)
 
     def write_bytes(self, gpa: int, data: bytes) -> None:
         """Store *data*, a multiple of 8 bytes."""

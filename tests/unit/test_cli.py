@@ -93,7 +93,7 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         (
             "boot -k kernel --coco genric",
             "--coco: there is no 'genric'",
-            "did you mean generic? known are generic, sw-protected, off",
+            "did you mean generic? known are generic, sw-protected, tdx, off",
         ),
         (
             "boot -k kernel --net usr",

@@ -1,0 +1,264 @@
+/*
+ * TDX: what a TD begins with.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * With TDVF, the sections of its metadata are the launch image, all else is
+ * pending, and the loader is a device from the first instruction on. Other
+ * firmware (SeaBIOS) knows nothing of TDX: all of RAM is in the launch image,
+ * and the launch lasts until the guest's first TDCALL.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/units.h"
+#include "exec/cputlb.h"
+#include "hw/boards.h"
+#include "hw/i386/apic.h"
+#include "hw/i386/pc.h"
+#include "hw/i386/x86.h"
+#include "qemu/datadir.h"
+#include "tdx.h"
+
+#define RESET_VECTOR    0xfffffff0
+#define HOLE_START      0xa0000
+#define HOLE_SIZE       0x60000
+#define HIGH_START      0x100000
+
+/* RAM below 4 GiB of a q35 (hw/i386/pc_q35.c): all, or a part if too much. */
+#define Q35_LOW_RAM_MAX     0xb0000000
+#define Q35_LOW_RAM_SPLIT   0x80000000
+
+static uint64_t firmware_size(void)
+{
+    MemoryRegion *bios = &X86_MACHINE(qdev_get_machine())->bios;
+
+    return memory_region_is_mapped(bios) ? memory_region_size(bios) : 0;
+}
+
+static uint8_t *firmware_at(uint64_t gpa, uint64_t size)
+{
+    MemoryRegion *bios = &X86_MACHINE(qdev_get_machine())->bios;
+    uint64_t base = 4 * GiB - firmware_size();
+
+    return gpa >= base && size <= 4 * GiB - gpa
+           ? (uint8_t *)memory_region_get_ram_ptr(bios) + (gpa - base) : NULL;
+}
+
+static void launch_section(TdxGuest *tdx, const TdvfSection *section,
+                           GChecksum *mrtd)
+{
+    uint8_t *content = firmware_at(section->gpa, section->size);
+    RestrictedPages pages;
+
+    if (!content) {
+        restricted_pages(tdx->rm, section->gpa, section->size, &pages);
+        restricted_load(tdx->rm, &pages);
+        content = (uint8_t *)memory_region_get_ram_ptr(&tdx->rm->private_ram)
+                  + (pages.first << RMEM_PAGE_BITS);
+    }
+    if (section->type == TDVF_TD_HOB
+        && !tdvf_build_hob(tdx, content, section->gpa, section->size)) {
+        error_report("TDVF: the list of memory is larger than its section");
+        exit(EXIT_FAILURE);
+    }
+    for (uint64_t at = 0; at < section->size; at += RMEM_PAGE_SIZE) {
+        tdx_measure_page(mrtd, section->gpa + at,
+                         section->attributes & TDVF_MR_EXTEND ? content + at
+                                                              : NULL);
+    }
+}
+
+static uint64_t hob_gpa(const TdxGuest *tdx)
+{
+    for (unsigned i = 0; i < tdx->sections->len; i++) {
+        const TdvfSection *section = &g_array_index(tdx->sections,
+                                                    TdvfSection, i);
+
+        if (section->type == TDVF_TD_HOB) {
+            return section->gpa;
+        }
+    }
+    return 0;
+}
+
+/* ABI, "TD VCPU Initial State": 32-bit protected mode, flat, no paging. */
+static void launch_cpu(TdxGuest *tdx, CPUState *cpu)
+{
+    static const int data[] = { R_DS, R_ES, R_FS, R_GS, R_SS };
+    X86CPU *x86 = X86_CPU(cpu);
+    CPUX86State *env = &x86->env;
+    uint64_t apic = cpu_get_apic_base(x86->apic_state);
+
+    cpu_x86_update_cr0(env, CR0_PE_MASK | CR0_NE_MASK | CR0_ET_MASK);
+    cpu_load_efer(env, MSR_EFER_LME | MSR_EFER_NXE);
+    cpu_x86_load_seg_cache(env, R_CS, 8, 0, UINT32_MAX,
+                           DESC_P_MASK | DESC_S_MASK | DESC_CS_MASK
+                           | DESC_R_MASK | DESC_A_MASK | DESC_B_MASK
+                           | DESC_G_MASK);
+    for (size_t i = 0; i < ARRAY_SIZE(data); i++) {
+        cpu_x86_load_seg_cache(env, data[i], 16, 0, UINT32_MAX,
+                               DESC_P_MASK | DESC_S_MASK | DESC_W_MASK
+                               | DESC_A_MASK | DESC_B_MASK | DESC_G_MASK);
+    }
+    env->eip = RESET_VECTOR;
+    env->regs[R_EBX] = tdx->gpaw;
+    env->regs[R_ESI] = cpu->cpu_index;
+    env->regs[R_ECX] = hob_gpa(tdx);
+    env->regs[R_R8] = hob_gpa(tdx);
+    cpu_set_apic_base(x86->apic_state, apic | MSR_IA32_APICBASE_ENABLE);
+    cpu_set_apic_base(x86->apic_state, apic | MSR_IA32_APICBASE_ENABLE
+                                            | MSR_IA32_APICBASE_EXTD);
+    cpu->halted = 0;
+    cpu->exception_index = -1;
+}
+
+static void launch_tdvf(TdxGuest *tdx)
+{
+    g_autoptr(GChecksum) mrtd = g_checksum_new(G_CHECKSUM_SHA384);
+    CPUState *cpu;
+
+    for (unsigned i = 0; i < tdx->sections->len; i++) {
+        launch_section(tdx, &g_array_index(tdx->sections, TdvfSection, i),
+                       mrtd);
+    }
+    tdx_measure_finish(tdx, mrtd);
+    CPU_FOREACH(cpu) {
+        launch_cpu(tdx, cpu);
+    }
+    qatomic_set(&tdx->armed, true);
+    restricted_seal(tdx->rm);
+}
+
+void tdx_launch(RestrictedMemory *rm)
+{
+    TdxGuest *tdx = tdx_guest();
+
+    memset(tdx->vcpus, 0,
+           MACHINE(qdev_get_machine())->smp.max_cpus * sizeof(TdxVcpu));
+    memset(tdx->leaf, TDX_4K, DIV_ROUND_UP(rm->core.pages, 512));
+    qatomic_set(&tdx->td_ctls, tdx->attributes & TDX_ATTR_SEPT_VE_DISABLE
+                               ? TDX_CTL_PENDING_VE_DISABLE : 0);
+    tdx->notify_enables = 0;
+    qatomic_set(&tdx->notify_vector, 0);
+    qatomic_set(&tdx->armed, false);
+    tdx_measure_reset(tdx);
+    if (tdx->sections) {
+        launch_tdvf(tdx);
+        return;
+    }
+    WITH_QEMU_LOCK_GUARD(&rm->lock) {
+        rmem_set_launch(&rm->core, 0, rm->core.pages);
+    }
+}
+
+static void flush_cpu(CPUState *cpu, run_on_cpu_data data)
+{
+    tlb_flush(cpu);
+}
+
+void tdx_arm(TdxGuest *tdx)
+{
+    CPUState *cpu;
+
+    qatomic_set(&tdx->armed, true);
+    restricted_seal(tdx->rm);
+    /* What a TLB holds was judged without the S bit's meaning. */
+    CPU_FOREACH(cpu) {
+        async_run_on_cpu(cpu, flush_cpu, RUN_ON_CPU_NULL);
+    }
+}
+
+/* With TDVF, a PC has no hole in RAM, at private addresses. */
+static void map_hole(TdxGuest *tdx)
+{
+    MemoryRegion *alias = g_new0(MemoryRegion, 1);
+
+    memory_region_init_alias(alias, OBJECT(tdx->rm), "tdx-low-private",
+                             &tdx->rm->private_ram, HOLE_START, HOLE_SIZE);
+    memory_region_add_subregion_overlap(&tdx->rm->cpu_root,
+                                        RESTRICTED_PRIVATE_VIEW + HOLE_START,
+                                        alias, 1);
+}
+
+static bool check_section(const TdxGuest *tdx, const TdvfSection *section)
+{
+    RestrictedPages pages;
+
+    return firmware_at(section->gpa, section->size)
+           || restricted_pages(tdx->rm, section->gpa, section->size, &pages);
+}
+
+bool tdx_launch_init(TdxGuest *tdx, Error **errp)
+{
+    X86MachineState *x86ms = X86_MACHINE(qdev_get_machine());
+
+    tdx->vcpus = g_new0(TdxVcpu, MACHINE(x86ms)->smp.max_cpus);
+    tdx->leaf = g_malloc0(DIV_ROUND_UP(tdx->rm->core.pages, 512));
+    if (!tdx->sections) {
+        return true;
+    }
+    if (!firmware_size()) {
+        error_setg(errp, "TDVF is private memory of the guest, not flash: "
+                   "say -bios FILE");
+        return false;
+    }
+    for (unsigned i = 0; i < tdx->sections->len; i++) {
+        const TdvfSection *section = &g_array_index(tdx->sections,
+                                                    TdvfSection, i);
+
+        if (!check_section(tdx, section)) {
+            error_setg(errp, "TDVF: section %u at 0x%" PRIx64 " is neither "
+                       "in RAM nor in the firmware", i, section->gpa);
+            return false;
+        }
+    }
+    /* The guest writes to it. */
+    memory_region_set_readonly(&x86ms->bios, false);
+    map_hole(tdx);
+    return true;
+}
+
+/*
+ * SeaBIOS reports the top of low RAM, where it puts the ACPI tables, as
+ * reserved. Linux maps what is reserved as private early and as shared later
+ * (arch/x86/mm/ioremap.c), and what is ACPI data as private always; so have
+ * the kernel take the one for the other. There is no such range but this.
+ */
+static void adopt_acpi_tables(const TdxGuest *tdx)
+{
+    MachineState *ms = MACHINE(qdev_get_machine());
+    uint64_t low = tdx->rm->core.pages << RMEM_PAGE_BITS;
+    char *old = ms->kernel_cmdline;
+
+    low = low >= Q35_LOW_RAM_MAX ? Q35_LOW_RAM_SPLIT : low;
+    ms->kernel_cmdline = g_strdup_printf("%s%smemmap=0x%" PRIx64 "%%0x%x-2+3",
+                                         old ? old : "", old ? " " : "",
+                                         low - HIGH_START, HIGH_START);
+    g_free(old);
+}
+
+bool tdx_launch_prepare(TdxGuest *tdx, Error **errp)
+{
+    MachineState *ms = MACHINE(qdev_get_machine());
+    g_autofree char *file = ms->firmware
+        ? qemu_find_file(QEMU_FILE_TYPE_BIOS, ms->firmware) : NULL;
+    g_autofree char *image = NULL;
+    Error *err = NULL;
+    gsize size;
+
+    /* A file that cannot be read is reported when it is loaded. */
+    if (file && g_file_get_contents(file, &image, &size, NULL)) {
+        tdx->sections = tdvf_parse((uint8_t *)image, size, &err);
+    }
+    if (err) {
+        error_propagate(errp, err);
+        return false;
+    }
+    if (!tdx->sections && ms->kernel_filename) {
+        adopt_acpi_tables(tdx);
+    }
+    return true;
+}

@@ -1,0 +1,104 @@
+/*
+ * TDX: MapGPA, the conversion that a guest asks for.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * GHCI, "TDG.VP.VMCALL<MapGPA>". A request is all RAM or none of a slot: what
+ * is refused leaves the slot as it was, and R11 says where it was refused.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "tdx.h"
+#include "trace.h"
+
+/* What is not RAM is shared already, and no matter to anybody. */
+static RmemRefusal map_ram(TdxGuest *tdx, uint64_t gpa, uint64_t size,
+                           RmemEvent event, uint64_t rip, uint64_t *done)
+{
+    RestrictedMemory *rm = tdx->rm;
+
+    for (unsigned i = 0; i < rm->nslots; i++) {
+        const RestrictedSlot *slot = &rm->slots[i];
+        uint64_t start = MAX(gpa, slot->gpa);
+        uint64_t end = MIN(gpa + size, slot->gpa + slot->size);
+        RestrictedPages pages = {
+            (start - slot->gpa + slot->offset) >> RMEM_PAGE_BITS,
+            (end - start) >> RMEM_PAGE_BITS,
+        };
+        RestrictedChange change = {
+            .ranges = &pages, .n = 1, .event = event, .actor = RMEM_A_VCPU,
+            .rip = rip,
+        };
+
+        if (start < end && !restricted_change(rm, &change, NULL)) {
+            if (change.refusal == RMEM_OK) {
+                *done = start - gpa;        /* the host is full */
+                return RMEM_OUT_OF_RANGE;
+            }
+            *done = restricted_offset_to_gpa(rm, change.bad << RMEM_PAGE_BITS)
+                    - gpa;
+            return change.refusal;
+        }
+    }
+    *done = size;
+    return RMEM_OK;
+}
+
+typedef struct MapRequest {
+    TdxCall call;
+    uint64_t gpa, size, part;
+    RmemEvent event;
+} MapRequest;
+
+/* No other vCPU runs, and this one is behind the instruction. */
+static void map_exclusive(CPUState *cpu, run_on_cpu_data data)
+{
+    g_autofree MapRequest *req = data.host_ptr;
+    TdxGuest *tdx = req->call.tdx;
+    uint64_t bit = req->event == RMEM_TO_SHARED ? tdx_shared_bit(tdx) : 0;
+    uint64_t status = TDX_VMCALL_SUCCESS, done;
+    uint64_t rip = cpu_env(cpu)->eip - req->call.length;
+    RmemRefusal refusal = map_ram(tdx, req->gpa, req->part, req->event, rip,
+                                  &done);
+
+    if (refusal != RMEM_OK) {
+        restricted_violation(tdx->rm, req->gpa + done,
+                             req->size >> RMEM_PAGE_BITS, refusal, rip);
+        status = TDX_VMCALL_INVALID_OPERAND;
+    } else if (req->part < req->size) {
+        status = TDX_VMCALL_RETRY;
+    }
+    if (status != TDX_VMCALL_SUCCESS) {
+        tdx_out(&req->call, R_R11, (req->gpa + done) | bit);
+    }
+    tdx_out(&req->call, R_R10, status);
+    cpu_env(cpu)->regs[R_EAX] = TDX_SUCCESS;
+    trace_rmem_tdx_map_gpa(req->gpa | bit, req->size, done, status);
+}
+
+/* R12 start, with the S bit to share; R13 size. R11: where to go on. */
+uint64_t tdx_vmcall_map_gpa(TdxCall *call)
+{
+    TdxGuest *tdx = call->tdx;
+    uint64_t shared = tdx_shared_bit(tdx);
+    uint64_t gpa = tdx_in(call, R_R12), size = tdx_in(call, R_R13);
+    MapRequest req = {
+        .call = *call, .gpa = gpa & ~shared, .size = size, .part = size,
+        .event = gpa & shared ? RMEM_TO_SHARED : RMEM_TO_PRIVATE,
+    };
+
+    tdx_out(call, R_R11, gpa);
+    if (!size || req.gpa >= shared || size > shared - req.gpa) {
+        return TDX_VMCALL_INVALID_OPERAND;
+    }
+    if ((gpa | size) & (RMEM_PAGE_SIZE - 1)) {
+        return TDX_VMCALL_ALIGN_ERROR;
+    }
+    if (tdx->map_gpa_max) {
+        req.part = MIN(size, tdx->map_gpa_max);
+    }
+    async_safe_run_on_cpu(call->cpu, map_exclusive,
+                          RUN_ON_CPU_HOST_PTR(g_memdup2(&req, sizeof(req))));
+    return TDX_DEFERRED;
+}

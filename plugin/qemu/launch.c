@@ -1,0 +1,75 @@
+/*
+ * What is in memory before the guest's own code runs.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "hw/boards.h"
+#include "hw/restricted-memory/restricted.h"
+
+static void (*machine_reset)(MachineState *machine, ResetType type);
+
+bool restricted_pages(const RestrictedMemory *rm, hwaddr gpa, uint64_t size,
+                      RestrictedPages *pages)
+{
+    const RestrictedSlot *slot = restricted_slot(rm, gpa);
+
+    if (!slot || size > slot->size - (gpa - slot->gpa)) {
+        return false;
+    }
+    pages->first = (gpa - slot->gpa + slot->offset) >> RMEM_PAGE_BITS;
+    pages->count = size >> RMEM_PAGE_BITS;
+    return true;
+}
+
+void restricted_seal(RestrictedMemory *rm)
+{
+    qatomic_set(&rm->sealed, true);
+}
+
+void restricted_load(RestrictedMemory *rm, const RestrictedPages *pages)
+{
+    RmemRecord rec = {
+        .kind = RMEM_K_LOAD, .pages = pages->count,
+        .gpa = restricted_offset_to_gpa(rm, pages->first << RMEM_PAGE_BITS),
+        .actor = RMEM_A_LOADER, .device = RMEM_NO_DEVICE,
+        .from = RMEM_PENDING, .to = RMEM_PRIVATE,
+    };
+
+    WITH_QEMU_LOCK_GUARD(&rm->lock) {
+        rmem_apply(&rm->core, pages->first, pages->count, RMEM_LOAD, NULL,
+                   NULL, NULL);
+    }
+    if (fallocate(rm->fds[RESTRICTED_FD_PRIVATE], 0,
+                  pages->first << RMEM_PAGE_BITS,
+                  pages->count << RMEM_PAGE_BITS) < 0) {
+        error_report("the host has no storage for the launch image");
+        exit(EXIT_FAILURE);
+    }
+    restricted_record(rm, &rec);
+}
+
+static void launch_machine_reset(MachineState *machine, ResetType type)
+{
+    RestrictedMemory *rm = restricted_memory();
+
+    machine_reset(machine, type);
+    rm->profile->launch(rm);
+}
+
+/*
+ * A launch sets CPU registers and so comes after all else that a reset does,
+ * for which QEMU has no hook but the machine's own.
+ */
+void restricted_launch_machine_done(RestrictedMemory *rm)
+{
+    MachineClass *mc = MACHINE_GET_CLASS(current_machine);
+
+    if (rm->profile->launch) {
+        machine_reset = mc->reset;
+        mc->reset = launch_machine_reset;
+    }
+}

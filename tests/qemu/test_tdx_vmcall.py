@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""TDG.VP.VMCALL: every function of GHCI, what it does and how it refuses."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from cvmlab.quotes import fake_quote, quote_service
+from cvmlab.ranges import PAGE_SIZE
+from cvmlab.records import Actor, Kind
+from cvmlab.states import PageState, Refusal
+from tests.qemu.bare import WORD
+from tests.qemu.bare_machine import MEMORY_BYTES, Event, page
+from tests.qemu.conftest import Boot
+from tests.qemu.tdx import (
+    ALIGN_ERROR,
+    CPUID,
+    EVENT_NOTIFY,
+    GET_INFO,
+    GET_QUOTE,
+    INVALID_OPERAND,
+    IO,
+    MAP_GPA,
+    MMIO,
+    RDMSR,
+    REPORT,
+    RETRY,
+    SHARED,
+    SHARED_MAP,
+    SUCCESS,
+    UNSUPPORTED,
+    VMCALL,
+    WRMSR,
+    map_gpa,
+    tdcall,
+    vmcall,
+)  # fmt: skip
+
+
+pytestmark = pytest.mark.qemu
+
+HPET = 0xFED0_0000
+COM1_SCRATCH = 0x3FF
+MSR_APIC_BASE, MSR_X2APIC_ID, MSR_KERNEL_GS = 0x1B, 0x802, 0xC000_0102
+PRIVATE, PENDING, SHARED_STATE = PageState.PRIVATE, PageState.PENDING, PageState.SHARED
+
+
+@pytest.mark.parametrize(
+    ("function", "registers", "status"),
+    [
+        (0x10005, {}, UNSUPPORTED),
+        (0, {}, UNSUPPORTED),
+        (2**64 - 1, {}, UNSUPPORTED),
+        (IO, {"r12": 3, "r14": COM1_SCRATCH}, INVALID_OPERAND),
+        (IO, {"r12": 8, "r14": COM1_SCRATCH}, INVALID_OPERAND),
+        (IO, {"r12": 0, "r14": COM1_SCRATCH}, INVALID_OPERAND),
+        (IO, {"r12": 1, "r13": 2, "r14": COM1_SCRATCH}, INVALID_OPERAND),
+        (IO, {"r12": 1, "r14": 0x10000}, INVALID_OPERAND),
+        (MMIO, {"r12": 16, "r14": HPET}, INVALID_OPERAND),
+        (MMIO, {"r12": 4, "r13": 2, "r14": HPET}, INVALID_OPERAND),
+        (MMIO, {"r12": 4, "r14": 1 << 48}, INVALID_OPERAND),
+        (RDMSR, {"r12": MSR_X2APIC_ID}, INVALID_OPERAND),
+        (WRMSR, {"r12": MSR_X2APIC_ID}, INVALID_OPERAND),
+        (GET_INFO, {"r12": 2}, INVALID_OPERAND),
+        (MAP_GPA, {"r12": SHARED | page(0)}, INVALID_OPERAND),
+        (MAP_GPA, {"r12": SHARED << 1, "r13": PAGE_SIZE}, INVALID_OPERAND),
+        (MAP_GPA, {"r12": SHARED - PAGE_SIZE, "r13": 2 * PAGE_SIZE}, INVALID_OPERAND),
+        (MAP_GPA, {"r12": page(0), "r13": 2**64 - PAGE_SIZE}, INVALID_OPERAND),
+        (MAP_GPA, {"r12": page(0) + 8, "r13": PAGE_SIZE}, ALIGN_ERROR),
+        (MAP_GPA, {"r12": page(0), "r13": 8}, ALIGN_ERROR),
+        (MAP_GPA, {"r12": SHARED | HPET, "r13": PAGE_SIZE}, SUCCESS),
+        (GET_QUOTE, {"r12": page(0), "r13": PAGE_SIZE}, INVALID_OPERAND),
+        (GET_QUOTE, {"r12": SHARED | page(0), "r13": PAGE_SIZE}, INVALID_OPERAND),
+        (GET_QUOTE, {"r12": SHARED | page(0), "r13": 8}, ALIGN_ERROR),
+        (EVENT_NOTIFY, {"r12": 31}, INVALID_OPERAND),
+        (EVENT_NOTIFY, {"r12": 256}, INVALID_OPERAND),
+        (EVENT_NOTIFY, {"r12": 0x50}, SUCCESS),
+    ],
+    ids=str,
+)
+async def test_status(boot: Boot, function: int, registers: dict[str, int], status: int) -> None:
+    async with boot(coco="tdx") as vm:
+        assert vmcall(vm.guest, function, **registers).r10 == status
+
+
+async def test_a_vendor_call_is_unknown(boot: Boot) -> None:
+    async with boot(coco="tdx") as vm:
+        answer = vmcall(vm.guest, 5, r10=1)
+        assert answer.r10 == 2**64 - 1000
+
+
+async def test_registers_that_are_not_passed_keep_their_values(boot: Boot) -> None:
+    only_function = 1 << 10 | 1 << 11
+    async with boot(coco="tdx") as vm:
+        answer = tdcall(vm.guest, VMCALL, rcx=only_function, r11=CPUID, r12=1, r13=2, r14=3)
+        assert (answer.rax, answer.r10) == (SUCCESS, SUCCESS)
+        assert (answer.r12, answer.r13, answer.r14) == (1, 2, 3)
+        assert answer.rcx == only_function
+
+
+async def test_cpuid(boot: Boot) -> None:
+    async with boot(coco="tdx") as vm:
+        answer = vmcall(vm.guest, CPUID, r12=0x21)
+        native = vm.guest.run("cpuid", 0x21, 0)
+        assert (answer.r12, answer.r13, answer.r14, answer.r15) == native
+        words = (answer.r13, answer.r15, answer.r14)
+        assert b"".join(word.to_bytes(4, "little") for word in words) == b"IntelTDX    "
+        assert vmcall(vm.guest, CPUID, r12=0).r12 >= 0x21
+        vendor = vmcall(vm.guest, CPUID, r12=0)
+        words = (vendor.r13, vendor.r15, vendor.r14)
+        assert b"".join(word.to_bytes(4, "little") for word in words) == b"GenuineIntel"
+
+
+async def test_port_io(boot: Boot) -> None:
+    async with boot(coco="tdx") as vm:
+        assert vmcall(vm.guest, IO, r12=1, r13=1, r14=COM1_SCRATCH, r15=0x5A).r10 == SUCCESS
+        assert vmcall(vm.guest, IO, r12=1, r14=COM1_SCRATCH).r11 == 0x5A
+        assert vm.guest.value("inb", COM1_SCRATCH) == 0x5A
+
+
+async def test_msr(boot: Boot) -> None:
+    async with boot(coco="tdx") as vm:
+        assert vmcall(vm.guest, WRMSR, r12=MSR_KERNEL_GS, r13=0x1234_5678_9ABC).r10 == SUCCESS
+        assert vmcall(vm.guest, RDMSR, r12=MSR_KERNEL_GS).r11 == 0x1234_5678_9ABC
+        assert vm.guest.value("rdmsr", MSR_KERNEL_GS) == 0x1234_5678_9ABC
+
+
+@pytest.mark.parametrize("bit", [0, SHARED])
+async def test_mmio(boot: Boot, bit: int) -> None:
+    async with boot(coco="tdx") as vm:
+        vm.guest.done("map-shared", 47)
+        native = vm.guest.value("read", HPET)
+        assert native
+        assert vmcall(vm.guest, MMIO, r12=8, r14=HPET | bit).r11 == native
+        assert vmcall(vm.guest, MMIO, r12=4, r14=HPET | bit).r11 == native & 0xFFFF_FFFF
+
+
+async def test_mmio_of_private_memory_is_a_host_access(boot: Boot) -> None:
+    async with boot(coco="tdx") as vm:
+        vm.guest.done("write", page(0), 0x5EC)
+        await vm.events()
+        assert vmcall(vm.guest, MMIO, r12=8, r14=page(0)).r11 == 0
+        (event,) = await vm.events()
+        assert (event.kind, event.actor, event.gpa) == (Kind.HOST_FAULT, Actor.HOST, page(0))
+
+
+async def test_what_the_host_offers(boot: Boot) -> None:
+    async with boot(coco="tdx") as vm:
+        answer = vmcall(vm.guest, GET_INFO)
+        assert (answer.r10, answer.r11, answer.r12, answer.r13, answer.r14) == (0, 0, 0, 0, 0)
+        assert vmcall(vm.guest, GET_INFO, r12=1).r11 == 3
+
+
+async def test_map_gpa_many_pages(boot: Boot) -> None:
+    async with boot(coco="tdx") as vm:
+        vm.guest.done("map-shared", 47)
+        vm.guest.done("write", page(1), 0x5EC)
+        await vm.events()
+        assert map_gpa(vm.guest, SHARED | page(0), 4 * PAGE_SIZE) == SUCCESS
+        rip = "probe_tdcall_at"
+        assert await vm.events() == [
+            Event(Kind.CONVERT, page(0), 1, vcpu=0, after=SHARED_STATE, rip=rip),
+            Event(Kind.CONVERT, page(1), 1, vcpu=0, before=PRIVATE, after=SHARED_STATE, rip=rip),
+            Event(Kind.CONVERT, page(2), 2, vcpu=0, after=SHARED_STATE, rip=rip),
+        ]
+        vm.assert_storage()
+        assert vm.guest.value("read", SHARED_MAP + page(1)) == 0
+        vm.guest.done("write", SHARED_MAP + page(1), 0xBEEF)
+        assert vm.files.fds.shared is not None
+        assert vm.in_file(vm.files.fds.shared, page(1), 2) == b"\xef\xbe"
+        assert map_gpa(vm.guest, page(0), 4 * PAGE_SIZE) == SUCCESS
+        assert vm.states(page(0), page(3)) == [PENDING, PENDING]
+        vm.assert_storage()
+
+
+async def test_map_gpa_of_ram_and_what_is_none(boot: Boot) -> None:
+    async with boot(coco="tdx") as vm:
+        start = MEMORY_BYTES - PAGE_SIZE
+        assert map_gpa(vm.guest, SHARED | start, 4 * PAGE_SIZE) == SUCCESS
+        assert vm.state(start) is SHARED_STATE
+
+
+async def test_map_gpa_that_has_to_be_tried_again(boot: Boot) -> None:
+    options = ("map-gpa-max=8k",)
+    async with boot(coco="tdx", guest_options=options) as vm:
+        answer = vmcall(vm.guest, MAP_GPA, r12=SHARED | page(0), r13=5 * PAGE_SIZE)
+        assert (answer.r10, answer.r11) == (RETRY, SHARED | page(2))
+        assert vm.states(page(1), page(2)) == [SHARED_STATE, PENDING]
+        answer = vmcall(vm.guest, MAP_GPA, r12=answer.r11, r13=3 * PAGE_SIZE)
+        assert (answer.r10, answer.r11) == (RETRY, SHARED | page(4))
+        assert map_gpa(vm.guest, answer.r11, PAGE_SIZE) == SUCCESS
+
+
+async def test_map_gpa_refused_says_where_and_changes_nothing(boot: Boot) -> None:
+    async with boot(coco="tdx") as vm:
+        await vm.change("poison", page(2))
+        await vm.events()
+        answer = vmcall(vm.guest, MAP_GPA, r12=SHARED | page(0), r13=4 * PAGE_SIZE)
+        assert (answer.r10, answer.r11) == (INVALID_OPERAND, SHARED | page(2))
+        (event,) = await vm.events()
+        assert (event.kind, event.refusal) == (Kind.VIOLATION, Refusal.PAGE_POISONED)
+        assert vm.states(page(0), page(3)) == [PENDING, PENDING]
+
+
+async def test_get_quote_without_a_service(boot: Boot) -> None:
+    async with boot(coco="tdx") as vm:
+        vm.guest.done("map-shared", 47)
+        map_gpa(vm.guest, SHARED | page(0), 4 * PAGE_SIZE)
+        buffer = SHARED_MAP + page(0)
+        vm.guest.done("write", buffer, 1)
+        vm.guest.done("write", buffer + 16, 1024)
+        answer = vmcall(vm.guest, GET_QUOTE, r12=SHARED | page(0), r13=4 * PAGE_SIZE)
+        assert answer.r10 == SUCCESS
+        assert vm.guest.value("read", buffer + 8) == 1 << 63 | 1
+
+
+async def test_get_quote(boot: Boot, tmp_path: Path) -> None:
+    async with (
+        quote_service(tmp_path / "q.sock") as path,
+        boot(coco="tdx", quote_socket=path, guest_options=("gpaw=48",)) as vm,
+    ):
+        vm.guest.done("map-shared", 47)
+        map_gpa(vm.guest, SHARED | page(0), 4 * PAGE_SIZE)
+        buffer = SHARED_MAP + page(0)
+        tdcall(vm.guest, REPORT, rcx=page(8), rdx=page(9))
+        report = vm.guest.read_bytes(page(8), 1024)
+        vm.guest.write_bytes(buffer + 24, report)
+        vm.guest.done("write", buffer, 1)
+        vm.guest.done("write", buffer + 16, 1024)
+        answer = vmcall(vm.guest, GET_QUOTE, r12=SHARED | page(0), r13=4 * PAGE_SIZE)
+        assert answer.r10 == SUCCESS
+        async with asyncio.timeout(10):
+            while (status := vm.guest.value("read", buffer + 8)) == WORD:
+                await vm.info()  # lets the service run
+        assert status == 0
+        size = vm.guest.value("read", buffer + 16) >> 32
+        quote = vm.guest.read_bytes(buffer + 24, (size + 7) & ~7)[:size]
+        assert quote == fake_quote(report)
