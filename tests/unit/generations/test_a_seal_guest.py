@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""F_SEAL_GUEST: seals, what they forbid, the owner and its callbacks."""
+"""F_SEAL_GUEST: seals, what they forbid, the owner and its callbacks.
+
+Longer than 400 lines: one table of the catalogue, A01 to AQ6, whose entries share their fixtures.
+"""
 
 import os
 from collections.abc import Iterator
