@@ -59,6 +59,8 @@ _PROTOTYPES = {
     ),
     "rmem_state": (c.c_int, [_RM, _U64]),
     "rmem_touch": (c.c_int, [_RM, _U64]),
+    "rmem_set_launch": (None, [_RM, _U64, _U64]),
+    "rmem_is_launch": (c.c_bool, [_RM, _U64]),
     "rmem_run_at": (_Run, [_RM, _U64, _U64]),
     "rmem_check": (c.c_int, [_RM, _U64, _U64, c.c_int, c.POINTER(_U64)]),
     "rmem_apply": (c.c_int, [_RM, _U64, _U64, c.c_int, _RunFn, c.c_void_p, c.POINTER(_U64)]),
@@ -166,6 +168,12 @@ class Core:
 
     def touch(self, page: int) -> PageState:
         return PageState(self.c.rmem_touch(self.rm, page))
+
+    def set_launch(self, first: int, count: int) -> None:
+        self.c.rmem_set_launch(self.rm, first, count)
+
+    def is_launch(self, page: int) -> bool:
+        return bool(self.c.rmem_is_launch(self.rm, page))
 
     def run_at(self, first: int, count: int) -> tuple[int, int, PageState]:
         run = self.c.rmem_run_at(self.rm, first, count)

@@ -130,3 +130,28 @@ def test_runs_end_with_the_table(make_core: MakeCore) -> None:
     assert core.run_at(4, 1)[1] == 0
     assert core.run_at((1 << 64) - 1, 2)[1] == 0
     assert core.run_at(2, 0)[1] == 0
+
+
+def test_a_touch_does_not_accept_where_the_guest_has_to(make_core: MakeCore) -> None:
+    core = make_core("tdx", 8)
+    assert core.touch(3) is PageState.PENDING
+    assert core.touch(3) is PageState.PENDING
+    assert core.counters[Counter.ACCEPTED] == 0
+    core.apply(3, 1, Event.ACCEPT)
+    assert core.touch(3) is PageState.PRIVATE
+
+
+def test_pending_pages_of_the_launch_are_marked_until_they_change(make_core: MakeCore) -> None:
+    core = make_core("tdx", 4 * CHUNK)
+    core.apply(CHUNK, 2, Event.TO_SHARED)
+    core.set_launch(1, 3 * CHUNK)
+    marked = [core.is_launch(page) for page in (0, 1, CHUNK - 1, CHUNK, CHUNK + 2, 3 * CHUNK + 1)]
+    assert marked == [False, True, True, False, True, False]
+    assert core.page_counts[PageState.PENDING] == 4 * CHUNK - 2
+    assert core.counters[Counter.LOADED] == 0
+    core.apply(5, 1, Event.ACCEPT)
+    core.apply(6, 1, Event.TO_SHARED)
+    core.apply(6, 1, Event.TO_PRIVATE)
+    assert [core.is_launch(page) for page in (4, 5, 6, 7)] == [True, False, False, True]
+    core.reset()
+    assert not core.is_launch(7)
