@@ -6,9 +6,16 @@ import shlex
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +31,21 @@ from cvmlab.machine import BootSpec
 from cvmlab.outcome import End
 from cvmlab.outcome import Outcome as VmOutcome
 from cvmlab.qmp import QmpEvent
+from cvmlab.recording import NAMES_FILE, encode_names
 from cvmlab.records import RECORD
 from cvmlab.records import Phase as PhaseName
+from cvmlab.replay import Slot
 from cvmlab.report import CONSOLE_LINES
 from cvmlab.result import EXIT_CODES, Counters, Outcome, Pages, Qemu, Result, to_json
 from cvmlab.states import Counter
 from cvmlab.symbols import KERNEL_ENTRY, LazySymbols, Symbols
+from cvmlab.timeline import Names, name_functions
 from cvmlab.vm import Vm
 
 
 Watch = Callable[[Vm], Coroutine[Any, Any, None]]
+Companion = Callable[[Vm], AbstractAsyncContextManager[object]]
+LookAt = Callable[[Path], None]
 
 _BOOTED = "the guest booted and powered off"
 _KERNEL_SPACE = 1 << 63
@@ -62,25 +74,41 @@ class _Start:
         return cls(datetime.now(UTC), time.monotonic())
 
 
-async def run_plan(plan: Plan, *, watch: Watch | None = None) -> Finished:
+async def run_plan(
+    plan: Plan,
+    *,
+    watch: Watch | None = None,
+    companion: Companion = nullcontext,
+    look_at: LookAt | None = None,
+) -> Finished:
     """Boot *plan* and return how it went; raise only for what kept it from starting or judging.
 
-    *watch* runs beside it, to show how far it is.  SIGINT and SIGTERM end the run in good order.
+    *watch* runs beside it, to show how far it is.  *companion* is entered when the VM is there and
+    left when all is drained and result.json written; *look_at* is given the run folder then, before
+    it may be removed.  SIGINT and SIGTERM end the run in good order.
     """
+
+    def keep(finished: Finished) -> bool:
+        return plan.keep or finished.result.outcome is not Outcome.OK
+
     start = _Start.now()
     vm = Vm(plan.spec, setting=plan.setting, paused=True)
     try:
-        async with vm, _beside(vm, watch):
+        async with vm, companion(vm), _beside(vm, watch):
             with _interruption() as interrupted:
                 ending, ended_ns = await _live(vm, plan, interrupted)
                 await vm.stop()
             finished = _collect(plan, vm, start, ending, ended_ns)
             vm.run.write(vm.run.result.name, to_json(finished.result))
+            if look_at is not None or keep(finished):
+                vm.run.write(NAMES_FILE, encode_names(_names(plan, vm)))
+        if look_at is not None:
+            look_at(vm.run.path)
     except asyncio.CancelledError:
         with suppress(VmExited):  # it had no folder yet
             vm.run.close(keep=plan.keep)
         raise
-    vm.run.close(keep=plan.keep or finished.result.outcome is not Outcome.OK)
+    vm.run.close(keep=keep(finished))
     return finished
 
 
@@ -318,6 +346,19 @@ def _counters(vm: Vm, plan: Plan) -> Counters:
     named = {counter.name.lower(): value for counter, value in vm.pages.counters().items()}
     dropped = vm.journal.ring.dropped + vm.journal.unpublished
     return Counters(**named, events_dropped=dropped)
+
+
+def _names(plan: Plan, vm: Vm) -> Names:
+    """What the journal's numbers stand for, while it can still be told."""
+    records = _records(vm, plan)
+    info = vm.last_info
+    return Names(
+        devices=info.devices if info is not None else {},
+        functions=name_functions(records, _resolver(plan, records)),
+        slots=tuple(Slot(part.gpa, part.offset, part.size) for part in vm.pages.slots)
+        if plan.spec.restricted
+        else (),
+    )
 
 
 def _resolver(plan: Plan, records: Records) -> summary.Resolve:

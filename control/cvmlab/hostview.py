@@ -39,6 +39,7 @@ _UFFDIO_API: Final = 0xC018AA3F
 _UFFDIO_REGISTER: Final = 0xC020AA00
 _UFFDIO_CONTINUE: Final = 0xC020AA07
 _DONT_WAKE: Final = 1
+_CONTINUE: Final = struct.Struct("QQQq")  # address, length, mode, mapped
 _LEAST_CHUNK: Final = 512
 _MOST_CHUNKS: Final = 4096
 
@@ -71,7 +72,7 @@ class HostView:
         try:
             self._address = syscalls.map_shared(self._memfd, size)
             syscalls.madvise(self._address, size, syscalls.MADV_DONTFORK)
-            self._uffd = _open_userfaultfd()
+            self._uffd = open_userfaultfd()
             if initially is Side.PRIVATE:
                 self._register(0, -(-size // PAGE))
         except OSError:
@@ -145,11 +146,16 @@ class HostView:
 
     def _share_watched(self, start: int, end: int) -> None:
         """Map shared pages, where the kernel does not do it by itself."""
+        if self._watched.uniform(start, end, 1):
+            self._share(start, end)
+            return
         for run in self._watched.find(start, end, 1):
             self._share(run.start, run.end)
 
     def _watch(self, start: int, end: int) -> None:
         """Register the chunks of ``[start, end)``.  Their other pages stay mapped: never a false fault."""
+        if self._watched.uniform(start, end, 1):
+            return
         low = start - start % self._chunk
         high = min(-(-end // self._chunk) * self._chunk, -(-self.size // PAGE))
         for run in list(self._watched.find(low, high, 0)):
@@ -168,32 +174,35 @@ class HostView:
         self._watched.set(start, end, 1)
 
     def _share(self, start: int, end: int) -> None:
-        length = (end - start) * PAGE
-        syscalls.fallocate(self._memfd, syscalls.FALLOC_KEEP_SIZE, start * PAGE, length)
         position, stop = self._address + start * PAGE, self._address + end * PAGE
-        request = bytearray(40)
+        request = bytearray(_CONTINUE.size)
         while position < stop:
             position += self._continue(request, position, stop - position)
 
     def _continue(self, request: bytearray, address: int, length: int) -> int:
-        """Map what can be mapped at once; return how many bytes were dealt with.
+        """Map what can be mapped at once; return how many bytes were dealt with, maybe none.
 
-        A range that meets a mapped page stops there with EAGAIN and says how far it came; a
-        single page that is mapped already is EEXIST.
+        A range that meets a hole or a mapped page after some progress is EAGAIN and says how far it
+        came; one that begins with a hole is EFAULT, with a mapped page EEXIST.
         """
-        struct.pack_into("QQQq", request, 0, address, length, _DONT_WAKE, 0)
+        _CONTINUE.pack_into(request, 0, address, length, _DONT_WAKE, 0)
         try:
             fcntl.ioctl(self._uffd, _UFFDIO_CONTINUE, request)
         except OSError as error:
-            (mapped,) = struct.unpack_from("q", request, 24)
+            mapped = int(_CONTINUE.unpack_from(request)[3])
             if error.errno == errno.EEXIST:
                 return PAGE
+            if error.errno == errno.EFAULT:
+                self._allocate(address, length)
+                return 0
             if error.errno != errno.EAGAIN:
                 raise
-            if mapped > 0:
-                return int(mapped)
-            return self._continue(request, address, PAGE) if length > PAGE else 0
+            return max(mapped, 0)
         return length
+
+    def _allocate(self, address: int, length: int) -> None:
+        offset = address - self._address
+        syscalls.fallocate(self._memfd, syscalls.FALLOC_KEEP_SIZE, offset, length)
 
     def _drop(self, runs: list[tuple[int, int]]) -> None:
         if len(runs) == 1:
@@ -236,7 +245,7 @@ def _drop_vectors(pidfd: int, vectors: list[tuple[int, int]]) -> None:
             done = 0
 
 
-def _open_userfaultfd() -> int:
+def open_userfaultfd() -> int:
     """Open a userfaultfd that turns every unresolved fault into SIGBUS."""
     machine = os.uname().machine
     if machine not in _SYS_USERFAULTFD:

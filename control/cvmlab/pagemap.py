@@ -24,8 +24,8 @@ Cell = npt.NDArray[np.int64]  # pages by state
 
 # From what is looked for to what is everywhere.
 _RANK = (PageState.POISONED, PageState.SHARED, PageState.PRIVATE, PageState.PENDING)
-_SHADES = ((0.25, "░"), (0.5, "▒"), (1.0, "▓"))
-_FULL = "█"
+SHADES = ((0.25, "░"), (0.5, "▒"), (1.0, "▓"))
+FULL = "█"
 _ANSI: Mapping[PageState, int] = {
     PageState.PENDING: 90,
     PageState.PRIVATE: 34,
@@ -34,7 +34,7 @@ _ANSI: Mapping[PageState, int] = {
 }
 _BACKGROUND = 10  # from an ANSI foreground to the same background
 _RESET = "\x1b[0m"
-_LETTERS: Mapping[PageState, tuple[str, str]] = {  # some pages, all pages
+LETTERS: Mapping[PageState, tuple[str, str]] = {  # some pages, all pages
     PageState.PENDING: (".", "."),
     PageState.PRIVATE: ("p", "P"),
     PageState.SHARED: ("s", "S"),
@@ -101,22 +101,22 @@ def _row(cells: Iterable[Cell], ink: Ink) -> str:
     return "".join(map(_block, cells)) + _RESET
 
 
-def _front(cell: Cell) -> tuple[PageState, float]:
+def front(cell: Cell) -> tuple[PageState, float]:
     """The rarest state there, and its share of the cell."""
     state = next((state for state in _RANK if cell[state] > 0), PageState.PENDING)
     return state, float(cell[state]) / max(int(cell.sum()), 1)
 
 
 def _letter(cell: Cell) -> str:
-    state, share = _front(cell)
-    return _LETTERS[state][share >= 1.0]
+    state, share = front(cell)
+    return LETTERS[state][share >= 1.0]
 
 
 def _block(cell: Cell) -> str:
-    state, share = _front(cell)
+    state, share = front(cell)
     others = [other for other in _RANK if other is not state]
     back = max(others, key=lambda other: int(cell[other]))
-    shade = next((char for limit, char in _SHADES if share < limit), _FULL)
+    shade = next((char for limit, char in SHADES if share < limit), FULL)
     return f"\x1b[{_ANSI[state]};{_ANSI[back] + _BACKGROUND}m{shade}"
 
 
@@ -131,10 +131,10 @@ def _legend(counts: PageCounts, cell_pages: int, ink: Ink) -> list[str]:
 
 
 def _sign(state: PageState, ink: Ink) -> str:
-    some, full = _LETTERS[state]
+    some, full = LETTERS[state]
     if ink is Ink.ASCII:
         return some if some == full else f"{full}/{some}"
-    return f"\x1b[{_ANSI[state]}m{_FULL}{_RESET}"
+    return f"\x1b[{_ANSI[state]}m{FULL}{_RESET}"
 
 
 def share(part: int, whole: int) -> str:

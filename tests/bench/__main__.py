@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cvmlab import build
-from tests.bench import boots, cli, memory, ring
+from tests.bench import boots, cli, generations, memory, ring
 from tests.bench.measure import Figure
 
 
 GROUPS = {
     "ring": ring.figures,
     "memory": memory.figures,
+    "generations": generations.figures,
     "cli": cli.figures,
     "boots": boots.figures,
 }

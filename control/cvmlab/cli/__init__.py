@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cvmlab import __version__
-from cvmlab.cli import boot, running, setup
+from cvmlab.cli import boot, publish, recorded, running, setup
 from cvmlab.cli.session import INTERRUPTED, Session
 from cvmlab.errors import ConfigError, CvmError, InvariantError
 
@@ -38,6 +38,8 @@ app = typer.Typer(
 )
 boot.add_to(app)
 running.add_to(app)
+recorded.add_to(app)
+publish.add_to(app)
 setup.add_to(app)
 
 

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import typer
 
 from cvmlab.cli import boot_options as options
+from cvmlab.cli import publish
 from cvmlab.cli.session import run, style_of
 from cvmlab.errors import ConfigError, CvmError
 
 
 if TYPE_CHECKING:
-    from cvmlab.bootplan import Request
-    from cvmlab.bootrun import Finished
+    from cvmlab.bootplan import Plan, Request
+    from cvmlab.bootrun import Finished, LookAt, Watch
+    from cvmlab.mqtt import Broker
     from cvmlab.progress import Style
 
 
@@ -31,12 +33,15 @@ class Output:
 
     json: str | None
     junit: Path | None
-    verbose: bool
+    trace: Path | None = None
+    html: Path | None = None
+    broker: "Broker | None" = None
+    verbose: bool = False
 
     def require(self) -> None:
         """Raise ConfigError now rather than after the boot, if something cannot be written."""
         files = [Path(self.json)] if self.json not in (None, "-") else []
-        files += [self.junit] if self.junit is not None else []
+        files += [path for path in (self.junit, self.trace, self.html) if path is not None]
         for path in files:
             if not path.absolute().parent.is_dir():
                 raise ConfigError(
@@ -73,6 +78,14 @@ def boot(
     max_accepts: options.MaxAccepts = None,
     json: options.Json = None,
     junit: options.Junit = None,
+    trace: options.Trace = None,
+    html: options.Html = None,
+    mqtt: publish.Mqtt = None,
+    mqtt_user: publish.MqttUser = None,
+    mqtt_password_file: publish.MqttPasswordFile = None,
+    mqtt_tls: publish.MqttTls = False,
+    mqtt_ca: publish.MqttCa = None,
+    mqtt_commands: publish.MqttCommands = False,
     run_dir: options.RunDir = None,
     name: options.Name = None,
     keep: options.Keep = False,
@@ -115,12 +128,14 @@ def boot(
         qemu=qemu,
         symbols=symbols,
     )
-    output = Output(json=json, junit=junit, verbose=verbose)
-    style = style_of(progress)
+    broker = publish.broker_of(
+        mqtt, mqtt_user, mqtt_password_file, tls=mqtt_tls, ca=mqtt_ca, commands=mqtt_commands
+    )
+    output = Output(json=json, junit=junit, trace=trace, html=html, broker=broker, verbose=verbose)
     if dry_run:
         _show_command(request, output)
         return
-    status = _boot(request, output, style)
+    status = _boot(request, output, style_of(progress))
     context.obj.reported = True
     raise typer.Exit(status)
 
@@ -141,13 +156,49 @@ def _boot(request: "Request", output: Output, style: "Style") -> int:
     try:
         wanted = plan(request, style=style, on_step=_teller(style))
         watch = bootwatch.watcher(wanted, style, verbose=output.verbose, stream=sys.stderr)
-        finished = run(bootrun.run_plan(wanted, watch=watch))
+        finished = run(_published(wanted, watch, output, request))
     except CvmError as error:
         # Where results were asked for, a boot that could not start leaves one, too.
         _deliver(bootrun.never_booted(request, error), output, request, report=False)
         raise
     _deliver(finished, output, request, report=True)
     return finished.result.exit_code
+
+
+async def _published(
+    wanted: "Plan", watch: "Watch", output: Output, request: "Request"
+) -> "Finished":
+    """Run the plan, published to the broker if there is one: that is tried before the boot."""
+    from cvmlab.bootrun import run_plan
+
+    look_at, broker = _looker(output, request), output.broker
+    if broker is None:
+        return await run_plan(wanted, watch=watch, look_at=look_at)
+    if not wanted.spec.restricted:
+        raise ConfigError("--mqtt: without restricted memory there is nothing to publish")
+    from cvmlab.mqtt import publishing, require_reachable
+
+    await require_reachable(broker)
+    return await run_plan(
+        wanted, watch=watch, look_at=look_at, companion=lambda vm: publishing(vm, broker)
+    )
+
+
+def _looker(output: Output, request: "Request") -> "LookAt | None":
+    """Return what makes trace and HTML report of a run folder; None if neither is wanted."""
+    if output.trace is None and output.html is None:
+        return None
+
+    def look_at(folder: Path) -> None:
+        from cvmlab.cli import recorded
+
+        recording = recorded.read(folder, title=request.title)
+        if output.trace is not None:
+            recorded.write_trace(recording, output.trace)
+        if output.html is not None:
+            recorded.write_html(recording, None, output.html)
+
+    return look_at
 
 
 def _teller(style: "Style") -> Callable[[str], None]:

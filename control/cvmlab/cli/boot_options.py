@@ -65,6 +65,10 @@ Json = Annotated[
     str | None, Option("--json", metavar="FILE|-", help="Write result.json; the report to stderr.")
 ]
 Junit = Annotated[Path | None, Option(metavar="FILE", help="Write JUnit XML.")]
+Trace = Annotated[
+    Path | None, Option(metavar="FILE", help="Write a trace that ui.perfetto.dev opens.")
+]
+Html = Annotated[Path | None, Option(metavar="FILE", help="Write the report as one HTML file.")]
 RunDir = Annotated[Path | None, Option(metavar="DIR", help="Keep console, logs, events there.")]
 Name = Annotated[str | None, Option(help="For `cvmlab ps` and the like. Default: vm.")]
 Keep = Annotated[bool, Option("--keep", help="Keep the run folder of a good boot, too.")]

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,9 +15,9 @@ from cvmlab.choices import choose
 from cvmlab.cli.session import run
 from cvmlab.errors import CvmError
 from cvmlab.journal import JournalFile
-from cvmlab.records import NO_DEVICE, NO_VCPU, Actor, Kind, Verdict, describe
+from cvmlab.records import NO_DEVICE, Kind, describe
 from cvmlab.rundir import load_run
-from cvmlab.states import PageState, Refusal
+from cvmlab.telemetry import event_values
 
 
 _INTERVAL_S = 0.2
@@ -84,23 +83,4 @@ class _Names:
 
 
 def _json_line(record: np.void, devices: Mapping[int, str]) -> str:
-    kind, device, vcpu = Kind(int(record["kind"])), int(record["device"]), int(record["vcpu"])
-    values: dict[str, Any] = {
-        "seq": int(record["seq"]),
-        "vtime": int(record["vtime_ns"]) / 1e9,
-        "kind": kind.word,
-        "actor": Actor(int(record["actor"])).word,
-        "vcpu": None if vcpu == NO_VCPU else vcpu,
-        "device": None if device == NO_DEVICE else devices.get(device, f"#{device}"),
-        "gpa": int(record["gpa"]),
-        "pages": int(record["pages"]),
-        "from": PageState(int(record["from"])).word,
-        "to": PageState(int(record["to"])).word,
-        "rip": int(record["rip"]) or None,
-        "flags": int(record["flags"]),
-    }
-    if kind in (Kind.HOST_FAULT, Kind.POLICY):
-        values["verdict"] = Verdict(int(record["verdict"])).word
-    if kind is Kind.VIOLATION:
-        values["refusal"] = Refusal(int(record["refusal"])).word
-    return json.dumps(values)
+    return json.dumps(event_values(record, devices))

@@ -2,9 +2,12 @@
 """What the commands share: the flags before the command, asking for one of several words."""
 
 import os
+import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from cvmlab.errors import ConfigError
 
 
 if TYPE_CHECKING:
@@ -36,6 +39,14 @@ def has_colour(stream: TextIO) -> bool:
     if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
         return False
     return stream.isatty() and "utf" in (stream.encoding or "").lower()
+
+
+def require_terminal(what: str) -> None:
+    """Raise ConfigError unless somebody can see and type."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError(
+            f"`{what}` needs a terminal", hint="`cvmlab query`, `map` and `events` need none"
+        )
 
 
 def style_of(word: str | None) -> "Style":

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Ties between ranges of a restricted file and whoever uses them, told before pages go away."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,7 +33,10 @@ class Binding:
 
 
 class Bindings:
-    """All bindings of one file, oldest first.  No change is allowed while an invalidation runs."""
+    """All bindings of one file, oldest first.
+
+    ``running`` counts invalidations under way; nothing may be added or removed meanwhile.
+    """
 
     __slots__ = ("_items", "running")
 
@@ -59,30 +61,3 @@ class Bindings:
 
     def at(self, index: int) -> Binding | None:
         return next(iter(self.overlapping(index, index + 1)), None)
-
-    @contextmanager
-    def invalidated(
-        self,
-        start: int,
-        end: int,
-        *,
-        newest_first: bool = False,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> Iterator[list[Binding]]:
-        """Tell those who overlap ``[start, end)`` before and after the body; yield them."""
-        told: list[Binding] = []
-        concerned = self.overlapping(start, end)
-        if newest_first:
-            concerned.reverse()
-        self.running += 1
-        try:
-            for item in concerned:
-                item.notifier.invalidate_start(start, end)
-                told.append(item)
-            if meanwhile is not None:
-                meanwhile()
-            yield told
-        finally:
-            for item in told:
-                item.notifier.invalidate_end(start, end)
-            self.running -= 1

@@ -62,6 +62,8 @@ class FaultPlan:
 
     def take(self, kind: FaultKind, pages: int) -> Fault | None:
         """Count one occasion for *kind*, concerning *pages* pages, and return its fault if there is one."""
+        if not self._planned and not self.rates:
+            return None  # what add() plans counts from then on, so nothing needs counting
         self._asked[kind] += 1
         planned = self._planned.pop((kind, self._asked[kind]), None)
         rate = self.rates.get(kind)

@@ -59,7 +59,7 @@ class GuestView:
         """Forget the guest's mappings of frames ``[start, end)``, all or those of one kind."""
         if only is None:
             self.mapped.set(start, end, 0)
-        else:
+        elif not self.mapped.uniform(start, end, 0):
             for run in list(self.mapped.find(start, end, only + 1)):
                 self.mapped.set(run.start, run.end, 0)
         self.invalidations += 1

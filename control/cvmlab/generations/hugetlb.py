@@ -61,12 +61,19 @@ class HugeKvm(Kvm):
         self,
         *,
         version: str | None = None,
+        quirks: Iterable[str] = (),
         pools: Iterable[HugePool] = (),
         faults: FaultPlan | None = None,
         nodes: int = 1,
         real: bool = False,
     ) -> None:
-        super().__init__(Generation.HUGE_GUEST_MEMFD, version=version, faults=faults, nodes=nodes)
+        super().__init__(
+            Generation.HUGE_GUEST_MEMFD,
+            version=version,
+            quirks=quirks,
+            faults=faults,
+            nodes=nodes,
+        )
         self.pools = {pool.order: pool for pool in pools}
         self.task_node = 0
         self.stranded: list[Stranded] = []

@@ -29,8 +29,16 @@ _ALL_PAGES = 1 << 52
 class InaccessibleKernel:
     """An emulated kernel with version 8 of the series."""
 
-    def __init__(self, *, quirks: Iterable[str] = (), faults: FaultPlan | None = None) -> None:
-        self.world = World(Rulebook(Generation.INACCESSIBLE, None, quirks), faults or FaultPlan())
+    def __init__(
+        self,
+        *,
+        version: str | None = None,
+        quirks: Iterable[str] = (),
+        faults: FaultPlan | None = None,
+    ) -> None:
+        self.world = World(
+            Rulebook(Generation.INACCESSIBLE, version, quirks), faults or FaultPlan()
+        )
         self.shmem_huge = False
 
     def memfd_create(self, flags: int = INACCESSIBLE) -> Fd:

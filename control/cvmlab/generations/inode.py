@@ -197,21 +197,27 @@ class Inode:
         self, start: int, end: int, *, newest_first: bool = False
     ) -> Iterator[list[Binding]]:
         """Run the body between balanced calls to the bindings that overlap ``[start, end)``."""
-        fault = self.world.faults.take(FaultKind.SLOW_INVALIDATE, end - start)
-        journal = self.world.journal
+        journal, bindings = self.world.journal, self.bindings
         journal.note("invalidate-start", start, end)
-        if fault:
-            journal.note("fault", start, end, fault.kind, fault.reason)
+        fault = self.world.faults.take(FaultKind.SLOW_INVALIDATE, end - start)
+        concerned = bindings.overlapping(start, end)
+        if newest_first:
+            concerned.reverse()
+        told: list[Binding] = []
         self.sequence += 1
+        bindings.running += 1
         try:
-            with self.bindings.invalidated(
-                start,
-                end,
-                newest_first=newest_first,
-                meanwhile=fault.meanwhile if fault else None,
-            ) as told:
-                yield told
+            for item in concerned:
+                item.notifier.invalidate_start(start, end)
+                told.append(item)
+            if fault:
+                journal.note("fault", start, end, fault.kind, fault.reason)
+                fault.meanwhile()
+            yield told
         finally:
+            for item in told:
+                item.notifier.invalidate_end(start, end)
+            bindings.running -= 1
             self.sequence += 1
             journal.note("invalidate-end", start, end)
 

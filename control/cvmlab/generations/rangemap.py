@@ -88,7 +88,16 @@ class RangeMap:
 
     def uniform(self, start: int, end: int, value: int) -> bool:
         """Say whether all of ``[start, end)`` has *value*."""
-        return all(run.value == value for run in self.runs(start, end))
+        if start >= end:
+            return True
+        block = bisect_right(self._firsts, start) - 1
+        starts = self._starts[block]
+        position = bisect_right(starts, start)
+        if self._values[block][position - 1] != value:
+            return False
+        if position < len(starts):
+            return starts[position] >= end  # the next run differs, as neighbours always do
+        return block + 1 == len(self._firsts) or self._firsts[block + 1] >= end
 
     def count(self, start: int, end: int, value: int) -> int:
         """Count the pages of ``[start, end)`` that have *value*."""

@@ -68,8 +68,14 @@ class Vma:
 class SealKernel:
     """An emulated kernel whose memfds know F_SEAL_GUEST."""
 
-    def __init__(self, *, quirks: Iterable[str] = (), faults: FaultPlan | None = None) -> None:
-        self.world = World(Rulebook(Generation.SEAL_GUEST, None, quirks), faults or FaultPlan())
+    def __init__(
+        self,
+        *,
+        version: str | None = None,
+        quirks: Iterable[str] = (),
+        faults: FaultPlan | None = None,
+    ) -> None:
+        self.world = World(Rulebook(Generation.SEAL_GUEST, version, quirks), faults or FaultPlan())
         self.shmem_huge = False
 
     def memfd_create(self, flags: int = ALLOW_SEALING) -> Fd:

@@ -1,59 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""F_SEAL_GUEST: seals, what they forbid, the owner and its callbacks."""
+"""F_SEAL_GUEST: seals, what they forbid, the owner and its callbacks.
+
+Longer than 400 lines: one table of the catalogue, A01 to AQ6, whose entries share their fixtures.
+"""
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
 from cvmlab.generations.openfile import Fd, OpenMode
-from cvmlab.generations.refusal import Oops
 from cvmlab.generations.seal_guest import Seal, SealGuestFile, SealKernel, Vma, Writeback
+from tests.unit.generations.sealing import GUEST, Owner, Sealed
 from tests.unit.generations.support import KEEP, M2, PG, PUNCH, refused
-
-
-GUEST = Seal.GUEST
-
-
-@dataclass
-class Owner:
-    """Callbacks that write down what they were told, and what was present then."""
-
-    heard: list[tuple[str, object, int, int]] = field(default_factory=list)
-    present: list[bool] = field(default_factory=list)
-    file: SealGuestFile | None = None
-
-    def invalidate_page_range(self, owner: object, start: int, end: int) -> None:
-        self.heard.append(("invalidate", owner, start, end))
-        if self.file is not None:
-            self.present.append(self.file.storage.has(start))
-
-    def fallocate(self, owner: object, start: int, end: int) -> None:
-        self.heard.append(("fallocate", owner, start, end))
-
-
-class Sealed:
-    """A sealed file of a kernel with these quirks."""
-
-    def __init__(self, *quirks: str, faults: FaultPlan | None = None, huge: bool = False) -> None:
-        self.kernel = SealKernel(quirks=quirks, faults=faults)
-        self.kernel.shmem_huge = huge
-        self.fd = self.kernel.memfd_create()
-        self.kernel.add_seals(self.fd, GUEST)
-        self.owner = Owner()
-
-    @property
-    def file(self) -> SealGuestFile:
-        inode = self.fd.inode
-        assert isinstance(inode, SealGuestFile)
-        return inode
-
-    def register(self) -> Owner:
-        self.owner.file = self.kernel.register_guest(self.fd, "vm", self.owner)
-        return self.owner
 
 
 @pytest.fixture
@@ -356,69 +317,3 @@ def test_a28_a_failed_allocation_calls_nobody() -> None:
     assert owner.heard == []
     assert made.fd.stat().size == 0
     made.fd.close()
-
-
-def test_aq1_as_posted_a_lock_is_dropped_that_was_not_taken() -> None:
-    for quirks, warnings in ((), 0), (("unlock-not-locked",), 1):
-        kernel = SealKernel(quirks=quirks)
-        fd = kernel.memfd_create(0)
-        with refused("EPERM", "A04"):
-            kernel.add_seals(fd, GUEST)
-        assert len(kernel.world.journal.steps("warn")) == warnings
-        fd.close()
-
-
-def test_aq2_as_posted_a_second_owner_is_let_in() -> None:
-    made = Sealed("owner-not-stored")
-    made.register()
-    second = Owner()
-    made.kernel.register_guest(made.fd, "other vm", second)
-    made.fd.fallocate(0, 0, PG)
-    assert second.heard == [("fallocate", None, 0, 1)]
-    made.fd.close()
-
-
-def test_aq3_as_posted_any_fallocate_crashes_without_an_owner(sealed: Sealed) -> None:
-    sealed.fd.fallocate(0, 0, PG)
-    made = Sealed("unregistered-callback")
-    with pytest.raises(Oops, match="nobody has registered"):
-        made.fd.fallocate(0, 0, PG)
-    made.fd.close()
-
-
-def test_aq4_as_posted_an_errno_is_a_frame_number() -> None:
-    for quirks in (), ("errno-as-pfn",):
-        made = Sealed(*quirks, faults=FaultPlan([Fault(FaultKind.NO_MEMORY)]))
-        if quirks:
-            assert made.file.get_lock_pfn(0)[0] == (1 << 64) - 12
-        else:
-            with refused("ENOMEM"):
-                made.file.get_lock_pfn(0)
-        made.fd.close()
-
-
-def test_aq5_as_posted_the_two_callbacks_count_differently() -> None:
-    made = Sealed("inclusive-invalidate")
-    owner = made.register()
-    made.fd.fallocate(0, 0, PG)
-    made.fd.fallocate(PUNCH, 0, PG)
-    assert owner.heard == [("fallocate", "vm", 0, 1), ("invalidate", "vm", 0, 0)]
-    made.fd.close()
-
-
-def test_aq6_as_posted_callbacks_outlive_their_vm(sealed: Sealed) -> None:
-    sealed.register()
-    with refused("EPERM", "A23"):
-        sealed.file.unregister_guest("other vm")
-    sealed.file.unregister_guest("vm")
-    sealed.register()
-    sealed.file.owner_died()
-    sealed.fd.fallocate(0, 0, PG)
-    posted = Sealed("no-unregister")
-    posted.register()
-    with refused("ENOSYS", "AQ6"):
-        posted.file.unregister_guest("vm")
-    posted.file.owner_died()
-    with pytest.raises(Oops, match="gone"):
-        posted.fd.fallocate(0, 0, PG)
-    posted.fd.close()

@@ -341,7 +341,10 @@ def free_host_pages() -> int:
     return int(path.read_text()) if path.exists() else 0
 
 
-@pytest.mark.skipif(free_host_pages() < 2, reason="the host has no two free 2 MiB pages")
+@pytest.mark.skipif(
+    free_host_pages() < 2,
+    reason="the kernel here lets nobody have two pages of 2 MiB: none are free",
+)
 def test_e22_guest_ram_lies_on_huge_pages_of_the_host() -> None:
     before = free_host_pages()
     pool = HugePool(9, 2)

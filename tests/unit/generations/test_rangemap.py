@@ -55,3 +55,23 @@ def test_alternating_pages_stay_far_below_64_bytes_each() -> None:
     assert ranges.bytes_used < 64 * pages
     assert ranges[77_777] == 0
     assert ranges[77_778] == 1
+
+
+@given(CHANGES, st.integers(0, 260), st.integers(0, 60), st.integers(0, 3))
+def test_uniform_is_what_looking_at_each_page_says(
+    changes: list[tuple[int, int, int]], start: int, length: int, value: int
+) -> None:
+    ranges = RangeMap()
+    for first, pages, changed in changes:
+        ranges.set(first, first + pages, changed)
+    expected = all(ranges[index] == value for index in range(start, start + length))
+    assert ranges.uniform(start, start + length, value) is expected
+
+
+def test_uniform_looks_across_blocks() -> None:
+    ranges = RangeMap()
+    for index in range(0, 20_000, 2):
+        ranges.set(index, index + 1, 1)
+    assert [index for index in range(19_000) if ranges.uniform(index, index + 2, 1)] == []
+    assert all(ranges.uniform(index, index + 1, 1) for index in range(0, 20_000, 2))
+    assert ranges.uniform(19_999, 1 << 40, 0)

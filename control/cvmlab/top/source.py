@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the live view looks at: a VM of another terminal, or (in tests) one that is made up."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, final
+
+import numpy as np
+
+from cvmlab.attached import AttachedVm
+from cvmlab.errors import CvmError
+from cvmlab.journal import JournalFile
+from cvmlab.livemap import Sample
+from cvmlab.operations import Target
+from cvmlab.pages import Slot
+from cvmlab.ranges import GpaRange
+from cvmlab.records import NO_DEVICE, Kind, Phase, describe
+from cvmlab.table import Extent, PageCounts
+
+
+_FAULTS = (Kind.HOST_FAULT, Kind.GUEST_FAULT, Kind.VIOLATION)
+
+
+class Source(Protocol):
+    """A VM as the view needs it."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def slots(self) -> Sequence[Slot]: ...
+    @property
+    def phase(self) -> Phase: ...
+    @property
+    def alive(self) -> bool: ...
+
+    def counts(self) -> PageCounts: ...
+    def sample(self) -> Sample: ...
+    def extents(self) -> Iterable[Extent]: ...
+
+    async def new_faults(self) -> list[str]:
+        """Return the faults since the last call, a line each."""
+        ...
+
+    async def paused(self) -> bool: ...
+    async def set_paused(self, *, paused: bool) -> None: ...
+    async def convert(self, ranges: Sequence[GpaRange], to: Target) -> int: ...
+
+
+@final
+class LiveSource:
+    """A running VM.  Pages and counters come from shared memory: QEMU is not asked for them."""
+
+    def __init__(self, vm: AttachedVm) -> None:
+        self._vm = vm
+        self._position = 0
+        self._devices: Mapping[int, str] = {}
+
+    @property
+    def title(self) -> str:
+        return f"{self._vm.name}  {self._vm.run.info.coco}"
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        return self._vm.pages.slots
+
+    @property
+    def phase(self) -> Phase:
+        return self._vm.pages.phase
+
+    @property
+    def alive(self) -> bool:
+        return self._vm.run.running
+
+    def counts(self) -> PageCounts:
+        return self._vm.pages.counts()
+
+    def sample(self) -> Sample:
+        return Sample(time.monotonic(), self._vm.pages.counters())
+
+    def extents(self) -> Iterable[Extent]:
+        return self._vm.pages.extents()
+
+    async def new_faults(self) -> list[str]:
+        """Return the faults since the last call, a line each; of very many, the last ones."""
+        try:
+            records = JournalFile(self._vm.run.path / "events.bin").records
+        except CvmError:  # the VM has ended and its run folder is gone
+            return []
+        fresh = records[self._position :]
+        self._position = len(records)
+        faults = fresh[np.isin(fresh["kind"], _FAULTS)][-_MOST_LINES:]
+        if any(int(one["device"]) not in self._devices for one in faults):
+            await self._learn_names()
+        return [describe(one, self._devices).strip() for one in faults]
+
+    async def _learn_names(self) -> None:
+        try:
+            self._devices = {NO_DEVICE: "", **(await self._vm.query()).devices}
+        except CvmError:  # it is ending; numbers will do
+            return
+
+    async def paused(self) -> bool:
+        status = await self._vm.command("query-status")
+        return not status["running"]
+
+    async def set_paused(self, *, paused: bool) -> None:
+        await (self._vm.pause() if paused else self._vm.cont())
+
+    async def convert(self, ranges: Sequence[GpaRange], to: Target) -> int:
+        return await self._vm.convert(ranges, to)
+
+
+_MOST_LINES = 200
