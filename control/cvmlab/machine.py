@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What to boot, and the QEMU command line for it.  Pure: nothing is opened or started here."""
 
-import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -9,15 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from cvmlab.errors import ConfigError
-from cvmlab.ranges import PAGE_SIZE, format_size, parse_size
+from cvmlab.guestobject import GUEST_ID, GUEST_OBJECTS, guest_object
+from cvmlab.ranges import PAGE_SIZE, format_size
 from cvmlab.states import Layout, profiles
 
 
 PROFILE_OFF = "off"
 BACKEND_ID = "ram0"
-GUEST_ID = "cgs0"
-# The confidential-guest object of a profile, as QEMU calls it; the others need none.
-GUEST_OBJECTS = {"tdx": "tdx-guest"}
 MIN_MEMORY_BYTES = 16 << 20
 LARGE_MEMORY_BYTES = 256 << 30
 MAX_MEMORY_BYTES = 1 << 46
@@ -242,7 +239,7 @@ def printable(argv: Sequence[str]) -> str:
 def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
     backend = [] if fds is None else ["-object", _backend(spec, fds)]
     memory = "" if fds is None else f",memory-backend={BACKEND_ID}"
-    guest = _guest_object(spec)
+    guest = guest_object(spec.coco, spec.guest_options, spec.quote_socket)
     if guest:
         memory += f",confidential-guest-support={GUEST_ID}"
     reboot = "reset" if spec.allow_reboot else "shutdown"
@@ -267,29 +264,6 @@ def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
         *([] if spec.rng_seed is None else ["-seed", str(spec.rng_seed)]),
     ]
     # fmt: on
-
-
-def _guest_object(spec: BootSpec) -> list[str]:
-    kind = GUEST_OBJECTS.get(spec.coco)
-    if kind is None:
-        return []
-    if spec.quote_socket is None:
-        return ["-object", ",".join([kind, f"id={GUEST_ID}", *spec.guest_options])]
-    # A socket is a structure, which only JSON can say; then the rest has to have its type as well.
-    socket = {"type": "unix", "path": str(spec.quote_socket)}
-    options = (option.partition("=") for option in spec.guest_options)
-    properties = {name: _typed(value) for name, _, value in options}
-    whole = {"qom-type": kind, "id": GUEST_ID, **properties, "quote-generation-socket": socket}
-    return ["-object", json.dumps(whole)]
-
-
-def _typed(value: str) -> bool | int | str:
-    if value in ("on", "off"):
-        return value == "on"
-    try:
-        return parse_size(value)
-    except ConfigError:
-        return value
 
 
 def _cpu(spec: BootSpec) -> str:

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The confidential-guest object of QEMU's command line.  Pure."""
+
+import json
+from pathlib import Path
+
+from cvmlab.errors import ConfigError
+from cvmlab.ranges import parse_size
+
+
+GUEST_ID = "cgs0"
+# The object of a profile, as QEMU calls it; the others need none.
+GUEST_OBJECTS = {"tdx": "tdx-guest"}
+
+
+def guest_object(coco: str, options: tuple[str, ...], quote_socket: Path | None) -> list[str]:
+    """Return the argv words that make the object of a profile; none if it has no object."""
+    kind = GUEST_OBJECTS.get(coco)
+    if kind is None:
+        return []
+    if quote_socket is None:
+        return ["-object", ",".join([kind, f"id={GUEST_ID}", *options])]
+    # A socket is a structure, which only JSON can say; then the rest has to have its type as well.
+    socket = {"type": "unix", "path": str(quote_socket)}
+    split = (option.partition("=") for option in options)
+    properties = {name: _typed(value) for name, _, value in split}
+    whole = {"qom-type": kind, "id": GUEST_ID, **properties, "quote-generation-socket": socket}
+    return ["-object", json.dumps(whole)]
+
+
+def _typed(value: str) -> bool | int | str:
+    if value in ("on", "off"):
+        return value == "on"
+    try:
+        return parse_size(value)
+    except ConfigError:
+        return value
