@@ -198,7 +198,7 @@ class Inode:
     ) -> Iterator[list[Binding]]:
         """Run the body between balanced calls to the bindings that overlap ``[start, end)``."""
         journal, bindings = self.world.journal, self.bindings
-        journal.note("invalidate-start", start, end)
+        journal.note("invalidate", start, end)
         fault = self.world.faults.take(FaultKind.SLOW_INVALIDATE, end - start)
         concerned = bindings.overlapping(start, end)
         if newest_first:
@@ -219,7 +219,6 @@ class Inode:
                 item.notifier.invalidate_end(start, end)
             bindings.running -= 1
             self.sequence += 1
-            journal.note("invalidate-end", start, end)
 
     def bind(self, binding: Binding) -> None:
         """Add a binding; the caller has checked what its generation checks."""

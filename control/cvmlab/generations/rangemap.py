@@ -51,6 +51,30 @@ class RangeMap:
         """Give ``[start, end)`` one value."""
         if start >= end:
             return
+        block = bisect_right(self._firsts, start) - 1
+        inside = block + 1 == len(self._firsts) or end < self._firsts[block + 1]
+        if inside and (block == 0 or self._firsts[block] < start):
+            self._set_inside(block, start, end, value)
+        else:
+            self._set_across(start, end, value)
+
+    def _set_inside(self, block: int, start: int, end: int, value: int) -> None:
+        """Do what set() does where one block holds the range and the run before it."""
+        starts, values = self._starts[block], self._values[block]
+        low, high = bisect_left(starts, start), bisect_right(starts, end)
+        after = values[high - 1]
+        new_starts, new_values = [], []
+        if low == 0 or values[low - 1] != value:
+            new_starts.append(start)
+            new_values.append(value)
+        if after != value:
+            new_starts.append(end)
+            new_values.append(after)
+        starts[low:high] = array("Q", new_starts)
+        values[low:high] = bytes(new_values)
+        self._split(block)
+
+    def _set_across(self, start: int, end: int, value: int) -> None:
         after = self[end]
         before = self[start - 1] if start else None
         first = self._delete(start, end)
@@ -134,6 +158,11 @@ class RangeMap:
         self._values[block].insert(position, value)
         if position == 0:
             self._firsts[block] = start
+        self._split(block)
+
+    def _split(self, block: int) -> None:
+        """Keep a block from growing: a change moves its bytes."""
+        starts = self._starts[block]
         if len(starts) > 2 * _BLOCK:
             self._starts.insert(block + 1, starts[_BLOCK:])
             self._values.insert(block + 1, self._values[block][_BLOCK:])

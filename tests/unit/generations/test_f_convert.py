@@ -108,7 +108,7 @@ def test_f21_a_vm_without_private_memory_cannot_convert() -> None:
 def test_f22_an_equal_range_is_left_alone_and_needs_no_memory(file: InPlace) -> None:
     file.plan.add(Fault(FaultKind.NO_MEMORY))
     file.to(TO_SHARED)
-    assert not file.world.journal.steps("invalidate-start")
+    assert not file.world.journal.steps("invalidate")
     with refused("ENOMEM", "F22", error_offset=2 * PG):
         file.to(TO_PRIVATE, 2, 2)
     assert file.states == [SHARED] * PAGES

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvmlab.generations.rangemap import RangeMap, Run
@@ -22,6 +22,26 @@ def test_the_map_agrees_with_a_plain_list(changes: list[tuple[int, int, int]]) -
     runs = list(ranges.runs(0, 300))
     assert [run.value for run in runs for _ in range(run.start, run.end)] == plain
     assert all(one.value != two.value and one.end == two.start for one, two in pairwise(runs))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9000), st.integers(1, 4000), st.integers(0, 2)), max_size=25)
+)
+def test_long_changes_across_blocks_agree_with_a_plain_list(
+    changes: list[tuple[int, int, int]],
+) -> None:
+    ranges, plain = RangeMap(), [0] * 14_000
+    for index in range(0, 9000, 2):
+        ranges.set(index, index + 1, 1)
+        plain[index] = 1
+    for start, length, value in changes:
+        ranges.set(start, start + length, value)
+        plain[start : start + length] = [value] * length
+    runs = list(ranges.runs(0, 14_000))
+    assert [run.value for run in runs for _ in range(run.start, run.end)] == plain
+    assert [ranges[index] for index in range(0, 14_000, 7)] == plain[::7]
+    assert len(ranges) == len(runs)
 
 
 def test_blocks_split_and_vanish_without_losing_a_run() -> None:
