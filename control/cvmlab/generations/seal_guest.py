@@ -194,11 +194,11 @@ class SealGuestFile(ShmemInode):
                 "shrink-sealed": bool(self.seals & Seal.SHRINK) and size < self.size,
                 "grow-sealed": bool(self.seals & Seal.GROW) and size > self.size,
                 "unaligned": self.sealed and unaligned(size),
-                "page-locked": self._any_locked(first, _END),
+                "page-locked": size <= self.size and self._any_locked(first, _END),
             },
         )
-        if size < self.size:
-            self._drop_folios(first, _END)
+        if size <= self.size:
+            self._drop_folios(first, _END)  # there may be pages beyond the size: KEEP_SIZE
         self.resize(size)
 
     @override

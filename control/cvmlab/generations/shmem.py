@@ -56,10 +56,11 @@ class ShmemInode(Inode):
         return HUGE_ORDER if index // HUGE_PAGES in self.huge_blocks else 0
 
     def resize(self, size: int) -> None:
-        """Set the size in bytes and forget pages beyond it."""
+        """Set the size in bytes; unless it grows, pages beyond it are forgotten."""
+        if size <= self.size:
+            self._split_from(-(-size // PAGE))
         self.storage.resize(size)
         self.size = size
-        self._split_from(-(-size // PAGE))
 
     def allocate_bytes(self, mode: int, offset: int, length: int) -> tuple[int, int]:
         """Back every page the range touches; grow the file unless KEEP_SIZE.  Return page indexes."""

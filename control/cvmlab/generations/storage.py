@@ -69,9 +69,14 @@ class Storage:
             self._fd = -1
 
     def resize(self, size: int) -> None:
-        """Give the file a size in bytes; pages beyond it are gone."""
+        """Give the file a size in bytes.
+
+        Unless it grows, pages beyond it are gone, also those that were allocated beyond the old size.
+        """
+        grows = size > os.fstat(self._fd).st_size
         os.ftruncate(self._fd, size)
-        self._present.set(-(-size // PAGE), 1 << 52, 0)
+        if not grows:
+            self._present.set(-(-size // PAGE), 1 << 52, 0)
 
     def allocate(self, start: int, end: int) -> None:
         """Back pages ``[start, end)``; what is there already stays."""
