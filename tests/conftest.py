@@ -3,6 +3,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,9 @@ from tests.require import pytest_runtest_makereport
 
 
 __all__ = ["pytest_runtest_makereport"]  # a hook: pytest finds it by its name
+
+# A shell starts a background job with Ctrl-C ignored, and what it starts inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _descriptors() -> dict[int, str]:
