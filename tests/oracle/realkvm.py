@@ -176,6 +176,9 @@ class RealMachine:
             self.unmap(mapping)
         self._maps[mapping] = (address, size)
 
+    def address(self, mapping: str) -> int:
+        return self._maps[mapping][0]
+
     def load(self, mapping: str, offset: int, size: int) -> bytes:
         return syscalls.read_memory(self._inside(mapping, offset, size), size)
 

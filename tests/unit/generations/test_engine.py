@@ -2,12 +2,16 @@
 """The engine around the generations: choosing one, its rules as data, faults, the journal, pins."""
 
 import os
+from contextlib import suppress
 
 import pytest
 
 from cvmlab.errors import ConfigError, InvariantError
+from cvmlab.generations.convert import Conversion, convert
 from cvmlab.generations.engine import emulate
+from cvmlab.generations.exits import VmType
 from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
+from cvmlab.generations.guest_memfd import GuestMemfd
 from cvmlab.generations.inode import Inode
 from cvmlab.generations.kvm import Kvm
 from cvmlab.generations.openfile import Fd, OpenFile
@@ -108,6 +112,42 @@ def test_other_kinds_do_not_disturb_a_seeds_faults() -> None:
         assert (plan.take(FaultKind.NO_MEMORY, 8) is None) == (
             other.take(FaultKind.NO_MEMORY, 8) is None
         )
+
+
+def history(seed: int) -> list[tuple[str, str]]:
+    """Convert back and forth under a seed; return what the journal says of it."""
+    rates = {FaultKind.PINNED: 0.3, FaultKind.NO_MEMORY: 0.1, FaultKind.PARTIAL: 0.2}
+    kvm = Kvm(Generation.MAPPABLE_GUEST_MEMFD, faults=FaultPlan(seed=seed, rates=rates))
+    fd = kvm.create_vm(VmType.SW_PROTECTED).create_guest_memfd(16 * PAGE, 1)
+    inode = fd.inode
+    assert isinstance(inode, GuestMemfd)
+    for number in range(60):
+        offset, attributes = number % 8 * PAGE, 8 * (number // 8 % 2)
+        with suppress(Refusal):
+            fd.fallocate(1, offset, 4 * PAGE)
+        with suppress(Refusal):
+            convert(inode, Conversion(offset, 8 * PAGE, attributes))
+    fd.close()
+    return [(entry.step, entry.reason) for entry in kvm.world.journal]
+
+
+def test_a_seed_gives_the_same_history_with_a_reason_for_each_fault() -> None:
+    assert history(11) == history(11)
+    assert history(11) != history(12)
+    reasons = {reason for step, reason in history(11) if step == "fault"}
+    assert reasons == {"injected by seed 11"}
+
+
+def test_a_page_somebody_holds_just_now_refuses_once() -> None:
+    kvm = Kvm(Generation.MAPPABLE_GUEST_MEMFD, faults=FaultPlan([Fault(FaultKind.PINNED, page=2)]))
+    fd = kvm.create_vm(VmType.SW_PROTECTED).create_guest_memfd(8 * PAGE, 3)
+    inode = fd.inode
+    assert isinstance(inode, GuestMemfd)
+    with pytest.raises(Refusal) as caught:
+        convert(inode, Conversion(PAGE, 4 * PAGE, 8))
+    assert (caught.value.errno, caught.value.error_offset) == (11, 3 * PAGE)
+    convert(inode, Conversion(PAGE, 4 * PAGE, 8))
+    fd.close()
 
 
 def test_the_journal_says_what_it_dropped() -> None:
