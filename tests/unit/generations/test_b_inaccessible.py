@@ -230,6 +230,9 @@ def test_b11_b13_slots_refuse_other_files_and_changes(
     ordinary.close()
     with refused("EINVAL", "B13"):
         halves.vm.set_private_region(Region(0, 0, PG), fd)
+    with refused("EINVAL", "B13"):
+        halves.vm.set_private_region(Region(1, 0, PG, offset=1), fd)
+    assert list(halves.vm.slots) == [0]
 
 
 @pytest.mark.parametrize(
@@ -262,6 +265,8 @@ def test_b15_pages_convert_one_by_one_and_private_ones_cannot_be_pinned(halves: 
         vm.pin_shared(M2 + 2 * PG, 2 * PG)
     with refused("EINVAL", "B15"):
         vm.convert(M2 + 1, PG, to_private=True)
+    with refused("EINVAL", "B15"):
+        vm.convert(M2, 0, to_private=True)
 
 
 def test_b16_a_slot_is_mapped_whole_or_converted_in_parts(halves: TwoHalves) -> None:

@@ -298,7 +298,7 @@ def test_cq4_the_mapping_is_unevictable_and_unmovable(file: RestrictedFile) -> N
 
 WRONG_SLOTS = [
     pytest.param(Region(1, 0, PG), 0, id="C32-ordinary file"),
-    pytest.param(Region(1, 0, PG, offset=1), None, id="C32-unaligned offset"),
+    pytest.param(Region(1, 0, PG, offset=8 * PG + 1), None, id="C32-unaligned offset"),
     pytest.param(Region(1, PG, M2, offset=M2), None, id="C32-gpa less aligned"),
     pytest.param(Region(0, 0x400000, PG, offset=M2), None, id="C32-modify"),
     pytest.param(Region(1, 0x400000, PG, offset=0), None, id="C32-overlapping offset"),

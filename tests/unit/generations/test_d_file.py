@@ -12,6 +12,7 @@ from cvmlab.generations.kvm import Kvm, Vm
 from cvmlab.generations.mapping import map_file
 from cvmlab.generations.openfile import Fd
 from cvmlab.generations.rulebook import Generation
+from cvmlab.generations.slots import Region
 from tests.unit.generations.support import KEEP, PG, PUNCH, refused
 
 
@@ -230,6 +231,24 @@ def test_d28_punching_frees_exactly_the_pages(vm: Vm) -> None:
     fd.fallocate(KEEP, 0, 10 * PG)
     fd.fallocate(PUNCH, 2 * PG, 3 * PG)
     assert fd.inode.storage.usage.host_bytes == 7 * PG
+    fd.close()
+
+
+def test_d28_nobody_binds_while_pages_are_taken_away() -> None:
+    plan = FaultPlan()
+    vm = Kvm(faults=plan).create_vm()
+    fd = vm.create_guest_memfd(4 * PG)
+
+    def meanwhile() -> None:
+        with refused("EDEADLK"):
+            vm.set_region(Region(0, 0, PG, 4), fd)
+
+    plan.add(Fault(FaultKind.SLOW_INVALIDATE, meanwhile=meanwhile))
+    fd.fallocate(PUNCH, 0, PG)
+    assert not vm.slots
+    assert not len(fd.inode.bindings)
+    vm.set_region(Region(0, 0, PG, 4), fd)
+    vm.close()
     fd.close()
 
 
