@@ -41,7 +41,7 @@ _UFFDIO_CONTINUE: Final = 0xC020AA07
 _DONT_WAKE: Final = 1
 _CONTINUE: Final = struct.Struct("QQQq")  # address, length, mode, mapped
 _LEAST_CHUNK: Final = 512
-_MOST_CHUNKS: Final = 4096
+_MOST_CHUNKS: Final = 16384
 
 
 class Side(StrEnum):
@@ -56,8 +56,8 @@ class HostView:
 
     ``initially`` says what all pages are; it also decides what costs storage and VMAs.  Starting private
     is one VMA for ever, and sharing a hole allocates it.  Starting shared, holes are filled as they are
-    touched; the first private page of a chunk (2 MiB, or a 4096th of the file) populates the rest of
-    the chunk and may split the VMA there, so there are never more than some thousands.
+    touched; the first private page of a chunk (2 MiB, or a 16384th of the file) populates the rest of
+    the chunk and may split the VMA there, so there are always far fewer than the kernel allows.
     """
 
     def __init__(self, fd: int, size: int, *, initially: Side = Side.PRIVATE) -> None:

@@ -140,6 +140,17 @@ def test_other_fallocate_modes_are_refused(vm: Vm, mode: int) -> None:
     fd.close()
 
 
+def test_d20_d24_modes_nobody_knows_come_before_the_size_and_others_after_it(vm: Vm) -> None:
+    fd = vm.create_guest_memfd(PG)
+    for mode in (2, 0x100, 0x09):
+        with refused("EOPNOTSUPP", "D20"):
+            fd.fallocate(mode, PG, (1 << 63) - PG)
+    for mode in (0, 0x10):
+        with refused("EFBIG", "D24"):
+            fd.fallocate(mode, PG, (1 << 63) - PG)
+    fd.close()
+
+
 def test_d21_allocation_is_accounted_for(vm: Vm) -> None:
     fd = vm.create_guest_memfd(20000 * PG)
     fd.fallocate(KEEP, 0, 20000 * PG)
