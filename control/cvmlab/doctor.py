@@ -198,7 +198,7 @@ def _firmware() -> Finding:
         if missing:
             return _fail(f"not there: {', '.join(missing)}", "correct or unset CVMLAB_ROM_DIRS")
         return _pass("from CVMLAB_ROM_DIRS")
-    if firmware.link().is_dir():
+    if firmware.is_complete():
         return _pass(f"{firmware.link()}")
     return _skip("not fetched yet; `cvmlab build` does")
 

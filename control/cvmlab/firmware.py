@@ -15,8 +15,14 @@ from cvmlab.paths import cache_dir
 
 
 SUITE = "trixie"
-# SeaBIOS; linuxboot, multiboot, pvh and vapic ROMs; the generic OVMF, which serves TDX and SEV.
-_PACKAGES = ("seabios", "qemu-system-data", "ovmf")
+# Package: a file in it that is used.  SeaBIOS; linuxboot, multiboot, pvh and vapic ROMs; network
+# boot ROMs, without which QEMU refuses a network card; the generic OVMF, for TDX and SEV too.
+_PACKAGES = {
+    "seabios": "usr/share/seabios/bios-256k.bin",
+    "qemu-system-data": "usr/share/qemu/linuxboot_dma.bin",
+    "ipxe-qemu": "usr/share/qemu/efi-virtio.rom",
+    "ovmf": "usr/share/ovmf/OVMF.fd",
+}
 _ROM_FOLDERS = ("usr/share/seabios", "usr/share/qemu", "usr/share/ovmf")
 
 
@@ -25,7 +31,7 @@ def rom_dirs() -> list[Path]:
     named = os.environ.get("CVMLAB_ROM_DIRS")
     if named:
         return [Path(folder) for folder in named.split(":") if folder]
-    root = link() if link().is_dir() else update()
+    root = link() if is_complete() else update()
     return [root / folder for folder in _ROM_FOLDERS]
 
 
@@ -37,6 +43,11 @@ def ovmf() -> Path:
     raise ImageError(
         "there is no OVMF.fd in CVMLAB_ROM_DIRS", hint="unset it, or add OVMF's folder to it"
     )
+
+
+def is_complete() -> bool:
+    """Tell whether every package is there that this version of cvmlab uses."""
+    return all((link() / file).is_file() for file in _PACKAGES.values())
 
 
 def link() -> Path:
