@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 
 from cvmlab import bootstrap
+from cvmlab.cli import app
 from cvmlab.paths import cache_dir
 
 
@@ -166,3 +168,9 @@ def test_the_cache_is_where_the_user_wants_it(
     monkeypatch.setenv("HOME", "/home/u")
     monkeypatch.setenv("XDG_CACHE_HOME", configured)
     assert os.fspath(cache_dir()) == (expected or "/home/u/.cache/cvmlab")
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-e", "unit", "--", "tests/unit", "-k", "x"]])
+def test_all_words_after_test_are_for_tox(words: list[str]) -> None:
+    command = typer.main.get_command(app).commands["test"]  # type: ignore[attr-defined]
+    assert command.make_context("test", list(words)).args == words

@@ -2,9 +2,11 @@
 """Commands about the machine and cvmlab itself: doctor, images, build, test."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typing_extensions import override
 
 from cvmlab.cli.session import style_of
 
@@ -16,14 +18,22 @@ ProgressStyle = Annotated[
 ]
 
 
+class Verbatim(TyperCommand):
+    """A command that gets every word after its name, ``--`` among them, which tox reads."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = list(args)
+        super().parse_args(ctx, [])
+        ctx.args = words
+        return words
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for command in (doctor, images, build):
         app.command()(command)
-    app.command(
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-        add_help_option=False,
-    )(test)
+    app.command(cls=Verbatim, add_help_option=False)(test)
 
 
 def build(
