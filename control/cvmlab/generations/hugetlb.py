@@ -212,7 +212,12 @@ class HugeGuestMemfd(GuestMemfd):
     @override
     def populate(self, start: int, end: int) -> None:
         """Take a huge page for each block that ``[start, end)`` touches and that has none."""
-        for number in range(start // self.block, -(-end // self.block)):
+        numbers = range(start // self.block, -(-end // self.block))
+        fault = self.world.faults.take(FaultKind.PARTIAL, len(numbers))
+        for done, number in enumerate(numbers):
+            if fault is not None and done == fault.page:
+                self.world.journal.note("fault", start, end, fault.kind, fault.reason)
+                self.require("populate", {"no-memory": False, "interrupted": True})
             if number not in self.folios:
                 self._allocate(number)
 

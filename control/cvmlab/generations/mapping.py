@@ -105,9 +105,7 @@ class HostMapping:
         """Hold pages for I/O, as vmsplice() or an IOMMU do; private ones cannot be held."""
         start, end = offset // PAGE, -(-(offset + size) // PAGE)
         touchable = all(map(self.inode.host_may_touch, range(start, end)))
-        self.inode.require(
-            "pin", {"private": not touchable, "no-mapping": False}, offset, end * PAGE
-        )
+        self.inode.require("pin", {"private": not touchable}, offset, end * PAGE)
         return self.inode.pins.pin(start, end, who, hold)
 
     def protect(self, protection: int) -> None:

@@ -20,13 +20,17 @@ G1 = 1 << 30
 
 
 @contextmanager
-def refused(name: str, entry: str = "", *, error_offset: int | None = None) -> Iterator[None]:
-    """Expect a Refusal with this errno, citing *entry* and telling *error_offset* if given."""
+def refused(
+    name: str, entry: str = "", *, rule: str = "", error_offset: int | None = None
+) -> Iterator[None]:
+    """Expect a Refusal with this errno, citing *entry* and *rule*, telling *error_offset*, if given."""
     with pytest.raises(Refusal) as caught:
         yield
     number = caught.value.errno or 0
     assert number == errno_value(name), errno.errorcode.get(number, number)
     assert f"(rule {caught.value.rule}, {caught.value.entry})" in str(caught.value)
+    if rule:
+        assert caught.value.rule == rule
     if entry:
         assert caught.value.entry == entry
     if error_offset is not None:

@@ -102,7 +102,7 @@ def test_d39_the_descriptor_is_looked_at_last(vm: Vm, fd: Fd) -> None:
     with refused("EBADF", "D39"):
         vm.set_region(region(), closed)
     ordinary = os.memfd_create("ordinary")
-    with refused("EINVAL", "D39"):
+    with refused("EINVAL", "D39", rule="not-gmem"):
         vm.set_region(region(), ordinary)
     os.close(ordinary)
     foreign = vm.kvm.create_vm().create_guest_memfd(4 * PG)
@@ -115,6 +115,19 @@ def test_d31_the_old_ioctl_has_no_room_for_a_file(vm: Vm, fd: Fd) -> None:
     with refused("EINVAL", "D31"):
         vm.set_region(region(), fd, old=True)
     vm.set_region(region(flags=0, offset=0), old=True)
+
+
+def test_d37_a_plain_slot_keeps_its_size_and_address(vm: Vm) -> None:
+    vm.set_region(Region(1, 0, 2 * PG))
+    for changed in (
+        Region(1, 0, PG),
+        Region(1, 0, 2 * PG, 2),
+        Region(1, 0, 2 * PG, 0, Userspace(PG)),
+    ):
+        with refused("EINVAL", "D37", rule="modify-size"):
+            vm.set_region(changed)
+    vm.set_region(Region(1, 0x10000, 2 * PG))
+    assert vm.slots[1].region.gpa == 0x10000
 
 
 def test_d36_deleting_ignores_the_other_arguments(vm: Vm, fd: Fd) -> None:

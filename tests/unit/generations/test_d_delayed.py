@@ -189,10 +189,20 @@ def test_a_destination_that_differs_gets_nothing(
 def test_u6_source_and_destination_must_be_two_and_the_source_the_owner(world: Handover) -> None:
     world.start()
     world.prepare(world.destination)
-    with refused("EINVAL", "U6"):
+    with refused("EINVAL", "U6", rule="same-vm"):
         migrate(world.inode, world.source, world.source)
-    with refused("EINVAL", "U6"):
+    with refused("EINVAL", "U6", rule="source-differs"):
         migrate(world.inode, world.destination, world.source)
+
+
+def test_u6_a_destination_that_is_bound_already_is_busy() -> None:
+    world = Handover(quirks=("bind-checks-first-index",))
+    world.start()
+    world.prepare(world.destination)
+    world.destination.bind_slot(world.destination.slots[0], world.inode)
+    with refused("EINVAL", "U6", rule="destination-busy"):
+        migrate(world.inode, world.source, world.destination)
+    world.close()
 
 
 def test_u7_touching_before_the_migration_is_eio(world: Handover) -> None:
@@ -201,6 +211,15 @@ def test_u7_touching_before_the_migration_is_eio(world: Handover) -> None:
     assert world.destination.read(0) == EIO
     migrate(world.inode, world.source, world.destination)
     assert world.destination.read(0, 1) == b"\x77"
+
+
+def test_u2_u9_a_file_of_another_vm_is_refused_even_where_nothing_is_bound(
+    world: Handover,
+) -> None:
+    world.prepare(world.source, SLOTS[:1])
+    world.source.read(0)
+    world.prepare(world.destination, SLOTS[1:])
+    assert world.destination.read(0x10000) == EIO
 
 
 def test_u8_the_source_leaves_the_destinations_bindings_alone(world: Handover) -> None:
@@ -278,6 +297,6 @@ def test_u12_a_linked_file_lets_the_other_vm_read_what_the_first_wrote() -> None
 def test_linking_refuses(flags: int, which: str | int, left: int, errno: str) -> None:
     _, source, destination, fd = linked_world()
     vm = source if which == "same vm" else destination
-    with refused(errno, "U12"):
+    with refused(errno, "U12", rule="bad-fd" if which == -1 else ""):
         vm.link_guest_memfd(which if isinstance(which, int) else fd, flags, descriptors_left=left)
     fd.close()

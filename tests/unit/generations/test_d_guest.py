@@ -285,7 +285,8 @@ def test_placing_launch_memory(guest: Guest) -> None:
     guest.vm.set_attributes(0, 2 * PG, 8)
     with refused("EINVAL", "D61"):
         guest.vm.populate(0, bytes(PG), source_address=1)
-    with refused("EINVAL", "D61"):
+    guest.vm.set_attributes(1 << 40, PG, 8)
+    with refused("EINVAL", "D61", rule="no-gmem"):
         guest.vm.populate(1 << 40, bytes(PG))
     assert guest.vm.populate(0, b"\x5a" * 3 * PG) == 2
     assert guest.vm.read(PG, private=True) == b"\x5a" * 8

@@ -141,6 +141,18 @@ def test_arguments_of_the_conversion(version: str, wanted: Conversion, errno: st
     made.close()
 
 
+def test_e12_a_bad_pointer_and_a_vm_without_private_memory() -> None:
+    for version in ("R1v2", "HUGE26"):
+        made = Convertible(version)
+        with refused("EFAULT", "E12"):
+            convert(made.inode, None)
+        made.close()
+    plain = Convertible("HUGE26", VmType.DEFAULT)
+    with refused("EINVAL", "E12", rule="no-private-memory"):
+        plain.to(TO_SHARED)
+    plain.close()
+
+
 def test_e13_e18_sharing_a_page_in_the_middle_splits_its_huge_page_only(file: Convertible) -> None:
     file.vm.write(M2, b"before")
     file.vm.write(M2 + 8 * PG, b"guest")

@@ -11,6 +11,7 @@ import pytest
 from cvmlab.generations.exits import VmType
 from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
 from cvmlab.generations.hugetlb import HugeGuestMemfd, HugeKvm
+from cvmlab.generations.inode import Process
 from cvmlab.generations.mapping import HostMapping
 from cvmlab.generations.openfile import Fd
 from cvmlab.generations.pins import Hold
@@ -114,6 +115,38 @@ def test_impossible_page_sizes(version: str, flags: int, page_order: int, errno:
         Huge(version).vm.create_guest_memfd(M2, flags, page_order)
 
 
+@pytest.mark.parametrize(
+    ("mode", "offset", "length", "rule"),
+    [
+        (KEEP, 0, 0, "not-positive"),
+        (2, 0, M2, "vfs-mode"),
+        (KEEP, M2, (1 << 63) - M2, "too-big"),
+        (0, 0, M2, "no-keep-size"),
+        (KEEP | 0x10, 0, M2, "mode"),
+        (KEEP, 1, M2, "unaligned"),
+        (KEEP, 4 * M2, M2, "beyond-size"),
+    ],
+)
+def test_a_wrong_fallocate_is_refused_as_without_huge_pages(
+    huge: Huge, mode: int, offset: int, length: int, rule: str
+) -> None:
+    fd = huge.create(4 * M2)
+    name = {"too-big": "EFBIG"}.get(
+        rule, "EOPNOTSUPP" if "mode" in rule or "keep" in rule else "EINVAL"
+    )
+    with refused(name, rule=rule):
+        fd.fallocate(mode, offset, length)
+    assert huge.stats() == (POOL, 4)
+    fd.close()
+
+
+def test_d05_d06_callers_and_pointers_are_checked_as_ever(huge: Huge) -> None:
+    with refused("EFAULT", "D05"):
+        huge.vm.create_guest_memfd_from(None)
+    with huge.kvm.world.running_as(Process("child")), refused("EIO", "D06"):
+        huge.create(M2)
+
+
 def test_e03_a_part_of_a_huge_page_reserves_all_of_it(huge: Huge) -> None:
     if huge.version == "HUGE26":
         with refused("EINVAL", "E03"):
@@ -163,6 +196,15 @@ def test_e05_no_memory_is_enomem_and_changes_nothing() -> None:
     with refused("ENOMEM", "E05"):
         fd.fallocate(KEEP, 0, M2)
     assert made.stats() == (POOL, 2)
+    fd.close()
+
+
+def test_e05_a_signal_keeps_the_huge_pages_it_came_after(huge: Huge) -> None:
+    fd = huge.create(4 * M2)
+    huge.kvm.world.faults.add(Fault(FaultKind.PARTIAL, page=3, reason="SIGALRM"))
+    with refused("EINTR", "E05"):
+        fd.fallocate(KEEP, 0, 4 * M2)
+    assert huge.stats() == (POOL - 3, 1)
     fd.close()
 
 

@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from cvmlab.generations.convert import Conversion, convert
 from cvmlab.generations.engine import emulate
+from cvmlab.generations.exits import VmType
 from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
+from cvmlab.generations.guest_memfd import GuestMemfd
 from cvmlab.generations.inaccessible import InaccessibleKernel
+from cvmlab.generations.kvm import Kvm
 from cvmlab.generations.openfile import Fd
 from cvmlab.generations.restrictedmem import RestrictedKernel
-from cvmlab.generations.seal_guest import Seal, SealKernel
+from cvmlab.generations.seal_guest import Seal, SealGuestFile, SealKernel, Vma
 from tests.unit.generations.support import KEEP, PG, PUNCH, refused
 
 
@@ -126,6 +130,27 @@ def test_without_the_guest_seal_the_others_act_as_ever(seal: Seal) -> None:
         fd.write(0, b"3")
     with refused("EINVAL", "A13"):
         fd.truncate(-1)
+    fd.close()
+
+
+def test_a12_other_seals_refuse_writable_mappings_only() -> None:
+    kernel = SealKernel()
+    fd = kernel.memfd_create()
+    kernel.add_seals(fd, Seal.FUTURE_WRITE)
+    file = fd.inode
+    assert isinstance(file, SealGuestFile)
+    with refused("EPERM", "A12", rule="write-sealed"):
+        file.map(Vma(writable=True, shared=True))
+    file.map(Vma(writable=False, shared=True))
+    fd.close()
+
+
+def test_f20_files_that_only_follow_their_vm_have_no_conversion_of_their_own() -> None:
+    fd = Kvm().create_vm(VmType.SW_PROTECTED).create_guest_memfd(PG)
+    file = fd.inode
+    assert isinstance(file, GuestMemfd)
+    with refused("ENOTTY", "F20"):
+        convert(file, Conversion(0, PG, 8))
     fd.close()
 
 
