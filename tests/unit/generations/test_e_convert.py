@@ -13,8 +13,8 @@ from cvmlab.generations.guest_memfd import PRIVATE, SHARED
 from cvmlab.generations.mapping import BusError, HostMapping
 from cvmlab.generations.pins import Hold
 from cvmlab.generations.slots import Region
+from tests.unit.generations.huge import Huge, inode_of
 from tests.unit.generations.support import KEEP, M2, PG, refused
-from tests.unit.generations.test_e_hugetlb import Huge, inode_of
 
 
 if TYPE_CHECKING:

@@ -1,71 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """guest_memfd with huge pages: creation, pools, fallocate, teardown, in the three posted shapes."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from cvmlab.generations.exits import VmType
 from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.hugetlb import HugeGuestMemfd, HugeKvm
 from cvmlab.generations.inode import Process
 from cvmlab.generations.mapping import HostMapping
-from cvmlab.generations.openfile import Fd
-from cvmlab.generations.pins import Hold
-from cvmlab.generations.pool import HugePool, PoolStats
-from cvmlab.generations.slots import Region
-from tests.unit.generations.support import G1, KEEP, M2, PG, PUNCH, refused
-
-
-if TYPE_CHECKING:
-    from cvmlab.generations.kvm import Vm
-
-
-VERSIONS = ("R1v1", "R1v2", "HUGE26")
-ORDERS = {9: M2, 18: G1}
-POOL = 8
-BASELINE = PoolStats(nr=POOL, free=POOL, resv=0, surplus=0, overcommit=0)
-
-
-def flags_of(version: str, order: int, more: int = 0) -> int:
-    """The creation flags that ask for huge pages of an order."""
-    code = order + 12
-    match version:
-        case "R1v1":
-            return 2 | code << 26
-        case "R1v2":
-            return 1 | 4 | code << 58 | more
-        case _:
-            return 1 | 4 | more
-
-
-class Huge:
-    """A kernel with eight huge pages of each order, and a VM."""
-
-    def __init__(self, version: str, faults: FaultPlan | None = None, nodes: int = 1) -> None:
-        self.version = version
-        self.pools = {order: HugePool(order, POOL) for order in ORDERS}
-        self.kvm = HugeKvm(version=version, pools=self.pools.values(), faults=faults, nodes=nodes)
-        self.vm: Vm = self.kvm.create_vm(VmType.SW_PROTECTED)
-
-    def create(self, size: int, order: int = 9, more: int = 0) -> Fd:
-        page_order = order if self.version == "HUGE26" else 0
-        return self.vm.create_guest_memfd(size, flags_of(self.version, order, more), page_order)
-
-    def stats(self, order: int = 9) -> tuple[int, int]:
-        """Free and reserved pages; the other numbers never move."""
-        found = self.pools[order].stats
-        assert (found.nr, found.surplus, found.overcommit) == (POOL, 0, 0)
-        return found.free, found.resv
-
-
-def inode_of(fd: Fd) -> HugeGuestMemfd:
-    inode = fd.inode
-    assert isinstance(inode, HugeGuestMemfd)
-    return inode
+from tests.unit.generations.huge import BASELINE, ORDERS, POOL, VERSIONS, Huge, inode_of
+from tests.unit.generations.support import KEEP, M2, PG, PUNCH, refused
 
 
 @pytest.fixture(params=VERSIONS)
@@ -304,112 +248,4 @@ def test_where_pages_are_placed(version: str, node: int) -> None:
         mapping.close()
     fd.fallocate(KEEP, 0, 2 * M2)
     assert [fd.inode.page(index).node for index in (0, 512)] == [node, node]
-    fd.close()
-
-
-def test_e16_a_held_huge_page_is_not_truncated() -> None:
-    for version in ("R1v2", "HUGE26"):
-        made = Huge(version)
-        fd = made.create(2 * M2)
-        fd.fallocate(KEEP, 0, 2 * M2)
-        pin = fd.inode.pins.pin(3, 4, "vmsplice", Hold.IO)
-        with refused("EAGAIN", "E16"):
-            fd.fallocate(PUNCH, 0, M2)
-        fd.fallocate(PUNCH, M2, M2)
-        fd.inode.pins.unpin(pin)
-        fd.fallocate(PUNCH, 0, M2)
-        assert made.stats() == (POOL, 2)
-        fd.close()
-
-
-def test_e16_a_held_small_page_is_truncated() -> None:
-    made = Huge("R1v2")
-    fd = made.vm.create_guest_memfd(M2, 1)
-    fd.fallocate(KEEP, 0, M2)
-    fd.inode.pins.pin(3, 4, "vmsplice", Hold.IO)
-    fd.fallocate(PUNCH, 0, M2)
-    assert fd.inode.storage.usage.host_bytes == 0
-    fd.close()
-
-
-@pytest.mark.parametrize("version", ["R1v2", "HUGE26"], ids=["E17-R1v2", "E17-HUGE26"])
-def test_pages_held_at_the_close_come_back_later(version: str) -> None:
-    made = Huge(version)
-    fd = made.create(2 * M2)
-    fd.fallocate(KEEP, 0, 2 * M2)
-    pins = fd.inode.pins
-    pin = pins.pin(3, 4, "iommu", Hold.LONG_TERM)
-    fd.close()
-    assert made.stats() == (POOL - 1, 0)
-    made.kvm.reap()
-    assert made.stats() == (POOL - 1, 0)
-    pins.unpin(pin)
-    made.kvm.reap()
-    assert made.stats() == (POOL, 0)
-
-
-def test_e17_the_first_rfc_frees_held_pages_at_once() -> None:
-    made = Huge("R1v1")
-    fd = made.create(M2)
-    fd.fallocate(KEEP, 0, M2)
-    fd.inode.pins.pin(3, 4, "iommu", Hold.LONG_TERM)
-    fd.close()
-    assert made.stats() == (POOL, 0)
-
-
-def test_e20_teardown_comes_in_order_with_the_last_reference(huge: Huge) -> None:
-    fd = huge.create(2 * M2)
-    fd.fallocate(KEEP, 0, M2)
-    copy = fd.dup()
-    journal = huge.kvm.world.journal
-    fd.close()
-    assert not journal.steps("truncate")
-    copy.close()
-    steps = [entry.step for entry in journal.steps("truncate", "free", "put-subpool", "evict")]
-    assert steps == ["truncate", "free", "put-subpool", "evict"]
-
-
-def test_e21_a_file_that_failed_half_way_is_torn_down_too() -> None:
-    for version in VERSIONS:
-        made = Huge(version, FaultPlan([Fault(FaultKind.NO_MEMORY)]))
-        with refused("ENOMEM", "E21"):
-            made.create(M2)
-        assert made.stats() == (POOL, 0)
-        assert made.kvm.world.files == 0
-
-
-def free_host_pages() -> int:
-    path = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
-    return int(path.read_text()) if path.exists() else 0
-
-
-@pytest.mark.skipif(
-    free_host_pages() < 2,
-    reason="the kernel here lets nobody have two pages of 2 MiB: none are free",
-)
-def test_e22_guest_ram_lies_on_huge_pages_of_the_host() -> None:
-    before = free_host_pages()
-    pool = HugePool(9, 2)
-    kvm = HugeKvm(version="R1v2", pools=[pool], real=True)
-    vm = kvm.create_vm(VmType.SW_PROTECTED)
-    fd = vm.create_guest_memfd(2 * M2, flags_of("R1v2", 9))
-    vm.set_region(Region(0, 0, 2 * M2, 4), fd)
-    assert vm.write(PG, b"guest") is None
-    assert vm.read(PG, 5) == b"guest"
-    assert os.fstat(fd.fileno()).st_blocks * 512 == M2
-    assert free_host_pages() == before - 1
-    fd.fallocate(PUNCH, 0, M2)
-    assert free_host_pages() == before
-    vm.close()
-    fd.close()
-
-
-def test_e22_without_huge_pages_of_the_host_making_a_real_file_says_so() -> None:
-    if free_host_pages() > 1 << 16:
-        pytest.skip("the host has more huge pages than this test asks for")
-    kvm = HugeKvm(version="R1v2", pools=[HugePool(9, 1 << 20)], real=True)
-    vm = kvm.create_vm(VmType.SW_PROTECTED)
-    fd = vm.create_guest_memfd((1 << 17) * M2, flags_of("R1v2", 9))
-    with pytest.raises(OSError, match=r"fallocate: .*"):
-        fd.fallocate(KEEP, 0, (1 << 17) * M2)
     fd.close()
