@@ -164,7 +164,8 @@ static bool leaf_rw(TdxCall *call, uint64_t gpa, void *buf, size_t size,
     if (!reachable(call->tdx, gpa, reach)) {
         return false;
     }
-    return address_space_rw(call->cpu->as, leaf_address(call, gpa, access),
+    return address_space_rw(cpu_get_address_space(call->cpu, X86ASIdx_MEM),
+                            leaf_address(call, gpa, access),
                             MEMTXATTRS_UNSPECIFIED, buf, size,
                             access == MMU_DATA_STORE) == MEMTX_OK;
 }

@@ -28,6 +28,7 @@
 #include "system/reset.h"
 #include "system/system.h"
 #include "hw/boards.h"
+#include "hw/qdev-core.h"
 #include "hw/restricted-memory/restricted.h"
 #include "trace.h"
 
@@ -70,6 +71,11 @@ static bool backend_check(RestrictedMemory *rm, const RmemProfile **rules,
 {
     uint64_t size = MEMORY_BACKEND(rm)->size;
 
+    if (phase_check(PHASE_MACHINE_INITIALIZED)) {
+        error_setg(errp, "%s must be on the command line: the machine has its "
+                   "memory already", TYPE_MEMORY_BACKEND_RESTRICTED);
+        return false;
+    }
     if (the_backend) {
         error_setg(errp, "only one %s can be used",
                    TYPE_MEMORY_BACKEND_RESTRICTED);

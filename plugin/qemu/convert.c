@@ -243,18 +243,13 @@ static bool change_check(RestrictedMemory *rm, RestrictedChange *change,
     return true;
 }
 
-static void flush_cpu(CPUState *cpu, run_on_cpu_data data)
-{
-    tlb_flush(cpu);
-}
-
-/* Nobody runs: the flush is done before anybody does. */
+/* Nobody runs, so this thread may; a queued flush could come too late. */
 static void flush_cpus(void)
 {
     CPUState *cpu;
 
     CPU_FOREACH(cpu) {
-        async_run_on_cpu(cpu, flush_cpu, RUN_ON_CPU_NULL);
+        tlb_flush(cpu);
     }
 }
 

@@ -275,6 +275,12 @@ void restricted_cpu_view_init(RestrictedMemory *rm)
 
 void restricted_cpu_view_machine_done(RestrictedMemory *rm)
 {
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        /* What the monitor reads by must not reach the views. */
+        cpu->as = &address_space_memory;
+    }
     memory_region_transaction_begin();
     restricted_map_slots(rm, &rm->cpu_root,
                          MEMORY_REGION(&rm->cpu_guard.iommu), 0,

@@ -16,6 +16,8 @@
 #include "hw/restricted-memory/restricted.h"
 #include "trace.h"
 
+#define SEEN_MAX 65536
+
 /*
  * True the first time since the last change of states: a retry is not a new
  * fault, an access after a conversion is.
@@ -31,7 +33,9 @@ static bool actor_fault_is_new(RestrictedMemory *rm, RestrictedActor *actor,
         actor->seen = g_hash_table_new_full(g_int64_hash, g_int64_equal,
                                             g_free, NULL);
     }
-    if (actor->seen_generation != generation) {
+    /* Bounded: a guest must not make us grow. */
+    if (actor->seen_generation != generation
+        || g_hash_table_size(actor->seen) >= SEEN_MAX) {
         g_hash_table_remove_all(actor->seen);
         actor->seen_generation = generation;
     }

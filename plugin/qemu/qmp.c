@@ -234,12 +234,19 @@ void qmp_restricted_memory_invalidate(const char *id,
         error_setg(errp, "invalidate end without a start");
         return;
     }
-    if (!end && !rm->held++) {
-        rm->held_running = runstate_is_running();
-        vm_stop(RUN_STATE_PAUSED);
+    if (!end) {
+        rm->held++;
+        if (runstate_is_live(runstate_get())) {
+            rm->held_running = true;
+            vm_stop(RUN_STATE_PAUSED);
+        }
     }
     record_invalidate(rm, pages, n, end);
     if (end && !--rm->held && rm->held_running) {
-        vm_start();
+        rm->held_running = false;
+        /* Not if it went away, or broke, in the meantime. */
+        if (runstate_check(RUN_STATE_PAUSED)) {
+            vm_start();
+        }
     }
 }

@@ -9,6 +9,7 @@
 #include "qobject/qdict.h"
 #include "hw/boards.h"
 #include "hw/i386/x86.h"
+#include "system/cpu-timers.h"
 #include "hw/qdev-core.h"
 #include "monitor/monitor.h"
 #include "net/net.h"
@@ -28,6 +29,7 @@ static const RefusedDevice refused_devices[] = {
       "use restricted-memory-discard" },
     { "virtio-mem*", "memory cannot be plugged or unplugged" },
     { "virtio-pmem*", "its memory would be outside the backend" },
+    { "cxl-type3", "its memory would be outside the backend" },
     { "pc-dimm", "memory cannot be hotplugged" },
     { "nvdimm", "memory cannot be hotplugged" },
     { "vhost-user-*", "a vhost-user process would map guest memory unguarded" },
@@ -91,7 +93,7 @@ bool restricted_refuse_machine(RestrictedMemory *rm, Error **errp)
 {
     MachineState *machine = current_machine;
 
-    if (!host_memory_backend_is_mapped(MEMORY_BACKEND(rm))) {
+    if (machine->memdev != MEMORY_BACKEND(rm)) {
         error_setg(errp, "%s '%s' is not the machine's memory; say "
                    "-machine memory-backend=%s", TYPE_MEMORY_BACKEND_RESTRICTED,
                    object_get_canonical_path_component(OBJECT(rm)),
@@ -102,6 +104,11 @@ bool restricted_refuse_machine(RestrictedMemory *rm, Error **errp)
         error_setg(errp, "%s emulates restricted memory for -accel tcg; with "
                    "another accelerator use guest_memfd",
                    TYPE_MEMORY_BACKEND_RESTRICTED);
+        return false;
+    }
+    if (icount_enabled()) {
+        error_setg(errp, "%s: the journal's clock cannot be read within an "
+                   "instruction; drop -icount", TYPE_MEMORY_BACKEND_RESTRICTED);
         return false;
     }
     if (runstate_check(RUN_STATE_INMIGRATE)) {
