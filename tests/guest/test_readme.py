@@ -49,6 +49,7 @@ def steps(session: str) -> list[Step]:
 def masked(line: str) -> str:
     """Return *line* without what differs from run to run: numbers, plurals, cells of the map."""
     cells = re.sub(r"^(0x[0-9a-f]+) [pPsS.!]+$", r"\1 cells", line.strip())
+    cells = re.sub(r"patch [0-9a-f]{12}", "patch", cells)
     numbers = re.sub(r"0x[0-9a-f]+|\d[\d.]*", "N", cells)
     return re.sub(r"\s+", " ", re.sub(r"\b(fault|access|request)(e?s)\b", r"\1", numbers))
 
