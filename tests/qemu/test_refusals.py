@@ -137,7 +137,7 @@ def test_a_device_that_is_plugged_later(patched_qemu: Path, tmp_path: Path) -> N
     with plain_qemu(machine(patched_qemu, rom_dirs()), tmp_path) as qemu, qemu.qmp() as qmp:
         with pytest.raises(QmpRefusedError, match="a balloon would discard memory"):
             qmp.command("device_add", driver="virtio-balloon-pci")
-        with pytest.raises(QmpRefusedError, match=r"only one .* can be used"):
+        with pytest.raises(QmpRefusedError, match="must be on the command line"):
             qmp.command("object-add", **{"qom-type": TYPE, "id": "ram1", "size": 1 << 20})
         with pytest.raises(QmpRefusedError, match="object 'ram0' is in use"):
             qmp.command("object-del", id="ram0")

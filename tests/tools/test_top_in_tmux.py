@@ -42,12 +42,17 @@ class Tmux:
         self("send-keys", *keys)
 
     def until(self, text: str) -> list[str]:
-        """Wait until *text* is on the screen."""
+        """Wait until *text* is on the screen; return the screen that it is on.
+
+        The program may be drawing: a second look could find another screen.
+        """
         deadline = time.monotonic() + DEADLINE_S
-        while not any(text in line for line in self.screen()):
-            assert time.monotonic() < deadline, f"no {text!r} in\n" + "\n".join(self.screen())
+        while True:
+            lines = self.screen()
+            if any(text in line for line in lines):
+                return lines
+            assert time.monotonic() < deadline, f"no {text!r} in\n" + "\n".join(lines)
             signal.sigtimedwait((), 0.1)
-        return self.screen()
 
 
 @pytest.fixture
@@ -76,9 +81,10 @@ def tmux(tmp_path: Path, vm: SyncVm) -> Iterator[Tmux]:
 
 
 def test_a_vm_is_watched_and_changed(tmux: Tmux, vm: SyncVm, tmp_path: Path) -> None:
-    lines = tmux.until("a cell is")
+    tmux.until("a cell is")
+    tmux.until("cvmlab top lab")
+    lines = tmux.until("device disk0 read private 0x5010: deny")
     assert lines[0].split()[:5] == ["cvmlab", "top", "lab", "generic", "64M"]
-    tmux.until("device disk0 read private 0x5010: deny")
     assert max(map(len, lines)) <= 80
     assert len(lines) == 24
 
