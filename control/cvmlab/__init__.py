@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from cvmlab.machine import BootSpec
+    from cvmlab.bootspec import BootSpec
     from cvmlab.ranges import GpaRange
     from cvmlab.sync import SyncVm
     from cvmlab.vm import Vm

@@ -6,28 +6,18 @@ A plan is complete: to show it (``--dry-run``) and to run it need nothing else.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from cvmlab.budgets import Budget, Resource
-from cvmlab.build import install, qemu_binary
-from cvmlab.choices import choose
-from cvmlab.errors import ConfigError, ImageError
-from cvmlab.firmware import rom_dirs
-from cvmlab.images import NO_INITRD, resolve
-from cvmlab.kernel_image import KernelKind, extract_vmlinux, identify
-from cvmlab.launch import Setting, locate_qemu
-from cvmlab.machine import (
-    DEFAULT_APPEND,
-    EXAMPLE_FDS,
+from cvmlab.bootguest import guest_of
+from cvmlab.bootrequest import Request
+from cvmlab.bootspec import (
     PROFILE_OFF,
     AccessPolicy,
     BootSpec,
-    Channels,
     Disk,
     DiskFormat,
     DiskInterface,
@@ -35,15 +25,22 @@ from cvmlab.machine import (
     Firmware,
     Net,
     PendingPolicy,
-    command_line,
 )
+from cvmlab.budgets import Budget, Resource
+from cvmlab.build import install, qemu_binary
+from cvmlab.choices import choose
+from cvmlab.errors import ConfigError
+from cvmlab.firmware import rom_dirs
+from cvmlab.images import NO_INITRD
+from cvmlab.launch import Setting, locate_qemu
+from cvmlab.machine import EXAMPLE_FDS, Channels, command_line
 from cvmlab.packages import OnStep, silent
 from cvmlab.progress import Style
 from cvmlab.qemu_recipe import Flavour
 from cvmlab.ranges import parse_size
 from cvmlab.rundir import runs_dir
 from cvmlab.states import profiles
-from cvmlab.symbols import LazySymbols, Symbols, from_elf, load
+from cvmlab.symbols import LazySymbols
 from cvmlab.vm import WAIT_TIMEOUT_S, Vm
 
 
@@ -52,55 +49,6 @@ T = TypeVar("T", bound=StrEnum)
 GDB_ADDRESS = "127.0.0.1:1234"
 _DEBUGGER_TIMEOUT_S = 24 * 3600.0  # a person sits there
 _QCOW2_MAGIC = b"QFI\xfb"
-# An event's address names a function only if the kernel is where it was linked.
-# NVMe is built into Debian's cloud kernels.
-_DISK_DRIVERS: Mapping[DiskInterface, tuple[str, ...]] = {
-    DiskInterface.VIRTIO_BLK: ("virtio_blk",),
-    DiskInterface.NVME: (),
-    DiskInterface.AHCI: ("ahci", "sd_mod"),
-}
-_NET_DRIVERS = ("virtio_net",)
-_NO_KASLR = "nokaslr"
-_KASLR = frozenset({_NO_KASLR, "kaslr"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """The words of ``cvmlab boot``, as they were typed; None is what was not."""
-
-    image: str | None = None
-    kernel: Path | None = None
-    initrd: Path | None = None
-    append: str | None = None
-    disks: tuple[Path, ...] = ()
-    disk_interface: str | None = None
-    coco: str | None = None
-    firmware: str | None = None
-    memory: str | None = None
-    cpus: int | None = None
-    net: str | None = None
-    on_host_access: str | None = None
-    on_pending: str | None = None
-    expect: str | None = None
-    exec: str | None = None
-    timeout_s: float | None = None
-    max_faults: tuple[str, ...] = ()
-    max_conversions: tuple[str, ...] = ()
-    max_accepts: tuple[str, ...] = ()
-    name: str | None = None
-    run_dir: Path | None = None
-    keep: bool = False
-    gdb: bool = False
-    qemu: Path | None = None
-    symbols: Path | None = None
-
-    @property
-    def title(self) -> str:
-        """What is booted, in a word."""
-        if self.image is not None:
-            return self.image
-        files = [self.kernel, *self.disks]
-        return next((path.name for path in files if path is not None), "default")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +98,7 @@ def plan(
     machine = _machine(request, words)
     machine.validate()  # before anything is fetched or built
     qemu = _qemu(request, build=build, style=style)
-    guest = _guest(request, on_step)
+    guest = guest_of(request, on_step)
     spec = replace(
         machine,
         events=_events(machine, budgets),
@@ -311,73 +259,3 @@ def _disk(path: Path, interface: DiskInterface) -> Disk:
     with path.open("rb") as file:
         is_qcow2 = file.read(len(_QCOW2_MAGIC)) == _QCOW2_MAGIC
     return Disk(path, interface, DiskFormat.QCOW2 if is_qcow2 else DiskFormat.RAW)
-
-
-@dataclass(frozen=True, slots=True)
-class _Guest:
-    """The guest's files, wherever they came from; no kernel: the firmware boots a disk."""
-
-    kernel: Path | None = None
-    initrd: Path | None = None
-    append: str = ""
-    release: str | None = None
-    is_linux: bool = True
-    fixed_addresses: bool = False
-    load_symbols: Callable[[], Symbols] = field(default=lambda: _nameless())
-
-
-def _drivers(request: Request) -> tuple[str, ...]:
-    """Name the modules that an image of ours needs for the devices it is given."""
-    if request.kernel is not None:
-        return ()  # its modules are not known
-    interface = request.disk_interface or DiskInterface.VIRTIO_BLK
-    disk = _DISK_DRIVERS[DiskInterface(interface)] if request.disks else ()
-    return (*disk, *(_NET_DRIVERS if request.net == Net.USER else ()))
-
-
-def _guest(request: Request, on_step: OnStep) -> _Guest:
-    if request.disks and request.image is None and request.kernel is None:
-        return _disk_guest(request)
-    files = resolve(
-        request.image,
-        kernel=request.kernel,
-        initrd=request.initrd,
-        append=request.append or "",
-        extra_modules=() if request.initrd else _drivers(request),
-        exec_command=request.exec,
-        on_step=on_step,
-    )
-    words = f"{DEFAULT_APPEND} {files.append}".split()
-    is_linux = identify(files.kernel).kind is not KernelKind.ELF
-    if is_linux and _KASLR.isdisjoint(words):
-        files = replace(files, append=f"{_NO_KASLR} {files.append}".rstrip())
-        words.append(_NO_KASLR)
-    return _Guest(
-        kernel=files.kernel,
-        initrd=files.initrd,
-        append=files.append,
-        release=files.release,
-        is_linux=is_linux,
-        fixed_addresses=not is_linux or _NO_KASLR in words,
-        load_symbols=partial(_symbols, request.symbols or files.system_map, files.kernel),
-    )
-
-
-def _disk_guest(request: Request) -> _Guest:
-    for option, value in (("--append", request.append), ("--exec", request.exec)):
-        if value is not None:
-            raise ConfigError(
-                f"{option} cannot reach a guest that boots from its own disk",
-                hint="add --kernel, or an image",
-            )
-    if request.symbols is None:
-        return _Guest()
-    return _Guest(load_symbols=partial(load, request.symbols))
-
-
-def _symbols(given: Path | None, kernel: Path) -> Symbols:
-    return load(given) if given is not None else from_elf(extract_vmlinux(kernel))
-
-
-def _nameless() -> Symbols:
-    raise ImageError("the kernel is on the guest's disk", hint="give its symbols with --symbols")

@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from cvmlab import __version__, budgets, phases, summary
-from cvmlab.bootplan import Plan, Request
+from cvmlab.bootplan import Plan
+from cvmlab.bootrequest import Request
+from cvmlab.bootspec import BootSpec
 from cvmlab.budgets import Ending
 from cvmlab.build import identity
 from cvmlab.channel import Subscription
 from cvmlab.errors import CvmError, DeadlineExceeded, GuestPanic, MarkerNotSeen, VmExited
 from cvmlab.journal import JournalFile, Records
-from cvmlab.machine import BootSpec
 from cvmlab.outcome import End
 from cvmlab.outcome import Outcome as VmOutcome
 from cvmlab.qmp import QmpEvent

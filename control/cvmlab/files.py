@@ -11,8 +11,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Self, final
 
+from cvmlab.bootspec import require_memory_size
 from cvmlab.errors import ConfigError
-from cvmlab.machine import BackendFds, require_memory_size
+from cvmlab.machine import BackendFds
 from cvmlab.ranges import PAGE_SIZE, format_size
 from cvmlab.records import RECORD, RECORDS_OFFSET
 from cvmlab.states import Layout

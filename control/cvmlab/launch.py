@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cvmlab.agent import Agent
+from cvmlab.bootspec import BootSpec
 from cvmlab.console import Console
 from cvmlab.errors import ConfigError, CvmError, DeadlineExceeded, VmExited
 from cvmlab.files import DEFAULT_RING_RECORDS, RestrictedFiles
 from cvmlab.journal import Journal, Ring
-from cvmlab.machine import BootSpec, Channels, command_line, printable
+from cvmlab.machine import Channels, command_line, printable
 from cvmlab.operations import one_backend
 from cvmlab.pages import Pages
 from cvmlab.process import QemuProcess, describe_status

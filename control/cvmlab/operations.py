@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
+from cvmlab.bootspec import AccessPolicy
 from cvmlab.choices import choose
 from cvmlab.errors import PluginError
-from cvmlab.machine import BACKEND_ID, AccessPolicy
+from cvmlab.machine import BACKEND_ID
 from cvmlab.pages import Slot, StateRun
 from cvmlab.qmp import DEFAULT_TIMEOUT_S
 from cvmlab.ranges import PAGE_SIZE, GpaRange, require_ranges

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cvmlab.errors import ConfigError
-from cvmlab.machine import (
+from cvmlab.bootspec import (
     AccessPolicy,
     BootSpec,
     Disk,
@@ -16,6 +15,7 @@ from cvmlab.machine import (
     Net,
     PendingPolicy,
 )
+from cvmlab.errors import ConfigError
 from cvmlab.ranges import parse_size
 from cvmlab.states import Layout
 

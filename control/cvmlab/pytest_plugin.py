@@ -63,7 +63,8 @@ def _made(coco: str, image: str | None, options: Any) -> "SyncVm":
 
     if image is None:
         return SyncVm(coco=coco, **options)
-    from cvmlab.bootplan import Request, plan
+    from cvmlab.bootplan import plan
+    from cvmlab.bootrequest import Request
 
     planned = plan(Request(coco=coco, image=image, **options))
     return SyncVm(planned.spec, setting=replace(planned.setting, keep=planned.keep))

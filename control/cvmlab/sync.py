@@ -15,10 +15,10 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from typing import Any, Self, TypeVar, final
 
+from cvmlab.bootspec import AccessPolicy, BootSpec
 from cvmlab.errors import VmExited
 from cvmlab.journal import Journal
 from cvmlab.launch import Setting
-from cvmlab.machine import AccessPolicy, BootSpec
 from cvmlab.operations import BackendInfo, Content, RangesLike, Target
 from cvmlab.outcome import Outcome
 from cvmlab.pages import Pages, StateRun

@@ -19,12 +19,12 @@ from types import TracebackType
 from typing import Any, Self, final
 
 from cvmlab.attached import AttachedVm, attach
+from cvmlab.bootspec import BootSpec
 from cvmlab.channel import Subscription
 from cvmlab.console import Console
 from cvmlab.errors import ConfigError, CvmError, DeadlineExceeded, MarkerNotSeen, VmExited
 from cvmlab.journal import Journal, Records
 from cvmlab.launch import Memory, Parts, Setting, launch
-from cvmlab.machine import BootSpec
 from cvmlab.operations import BackendInfo, Operations
 from cvmlab.options import boot_spec
 from cvmlab.outcome import End, Outcome

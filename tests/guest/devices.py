@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cvmlab.bootspec import BootSpec
 from cvmlab.build import rom_dirs
 from cvmlab.images import resolve
 from cvmlab.journal import JournalFile
 from cvmlab.kernel_image import extract_vmlinux
-from cvmlab.machine import BootSpec
 from cvmlab.operations import BackendInfo
 from cvmlab.records import NO_DEVICE, Actor, Kind
 from cvmlab.symbols import Symbols, from_elf

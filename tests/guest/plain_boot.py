@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from cvmlab.bootspec import DEFAULT_APPEND
 from cvmlab.build import qemu_binary, rom_dirs
 from cvmlab.images import BootFiles
-from cvmlab.machine import DEFAULT_APPEND
 
 
 _DEADLINE_S = 90

@@ -11,7 +11,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from cvmlab.bootplan import Request, plan
+from cvmlab.bootplan import plan
+from cvmlab.bootrequest import Request
 from cvmlab.result import Outcome
 from cvmlab.sync import SyncVm
 from tests.guest.program import cvmlab, start, wait_for_run, wait_for_text

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvmlab import symbols
+from cvmlab.bootspec import BootSpec
 from cvmlab.files import RestrictedFiles
 from cvmlab.journal import Ring
-from cvmlab.machine import BACKEND_ID, BootSpec, Channels, command_line
+from cvmlab.machine import BACKEND_ID, Channels, command_line
 from cvmlab.process import QemuProcess
 from cvmlab.qmp import Qmp
 from cvmlab.ranges import PAGE_SIZE

@@ -11,8 +11,8 @@ import pytest
 
 pytest.register_assert_rewrite("tests.qemu.bare_machine")
 
+from cvmlab.bootspec import BootSpec  # noqa: E402
 from cvmlab.build import qemu_binary, rom_dirs  # noqa: E402 - the line above comes first
-from cvmlab.machine import BootSpec  # noqa: E402
 from tests.qemu.bare import build  # noqa: E402
 from tests.qemu.bare_machine import EDU_DEVICE, MEMORY_BYTES, BareMachine  # noqa: E402
 

@@ -4,11 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.errors import ConfigError
-from cvmlab.machine import (
-    EXAMPLE_FDS,
+from cvmlab.bootspec import (
     BootSpec,
-    Channels,
     Disk,
     DiskFormat,
     DiskInterface,
@@ -16,6 +13,11 @@ from cvmlab.machine import (
     Firmware,
     Net,
     PendingPolicy,
+)
+from cvmlab.errors import ConfigError
+from cvmlab.machine import (
+    EXAMPLE_FDS,
+    Channels,
     command_line,
     printable,
 )

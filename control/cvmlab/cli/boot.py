@@ -16,7 +16,8 @@ from cvmlab.errors import ConfigError, CvmError
 
 
 if TYPE_CHECKING:
-    from cvmlab.bootplan import Plan, Request
+    from cvmlab.bootplan import Plan
+    from cvmlab.bootrequest import Request
     from cvmlab.bootrun import Finished, LookAt, Watch
     from cvmlab.mqtt import Broker
     from cvmlab.progress import Style
@@ -98,7 +99,7 @@ def boot(
     debug: options.Debug = False,
 ) -> None:
     """Boot a guest as a confidential VM, and report what became of its memory."""
-    from cvmlab.bootplan import Request
+    from cvmlab.bootrequest import Request
 
     context.obj.debug |= debug
     request = Request(
