@@ -82,7 +82,7 @@ def tmux(tmp_path: Path, vm: SyncVm) -> Iterator[Tmux]:
 
 def test_a_vm_is_watched_and_changed(tmux: Tmux, vm: SyncVm, tmp_path: Path) -> None:
     tmux.until("a cell is")
-    tmux.until("cvmlab top lab")
+    tmux.until("cvmlab top")
     lines = tmux.until("device disk0 read private 0x5010: deny")
     assert lines[0].split()[:5] == ["cvmlab", "top", "lab", "generic", "64M"]
     assert max(map(len, lines)) <= 80
