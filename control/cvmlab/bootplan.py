@@ -241,6 +241,7 @@ def _machine(request: Request, words: _Words) -> BootSpec:
     default = BootSpec()
     return BootSpec(
         coco=words.coco,
+        guest_options=request.coco_options,
         memory_bytes=(
             default.memory_bytes if request.memory is None else parse_size(request.memory)
         ),

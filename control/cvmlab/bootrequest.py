@@ -16,6 +16,7 @@ class Request:
     disks: tuple[Path, ...] = ()
     disk_interface: str | None = None
     coco: str | None = None
+    coco_options: tuple[str, ...] = ()
     firmware: str | None = None
     memory: str | None = None
     cpus: int | None = None

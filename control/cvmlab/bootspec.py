@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from cvmlab.errors import ConfigError
-from cvmlab.guestobject import GUEST_OBJECTS
+from cvmlab.guestobject import require_guest_options
 from cvmlab.ranges import PAGE_SIZE, format_size
 from cvmlab.states import Layout, profiles
 
@@ -137,11 +137,8 @@ class BootSpec:
         if self.kernel is None and (self.initrd is not None or self.append):
             raise ConfigError("an initrd or a kernel command line needs a kernel", hint="--kernel")
         self._validate_policies()
-        if (self.guest_options or self.quote_socket) and self.coco not in GUEST_OBJECTS:
-            raise ConfigError(
-                f"profile {self.coco} has no guest object that could take options",
-                hint=f"profiles that do: {', '.join(GUEST_OBJECTS)}",
-            )
+        if self.guest_options or self.quote_socket:
+            require_guest_options(self.coco, self.guest_options)
         for path in self._files():
             if not path.is_file():
                 raise ConfigError(f"there is no file {path}")

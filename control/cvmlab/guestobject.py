@@ -2,6 +2,7 @@
 """The confidential-guest object of QEMU's command line.  Pure."""
 
 import json
+import re
 from pathlib import Path
 
 from cvmlab.errors import ConfigError
@@ -11,6 +12,8 @@ from cvmlab.ranges import parse_size
 GUEST_ID = "cgs0"
 # The object of a profile, as QEMU calls it; the others need none.
 GUEST_OBJECTS = {"tdx": "tdx-guest"}
+_PROPERTY = re.compile(r"[a-z][a-z0-9-]*")
+_OURS = frozenset({"id", "qom-type"})
 
 
 def guest_object(coco: str, options: tuple[str, ...], quote_socket: Path | None) -> list[str]:
@@ -26,6 +29,29 @@ def guest_object(coco: str, options: tuple[str, ...], quote_socket: Path | None)
     properties = {name: _typed(value) for name, _, value in split}
     whole = {"qom-type": kind, "id": GUEST_ID, **properties, "quote-generation-socket": socket}
     return ["-object", json.dumps(whole)]
+
+
+def require_guest_options(coco: str, options: tuple[str, ...]) -> None:
+    """Raise ConfigError for what cannot be a property of the profile's object.
+
+    Which properties there are and what values they take is QEMU's to say.
+    """
+    if coco not in GUEST_OBJECTS:
+        raise ConfigError(
+            f"profile {coco} has no guest object that could take options",
+            hint=f"profiles that do: {', '.join(GUEST_OBJECTS)}",
+        )
+    for option in options:
+        name, _, value = option.partition("=")
+        if not value or "," in value or not _PROPERTY.fullmatch(name):
+            raise ConfigError(
+                f"--coco-option {option}: this is not NAME=VALUE",
+                hint=f"`qemu-system-x86_64 -object {GUEST_OBJECTS[coco]},help` lists the names",
+            )
+        if name in _OURS:
+            raise ConfigError(
+                f"--coco-option {option}: {name} is chosen by cvmlab", hint="leave it out"
+            )
 
 
 def _typed(value: str) -> bool | int | str:

@@ -191,6 +191,26 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
             "--on-host-access deny, zero or stop",
         ),
         (
+            "boot -k kernel --coco-option gpaw=52",
+            "profile generic has no guest object that could take options",
+            "profiles that do: tdx",
+        ),
+        (
+            "boot -k kernel --coco tdx --coco-option gpaw",
+            "--coco-option gpaw: this is not NAME=VALUE",
+            "`qemu-system-x86_64 -object tdx-guest,help` lists the names",
+        ),
+        (
+            "boot -k kernel --coco tdx --coco-option gpaw=52,id=other",
+            "--coco-option gpaw=52,id=other: this is not NAME=VALUE",
+            "`qemu-system-x86_64 -object tdx-guest,help` lists the names",
+        ),
+        (
+            "boot -k kernel --coco tdx --coco-option id=other",
+            "--coco-option id=other: id is chosen by cvmlab",
+            "leave it out",
+        ),
+        (
             "boot -k kernel --expect '('",
             "--expect '(' is not a regular expression: "
             "missing ), unterminated subpattern at position 0",

@@ -66,6 +66,7 @@ def boot(
     disk_interface: options.DiskInterface = None,
     exec_: options.Exec = None,
     coco: options.Coco = None,
+    coco_option: options.CocoOptions = None,
     firmware: options.FirmwareName = None,
     memory: options.Memory = None,
     cpus: options.Cpus = None,
@@ -103,32 +104,17 @@ def boot(
 
     context.obj.debug |= debug
     request = Request(
-        image=image,
-        kernel=kernel,
-        initrd=initrd,
-        append=append,
-        disks=tuple(disk or ()),
-        disk_interface=disk_interface,
-        exec=exec_,
-        coco=coco,
-        firmware=firmware,
-        memory=memory,
-        cpus=cpus,
-        net=net,
-        on_host_access=on_host_access,
-        on_pending=on_pending,
-        expect=expect,
-        timeout_s=timeout,
+        image=image, kernel=kernel, initrd=initrd, append=append, exec=exec_,
+        disks=tuple(disk or ()), disk_interface=disk_interface, net=net,
+        coco=coco, coco_options=tuple(coco_option or ()),
+        firmware=firmware, memory=memory, cpus=cpus,
+        on_host_access=on_host_access, on_pending=on_pending,
+        expect=expect, timeout_s=timeout,
         max_faults=tuple(max_faults or ()),
         max_conversions=tuple(max_conversions or ()),
         max_accepts=tuple(max_accepts or ()),
-        name=name,
-        run_dir=run_dir,
-        keep=keep,
-        gdb=gdb,
-        qemu=qemu,
-        symbols=symbols,
-    )
+        name=name, run_dir=run_dir, keep=keep, gdb=gdb, qemu=qemu, symbols=symbols,
+    )  # fmt: skip
     broker = publish.broker_of(
         mqtt, mqtt_user, mqtt_password_file, tls=mqtt_tls, ca=mqtt_ca, commands=mqtt_commands
     )

@@ -32,6 +32,14 @@ Exec = Annotated[
     str | None, Option("--exec", metavar="CMD", help="Run CMD in the guest; its status is ours.")
 ]
 Coco = Annotated[str | None, Option(metavar="PROFILE|off", help="Default: generic.")]
+CocoOptions = Annotated[
+    list[str] | None,
+    Option(
+        "--coco-option",
+        metavar="NAME=VALUE",
+        help="Property of the guest object, such as sept-ve-disable=off. Repeatable.",
+    ),
+]
 FirmwareName = Annotated[
     str | None, Option("--firmware", metavar="seabios|ovmf|FILE", help="Default: seabios.")
 ]
