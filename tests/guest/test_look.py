@@ -41,7 +41,7 @@ def test_a_boot_leaves_trace_and_report(tmp_path: Path) -> None:
 
 
 async def test_a_running_guest_is_watched_and_its_memory_converted(tmp_path: Path) -> None:
-    with start("boot", "--name", "watched", "--exec", "sleep 60", "--progress", "none"):
+    with start("boot", "--name", "watched", "--exec", "sleep 1000", "--progress", "none"):
         socket = wait_for_run("watched").path / "qmp.sock"
         while not socket.exists():  # noqa: ASYNC110 - nobody tells; pytest has the deadline
             await asyncio.sleep(0.05)

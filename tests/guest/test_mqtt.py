@@ -29,7 +29,7 @@ async def test_what_a_boot_promised_arrives_over_three_restarts(tmp_path: Path) 
     folder = tmp_path / "run"
     async with running(tmp_path / "broker") as broker, listening(broker.port) as listener:
         with start(
-            "boot", "--name", "loud", "--exec", "sleep 30", "--run-dir", str(folder),
+            "boot", "--name", "loud", "--exec", "sleep 1000", "--run-dir", str(folder),
             "--mqtt", f"127.0.0.1:{broker.port}", "--json", "-", "--progress", "none",
         ) as process:  # fmt: skip
             await asyncio.to_thread(wait_for_socket, folder)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.guest
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 COMMAND_TIMEOUT_S = 150.0
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 150.0
 
 
 @dataclass(slots=True)

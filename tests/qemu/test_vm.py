@@ -28,7 +28,7 @@ from cvmlab.vm import Vm
 
 pytestmark = [
     pytest.mark.qemu,
-    pytest.mark.timeout(60),
+    pytest.mark.timeout(120),
     pytest.mark.usefixtures("state_home"),
 ]
 MakeVm = Callable[..., Vm]
@@ -53,7 +53,7 @@ def make_vm(options: dict[str, object]) -> MakeVm:
 @pytest.mark.parametrize("coco", ["generic", "sw-protected"])
 async def test_plugin_table_and_query_agree_on_every_page(make_vm: MakeVm, coco: str) -> None:
     async with make_vm(coco=coco) as vm:
-        assert await vm.wait_hello(timeout_s=20) == "bare-1"
+        assert await vm.wait_hello(timeout_s=30) == "bare-1"
         await vm.pause()
         counts = vm.pages.counts()
         reply = (await vm.query()).pages
@@ -70,7 +70,7 @@ async def test_plugin_table_and_query_agree_on_every_page(make_vm: MakeVm, coco:
 async def test_thousands_of_ranges_in_one_call(make_vm: MakeVm) -> None:
     ranges = [GpaRange(AREA + page * 2 * PAGE_SIZE, PAGE_SIZE) for page in range(9000)]
     async with make_vm() as vm:
-        await vm.wait_hello(timeout_s=20)
+        await vm.wait_hello(timeout_s=30)
         before = vm.pages.counts().shared
         assert await vm.convert(ranges, "shared") == 9000
         assert vm.pages.counts().shared == before + 9000
@@ -86,7 +86,7 @@ async def test_thousands_of_ranges_in_one_call(make_vm: MakeVm) -> None:
 
 async def test_a_refusal_changes_nothing(make_vm: MakeVm) -> None:
     async with make_vm() as vm:
-        await vm.wait_hello(timeout_s=20)
+        await vm.wait_hello(timeout_s=30)
         assert await vm.poison(GpaRange(AREA + PAGE_SIZE, PAGE_SIZE)) == 1
         before = vm.pages.runs()
         with pytest.raises(CommandRefused, match="page-poisoned"):
@@ -98,13 +98,13 @@ async def test_a_refusal_changes_nothing(make_vm: MakeVm) -> None:
 
 async def test_a_host_access_is_counted_told_and_asserted(make_vm: MakeVm, tmp_path: Path) -> None:
     async with make_vm() as vm:
-        await vm.wait_hello(timeout_s=20)
+        await vm.wait_hello(timeout_s=30)
         await vm.accept(GpaRange(AREA, PAGE_SIZE))
         vm.pages.assert_no_host_faults()
         with vm.qmp_events() as events:
             with pytest.raises(CommandRefused):
                 await vm.qmp("pmemsave", val=AREA, size=64, filename=str(tmp_path / "leak"))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 async for event in events:
                     if event.name == "RESTRICTED_MEMORY_FAULT":
                         break
@@ -119,20 +119,20 @@ async def test_a_host_access_is_counted_told_and_asserted(make_vm: MakeVm, tmp_p
 
 async def test_a_reset_that_is_not_wanted_ends_the_vm(make_vm: MakeVm) -> None:
     async with make_vm() as vm:
-        await vm.wait_hello(timeout_s=20)
+        await vm.wait_hello(timeout_s=30)
         await vm.qmp("system_reset")
-        outcome = await vm.wait_exit(timeout_s=10)
+        outcome = await vm.wait_exit(timeout_s=30)
     assert (outcome.end, outcome.qemu_status, outcome.exit_code) == (End.REBOOTED, 0, 84)
 
 
 async def test_an_allowed_reset_starts_afresh(make_vm: MakeVm) -> None:
     async with make_vm(allow_reboot=True) as vm:
-        await vm.wait_hello(timeout_s=20)
+        await vm.wait_hello(timeout_s=30)
         await vm.convert(GpaRange(AREA, 16 * PAGE_SIZE), "shared")
         before = vm.pages.counters()[Counter.RESETS]
         with vm.events() as events:
             await vm.qmp("system_reset")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 async for batch in events:
                     if (batch["kind"] == Kind.RESET).any():
                         break
@@ -143,12 +143,12 @@ async def test_an_allowed_reset_starts_afresh(make_vm: MakeVm) -> None:
 
 async def test_another_terminal_operates_and_stops_it(make_vm: MakeVm) -> None:
     async with make_vm(name="shown") as vm:
-        await vm.wait_hello(timeout_s=20)
+        await vm.wait_hello(timeout_s=30)
         async with Vm.attach("shown") as other:
             assert await other.convert(GpaRange(AREA, 8 * PAGE_SIZE), "shared") == 8
             assert other.pages.counts().shared == vm.pages.counts().shared
             await other.stop()
-        assert (await vm.wait_exit(timeout_s=10)).end is End.STOPPED
+        assert (await vm.wait_exit(timeout_s=30)).end is End.STOPPED
 
 
 async def test_a_second_controller_on_its_files_is_refused(make_vm: MakeVm) -> None:
@@ -167,13 +167,13 @@ async def test_a_second_controller_on_its_files_is_refused(make_vm: MakeVm) -> N
 
 async def test_a_killed_qemu_is_told(make_vm: MakeVm) -> None:
     async with make_vm() as vm:
-        await vm.wait_hello(timeout_s=20)
+        await vm.wait_hello(timeout_s=30)
         run = load_run(vm.run.path)
         assert run is not None
         os.kill(run.info.qemu.pid, signal.SIGKILL)
         with pytest.raises(VmExited):
-            await vm.wait_for("never", timeout_s=10)
-        outcome = await vm.wait_exit(timeout_s=10)
+            await vm.wait_for("never", timeout_s=30)
+        outcome = await vm.wait_exit(timeout_s=30)
     assert (outcome.end, outcome.qemu_status, outcome.exit_code) == (End.DIED, -9, 84)
 
 
@@ -252,6 +252,6 @@ async def test_a_tebibyte_costs_only_what_is_touched(make_vm: MakeVm) -> None:
 
 def test_without_async(options: dict[str, object]) -> None:
     with SyncVm(**options) as vm:  # type: ignore[arg-type]
-        assert vm.wait_hello(timeout_s=20) == "bare-1"
+        assert vm.wait_hello(timeout_s=30) == "bare-1"
         assert vm.convert(GpaRange(AREA, PAGE_SIZE), "shared") == 1
         assert vm.query().pages.shared == vm.pages.counts().shared

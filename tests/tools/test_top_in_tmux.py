@@ -17,7 +17,7 @@ from tests.fakes.plan import Plan
 from tests.tools import installed
 
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 BOOT = (
     {"phase": 1}, {"touch": [0, 900]}, {"phase": 2}, {"host_fault": 0x5010}, {"console": "login: "},
 )  # fmt: skip
