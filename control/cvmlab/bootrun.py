@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run a plan: boot, wait for what is expected, look at everything, judge, say so in a Result."""
+"""Run a plan: boot, wait for what is expected; bootjudge.py says how it went."""
 
 import asyncio
-import shlex
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -13,34 +12,21 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cvmlab import __version__, budgets, phases, summary
+from cvmlab.bootjudge import Finished, Start, collect, names
 from cvmlab.bootplan import Plan
-from cvmlab.bootrequest import Request
-from cvmlab.bootspec import BootSpec
 from cvmlab.budgets import Ending
-from cvmlab.build import identity
 from cvmlab.channel import Subscription
-from cvmlab.errors import CvmError, DeadlineExceeded, GuestPanic, MarkerNotSeen, VmExited
-from cvmlab.journal import JournalFile, Records
+from cvmlab.errors import DeadlineExceeded, GuestPanic, MarkerNotSeen, VmExited
+from cvmlab.guestobject import GUEST_OBJECTS
 from cvmlab.outcome import End
 from cvmlab.outcome import Outcome as VmOutcome
 from cvmlab.qmp import QmpEvent
 from cvmlab.recording import NAMES_FILE, encode_names
-from cvmlab.records import RECORD
-from cvmlab.records import Phase as PhaseName
-from cvmlab.replay import Slot
-from cvmlab.report import CONSOLE_LINES
-from cvmlab.result import EXIT_CODES, Counters, Outcome, Pages, Qemu, Result, to_json
+from cvmlab.result import Outcome, to_json
 from cvmlab.states import Counter
-from cvmlab.symbols import KERNEL_ENTRY, LazySymbols, Symbols
-from cvmlab.timeline import Names, name_functions
 from cvmlab.vm import Vm
 
 
@@ -49,30 +35,9 @@ Companion = Callable[[Vm], AbstractAsyncContextManager[object]]
 LookAt = Callable[[Path], None]
 
 _BOOTED = "the guest booted and powered off"
-_KERNEL_SPACE = 1 << 63
 _NEVER = "(?!)"
 _LAST_WORDS_S = 3.0  # a panic's call trace follows the line that says so
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A run that is over: the document, and the console's last lines for the report."""
-
-    result: Result
-    console: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """When a run began, on both clocks."""
-
-    wall: datetime
-    monotonic_s: float
-
-    @classmethod
-    def now(cls) -> "_Start":
-        return cls(datetime.now(UTC), time.monotonic())
 
 
 async def run_plan(
@@ -92,17 +57,17 @@ async def run_plan(
     def keep(finished: Finished) -> bool:
         return plan.keep or finished.result.outcome is not Outcome.OK
 
-    start = _Start.now()
+    start = Start.now()
     vm = Vm(plan.spec, setting=plan.setting, paused=True)
     try:
         async with vm, companion(vm), _beside(vm, watch):
             with _interruption() as interrupted:
                 ending, ended_ns = await _live(vm, plan, interrupted)
                 await vm.stop()
-            finished = _collect(plan, vm, start, ending, ended_ns)
+            finished = collect(plan, vm, start, ending, ended_ns)
             vm.run.write(vm.run.result.name, to_json(finished.result))
             if look_at is not None or keep(finished):
-                vm.run.write(NAMES_FILE, encode_names(_names(plan, vm)))
+                vm.run.write(NAMES_FILE, encode_names(names(plan, vm)))
         if look_at is not None:
             look_at(vm.run.path)
     except asyncio.CancelledError:
@@ -111,28 +76,6 @@ async def run_plan(
         raise
     vm.run.close(keep=keep(finished))
     return finished
-
-
-def never_booted(request: Request, error: CvmError) -> Finished:
-    """Return the result of a boot that an error kept from starting, or from being judged."""
-    outcomes = {code: outcome for outcome, code in EXIT_CODES.items()}
-    default = BootSpec()
-    return Finished(
-        Result(
-            cvmlab=__version__,
-            outcome=outcomes.get(error.exit_code, Outcome.DEFECT),
-            exit_code=error.exit_code,
-            message=error.message,
-            hint=error.hint,
-            coco=request.coco or default.coco,
-            firmware=request.firmware or str(default.firmware),
-            memory_bytes=0,
-            cpus=0,
-            started=_Start.now().wall.isoformat(timespec="seconds"),
-            duration=0.0,
-        ),
-        (),
-    )
 
 
 @asynccontextmanager
@@ -261,7 +204,8 @@ async def _policy_stop(vm: Vm, plan: Plan, events: Subscription[QmpEvent]) -> En
             break  # QEMU pauses at power-off, too
         if event.name == "STOP" and plan.spec.restricted and plan.spec.gdb is None:
             counters = vm.pages.counters()
-            if counters[Counter.GUEST_FAULTS] and plan.spec.pending == "stop":
+            stops = plan.spec.pending == "stop" or plan.spec.coco in GUEST_OBJECTS
+            if counters[Counter.GUEST_FAULTS] and stops:
                 return Ending(early_use="the guest touched a page before it had accepted it")
             if counters[Counter.HOST_FAULTS]:
                 return Ending(host_stop="the host touched private memory, which stopped the VM")
@@ -271,107 +215,3 @@ async def _policy_stop(vm: Vm, plan: Plan, events: Subscription[QmpEvent]) -> En
 async def _forever() -> Ending:
     await asyncio.Event().wait()
     raise AssertionError
-
-
-def _collect(plan: Plan, vm: Vm, start: _Start, ending: Ending, ended_ns: int) -> Finished:
-    """Look at everything that the ended VM left, and judge."""
-    records = _records(vm, plan)
-    counters = _counters(vm, plan)
-    cut = phases.phases(records, end_htime_ns=ended_ns)
-    lines = budgets.measure(plan.budgets, counters, cut)
-    verdict = budgets.judge(ending, lines)
-    devices = vm.last_info.devices if vm.last_info is not None else {}
-    resolve = _resolver(plan, records)
-    spec = plan.spec
-    return Finished(
-        Result(
-            cvmlab=__version__,
-            outcome=verdict.outcome,
-            exit_code=verdict.exit_code,
-            message=verdict.message,
-            coco=spec.coco,
-            layout=str(spec.memory_layout) if spec.restricted else None,
-            on_host_access=str(spec.on_host_access) if spec.restricted else None,
-            firmware=str(spec.firmware),
-            kernel=vm.kernel_release or plan.release,
-            memory_bytes=spec.memory_bytes,
-            cpus=spec.cpus,
-            qemu=Qemu(version=vm.qemu_version, patch=_patch_hash(plan)),
-            pages=_pages(vm, plan),
-            counters=counters,
-            phases=cut,
-            faults=summary.faults(records, devices, resolve),
-            conversions=summary.conversions(records, devices, resolve),
-            budgets=lines,
-            guest_exit=None if vm.outcome is None else vm.outcome.guest_status,
-            command=_command(vm),
-            run_dir=str(vm.run.path) if plan.keep or verdict.outcome is not Outcome.OK else None,
-            started=start.wall.isoformat(timespec="seconds"),
-            duration=round(time.monotonic() - start.monotonic_s, 3),
-        ),
-        vm.console.last_lines(CONSOLE_LINES),
-    )
-
-
-def _patch_hash(plan: Plan) -> str | None:
-    return identity()["patch_hash"] or None if plan.own_qemu else None
-
-
-def _command(vm: Vm) -> tuple[str, ...]:
-    text = (vm.run.path / "cmdline").read_text(encoding="utf-8")
-    return tuple(shlex.split(text.replace("\\\n", " ")))
-
-
-def _records(vm: Vm, plan: Plan) -> Records:
-    if not plan.spec.restricted:
-        return np.empty(0, RECORD)
-    return JournalFile(vm.run.events).records
-
-
-def _pages(vm: Vm, plan: Plan) -> Pages:
-    if not plan.spec.restricted:
-        return Pages()
-    counts = vm.pages.counts()
-    return Pages(
-        pending=counts.pending,
-        private=counts.private,
-        shared=counts.shared,
-        poisoned=counts.poisoned,
-    )
-
-
-def _counters(vm: Vm, plan: Plan) -> Counters:
-    """The plugin's own counters, which are exact even if events were dropped."""
-    if not plan.spec.restricted:
-        return Counters()
-    named = {counter.name.lower(): value for counter, value in vm.pages.counters().items()}
-    dropped = vm.journal.ring.dropped + vm.journal.unpublished
-    return Counters(**named, events_dropped=dropped)
-
-
-def _names(plan: Plan, vm: Vm) -> Names:
-    """What the journal's numbers stand for, while it can still be told."""
-    records = _records(vm, plan)
-    info = vm.last_info
-    return Names(
-        devices=info.devices if info is not None else {},
-        functions=name_functions(records, _resolver(plan, records)),
-        slots=tuple(Slot(part.gpa, part.offset, part.size) for part in vm.pages.slots)
-        if plan.spec.restricted
-        else (),
-    )
-
-
-def _resolver(plan: Plan, records: Records) -> summary.Resolve:
-    """Name functions; with KASLR only if the slide can be told from where the kernel began."""
-    symbols: LazySymbols | Symbols = plan.symbols
-    if not plan.fixed_addresses:
-        entry = phases.first_rip(records, PhaseName.KERNEL)
-        loaded = plan.symbols.get() if entry is not None else None
-        slide = loaded.infer_slide([entry], KERNEL_ENTRY) if loaded and entry else None
-        if loaded is None or slide is None:
-            return lambda _address: None
-        symbols = loaded.with_slide(slide)
-    # The firmware's addresses name nothing of Linux; do not load 160 000 symbols for them.
-    lowest = _KERNEL_SPACE if plan.is_linux else 0
-    return lambda address: symbols.resolve(address) if address >= lowest else None

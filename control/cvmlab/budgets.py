@@ -15,6 +15,8 @@ from cvmlab.records import Phase as PhaseName
 from cvmlab.result import EXIT_CODES, BudgetLine, Counters, Outcome, Phase, PhaseCounters
 
 
+Who = Callable[[BudgetLine], str | None]
+
 GUEST_CODES_END = 80  # a guest's status from here on is reported as the last below
 
 
@@ -128,12 +130,15 @@ class Judgement:
     message: str
 
 
-def judge(ending: Ending, lines: Sequence[BudgetLine]) -> Judgement:
-    """Return the first thing that is wrong, in the documented order; OK if nothing is."""
-    return next(_wrongs(ending, lines), Judgement(Outcome.OK, 0, ending.good))
+def judge(ending: Ending, lines: Sequence[BudgetLine], who: Who = lambda _line: None) -> Judgement:
+    """Return the first thing that is wrong, in the documented order; OK if nothing is.
+
+    *who* says who is behind the count of a broken budget, if that is known.
+    """
+    return next(_wrongs(ending, lines, who), Judgement(Outcome.OK, 0, ending.good))
 
 
-def _wrongs(ending: Ending, lines: Sequence[BudgetLine]) -> Iterator[Judgement]:
+def _wrongs(ending: Ending, lines: Sequence[BudgetLine], who: Who) -> Iterator[Judgement]:
     texts = (
         (Outcome.INTERRUPTED, ending.interrupted),
         (Outcome.GUEST_PANIC, ending.panic),
@@ -142,8 +147,8 @@ def _wrongs(ending: Ending, lines: Sequence[BudgetLine]) -> Iterator[Judgement]:
         (Outcome.MARKER_NOT_SEEN, ending.marker_missing),
         (Outcome.USE_BEFORE_ACCEPTANCE, ending.early_use),
         (Outcome.HOST_FAULT, ending.host_stop),
-        *((Outcome.HOST_FAULT, text) for text in _broken(lines, Outcome.HOST_FAULT)),
-        *((Outcome.BUDGET_EXCEEDED, text) for text in _broken(lines, Outcome.BUDGET_EXCEEDED)),
+        *((Outcome.HOST_FAULT, text) for text in _broken(lines, who, Outcome.HOST_FAULT)),
+        *((Outcome.BUDGET_EXCEEDED, text) for text in _broken(lines, who, Outcome.BUDGET_EXCEEDED)),
     )
     for outcome, text in texts:
         if text is not None:
@@ -154,9 +159,9 @@ def _wrongs(ending: Ending, lines: Sequence[BudgetLine]) -> Iterator[Judgement]:
         yield Judgement(Outcome.GUEST_FAILED, code, message)
 
 
-def _broken(lines: Sequence[BudgetLine], outcome: Outcome) -> list[str]:
+def _broken(lines: Sequence[BudgetLine], who: Who, outcome: Outcome) -> list[str]:
     return [
-        describe(line)
+        f"{describe(line)}: {told}" if (told := who(line)) else describe(line)
         for line in lines
         if not line.kept and Resource(line.resource).outcome is outcome
     ]

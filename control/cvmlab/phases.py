@@ -5,6 +5,7 @@ The plugin writes a PHASE record when one begins.  A guest that reboots goes thr
 they are listed again, in order.
 """
 
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -28,11 +29,7 @@ def phases(records: Records, *, end_htime_ns: int | None = None) -> tuple[Phase,
     """
     if not len(records):
         return ()
-    starts = np.flatnonzero(records["kind"] == Kind.PHASE).tolist()
-    names = [PhaseName(int(records["flags"][start])).word for start in starts]
-    if not starts or starts[0] > 0:
-        # Records before the first mark: the launch image is being placed.
-        starts, names = [0, *starts], [PhaseName.LAUNCH.word, *names]
+    names, starts = _marks(records)
     last_vtime, last_htime = int(records["vtime_ns"][-1]), int(records["htime_ns"][-1])
     rest = max((end_htime_ns or 0) - last_htime, 0)
     vtimes = [*records["vtime_ns"][starts].tolist(), last_vtime + rest]
@@ -51,23 +48,47 @@ def phases(records: Records, *, end_htime_ns: int | None = None) -> tuple[Phase,
     )  # fmt: skip
 
 
+def _marks(records: Records) -> tuple[list[str], list[int]]:
+    """Return the name of each phase and the index of its first record."""
+    starts = np.flatnonzero(records["kind"] == Kind.PHASE).tolist()
+    names = [PhaseName(int(records["flags"][start])).word for start in starts]
+    if not starts or starts[0] > 0:
+        # Records before the first mark: the launch image is being placed.
+        starts, names = [0, *starts], [PhaseName.LAUNCH.word, *names]
+    return names, starts
+
+
+def by_phase(records: Records) -> Iterator[tuple[str, Records]]:
+    """Yield each phase's name and records, in order; a phase comes again after a reboot."""
+    if len(records):
+        names, starts = _marks(records)
+        for name, (first, end) in zip(names, pairwise([*starts, len(records)]), strict=True):
+            yield name, records[first:end]
+
+
 def _seconds(start_ns: int, end_ns: int) -> float:
     # A reset may set the guest's clock back.
     return round(max(end_ns - start_ns, 0) / _NS, 6)
 
 
-def count(records: Records) -> PhaseCounters:
-    """Count the pages and faults of *records*, as the plugin's own counters do."""
+def chosen(records: Records) -> Mapping[str, npt.NDArray[np.bool_]]:
+    """Return which of *records* change pages, by the name of the counter they count for."""
     kind, after = records["kind"], records["to"]
     changed = records["from"] != after
     converted = (kind == Kind.CONVERT) & changed
     shared = after == PageState.SHARED
-    return PhaseCounters(
-        accepted=_pages(records, (kind == Kind.ACCEPT) & changed),
-        to_shared=_pages(records, converted & shared),
-        to_private=_pages(records, converted & ~shared),
-        host_faults=int(np.count_nonzero(kind == Kind.HOST_FAULT)),
-    )
+    return {
+        "accepted": (kind == Kind.ACCEPT) & changed,
+        "to_shared": converted & shared,
+        "to_private": converted & ~shared,
+    }
+
+
+def count(records: Records) -> PhaseCounters:
+    """Count the pages and faults of *records*, as the plugin's own counters do."""
+    pages = {name: _pages(records, which) for name, which in chosen(records).items()}
+    faults = int(np.count_nonzero(records["kind"] == Kind.HOST_FAULT))
+    return PhaseCounters(**pages, host_faults=faults)
 
 
 def _pages(records: Records, chosen: npt.NDArray[np.bool_]) -> int:

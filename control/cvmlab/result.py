@@ -138,6 +138,16 @@ class Conversion(_Document, frozen=True, kw_only=True):
     requests: Count
 
 
+class FunctionCount(_Document, frozen=True, kw_only=True):
+    """Pages that one function of the guest had accepted or converted in one phase."""
+
+    phase: str
+    change: Annotated[str, Meta(description="accepted, to_shared or to_private")]
+    symbol: Annotated[str | None, Meta(description="null: not known, or no instruction's doing")]
+    pages: Count
+    requests: Count
+
+
 class BudgetLine(_Document, frozen=True, kw_only=True):
     """A limit given on the command line, and what it was held against."""
 
@@ -166,6 +176,7 @@ class Result(_Document, frozen=True, kw_only=True):
     exit_code: ExitCode
     message: Annotated[str, Meta(description="one sentence")]
     hint: str | None = None
+    guest: Annotated[str | None, Meta(description="the image, or the file that was booted")] = None
     coco: str
     layout: str | None = None
     on_host_access: str | None = None
@@ -179,6 +190,9 @@ class Result(_Document, frozen=True, kw_only=True):
     phases: tuple[Phase, ...] = ()
     faults: Annotated[tuple[Fault, ...], Meta(description="the first ones")] = ()
     conversions: tuple[Conversion, ...] = ()
+    functions: Annotated[
+        tuple[FunctionCount, ...], Meta(description="those with the most pages, by phase")
+    ] = ()
     budgets: tuple[BudgetLine, ...] = ()
     guest_exit: Annotated[int | None, Meta(description="status of the --exec command")] = None
     command: Annotated[tuple[str, ...], Meta(description="the QEMU command")] = ()

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cvmlab.phases import by_phase, chosen
 from cvmlab.ranges import PAGE_SIZE
 from cvmlab.records import FLAG_WRITE, NO_DEVICE, Actor, Kind, Verdict
-from cvmlab.result import Conversion, Fault
+from cvmlab.result import Conversion, Fault, FunctionCount
 from cvmlab.states import PageState
 
 
@@ -21,6 +22,7 @@ Records = npt.NDArray[np.void]
 Resolve = Callable[[int], str | None]
 
 FIRST_FAULTS = 64
+TOP_FUNCTIONS = 16
 _FAULT_KEY = ("actor", "device", "flags", "page")
 _CONVERSION_KEY = ("actor", "device", "to", "rip")
 
@@ -38,8 +40,8 @@ def faults(
     records: Records, devices: Mapping[int, str], resolve: Resolve, *, limit: int = FIRST_FAULTS
 ) -> tuple[Fault, ...]:
     """Return the first *limit* faults, alike ones (actor, page, direction) as one."""
-    chosen = records[records["kind"] == Kind.HOST_FAULT]
-    return tuple(_fault(group, devices, resolve) for group in _groups(chosen, _FAULT_KEY, limit))
+    denied = records[records["kind"] == Kind.HOST_FAULT]
+    return tuple(_fault(group, devices, resolve) for group in _groups(denied, _FAULT_KEY, limit))
 
 
 def _fault(group: _Group, devices: Mapping[int, str], resolve: Resolve) -> Fault:
@@ -62,9 +64,9 @@ def conversions(
     records: Records, devices: Mapping[int, str], resolve: Resolve
 ) -> tuple[Conversion, ...]:
     """Return who converted how many pages to what, the most pages first."""
-    chosen = records[(records["kind"] == Kind.CONVERT) & (records["from"] != records["to"])]
+    converted = records[(records["kind"] == Kind.CONVERT) & (records["from"] != records["to"])]
     found: dict[tuple[str, str | None, str, str | None], tuple[int, int]] = {}
-    for group in _groups(chosen, _CONVERSION_KEY):
+    for group in _groups(converted, _CONVERSION_KEY):
         rip = int(group.first["rip"])
         key = (
             Actor(int(group.first["actor"])).word,
@@ -78,6 +80,28 @@ def conversions(
     return tuple(
         Conversion(actor=actor, device=device, to=to, symbol=symbol, pages=pages, requests=requests)
         for (actor, device, to, symbol), (pages, requests) in ordered
+    )
+
+
+def functions(
+    records: Records, resolve: Resolve, *, limit: int = TOP_FUNCTIONS
+) -> tuple[FunctionCount, ...]:
+    """Return which functions changed the most pages: *limit* for each phase and kind of change."""
+    totals: dict[tuple[str, str], dict[str | None, tuple[int, int]]] = {}
+    for phase, part in by_phase(records):
+        for change, which in chosen(part).items():
+            counts = totals.setdefault((phase, change), {})
+            for group in _groups(part[which], ("rip",)):
+                rip = int(group.first["rip"])
+                symbol = _function(resolve(rip)) if rip else None
+                pages, requests = counts.get(symbol, (0, 0))
+                counts[symbol] = (pages + group.pages, requests + group.count)
+    return tuple(
+        FunctionCount(phase=phase, change=change, symbol=symbol, pages=pages, requests=requests)
+        for (phase, change), counts in totals.items()
+        for symbol, (pages, requests) in sorted(counts.items(), key=lambda item: -item[1][0])[
+            :limit
+        ]
     )
 
 

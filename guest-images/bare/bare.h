@@ -62,6 +62,7 @@ void answer_done(void);
 void answer_fault(const struct fault *fault);
 void answer_error(const char *sentence);
 void answer_raw(const char *text);
+bool all_went_well(void);       /* no command was answered by fault or error */
 
 /* ---- commands; @arg are the parsed arguments ---- */
 
@@ -75,11 +76,25 @@ command_fn do_outb, do_inb, do_outl, do_inl, do_reset, do_off, do_exit;
 command_fn do_fwcfg_dma, do_edu_dma, do_pci;
 command_fn do_smp, do_ap_loop, do_ap_stop;
 
-_Noreturn void boot_main(void);
+struct start_info;
+_Noreturn void boot_main(const struct start_info *info);
 _Noreturn void ap_main(void);
 
 /* True, or an error was answered: [gpa, gpa + bytes) is in a map. */
 bool mapped(uint64_t gpa, uint64_t bytes);
+
+/* ---- script.c: commands of the kernel command line ---- */
+
+/* What a PVH loader leaves (Xen's hvm_start_info), as far as we look. */
+struct start_info {
+    uint32_t magic, version, flags, modules;
+    uint64_t module_list, command_line;
+};
+
+/* The commands after " -- ", NULL if there are none. */
+const char *script_of(const struct start_info *info);
+/* Copies the next command to @line; false: there is none. */
+bool next_command(const char **script, char *line, size_t size);
 
 /* ---- instructions ---- */
 

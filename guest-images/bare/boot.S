@@ -101,6 +101,7 @@ upper_half:                             /* the launch is over here */
     testl %ebp, %ebp
     jnz 3f
     leaq boot_stack_end(%rip), %rsp
+    movl %ebx, %edi                     /* what the loader left: hvm_start_info */
     call boot_main
     jmp 4f
 3:  leaq ap_stack_end(%rip), %rsp

@@ -146,14 +146,29 @@ static void run_line(char *line)
     c->run(arg);
 }
 
-_Noreturn void boot_main(void)
+// Run all commands of the script, say how it went as an agent does, power off.
+static _Noreturn void run_script(const char *script, char *line)
+{
+    while (next_command(&script, line, LINE_BYTES)) {
+        run_line(line);
+    }
+    answer_raw(all_went_well() ? "cvmlab exit 0\n" : "cvmlab exit 1\n");
+    do_off(NULL);
+    stop("the machine did not power off");
+}
+
+_Noreturn void boot_main(const struct start_info *info)
 {
     static char line[LINE_BYTES];
+    const char *script = script_of(info);
 
     ports_init();
     traps_init();
     put_text(LOG, "cvmlab bare-metal test guest\n");
     answer_raw("cvmlab hello bare-1\n");
+    if (script) {
+        run_script(script, line);
+    }
     for (;;) {
         if (read_line(line, sizeof(line))) {
             run_line(line);

@@ -98,6 +98,13 @@ bool read_line(char *line, size_t size)
     }
 }
 
+static bool went_wrong;
+
+bool all_went_well(void)
+{
+    return !went_wrong;
+}
+
 void answer_ok(unsigned count, const uint64_t *values)
 {
     put_text(AGENT, "ok");
@@ -123,6 +130,7 @@ void answer_fault(const struct fault *fault)
     const uint64_t *field = &fault->vector;
     unsigned count = fault->vector == 18 ? 10 : 5;
 
+    went_wrong = true;
     put_text(AGENT, "fault");
     for (unsigned i = 0; i < count; i++) {
         put_text(AGENT, " ");
@@ -133,6 +141,7 @@ void answer_fault(const struct fault *fault)
 
 void answer_error(const char *sentence)
 {
+    went_wrong = true;
     put_text(AGENT, "error ");
     put_text(AGENT, sentence);
     put_text(AGENT, "\n");

@@ -16,9 +16,10 @@ from cvmlab.errors import ConfigError, CvmError
 
 
 if TYPE_CHECKING:
+    from cvmlab.bootjudge import Finished
     from cvmlab.bootplan import Plan
     from cvmlab.bootrequest import Request
-    from cvmlab.bootrun import Finished, LookAt, Watch
+    from cvmlab.bootrun import LookAt, Watch
     from cvmlab.mqtt import Broker
     from cvmlab.progress import Style
 
@@ -136,7 +137,8 @@ def _show_command(request: "Request", output: Output) -> None:
 
 
 def _boot(request: "Request", output: Output, style: "Style") -> int:
-    from cvmlab import bootrun, bootwatch
+    from cvmlab import bootwatch
+    from cvmlab.bootjudge import never_booted
     from cvmlab.bootplan import plan
 
     output.require()
@@ -146,7 +148,7 @@ def _boot(request: "Request", output: Output, style: "Style") -> int:
         finished = run(_published(wanted, watch, output, request))
     except CvmError as error:
         # Where results were asked for, a boot that could not start leaves one, too.
-        _deliver(bootrun.never_booted(request, error), output, request, report=False)
+        _deliver(never_booted(request, error), output, request, report=False)
         raise
     _deliver(finished, output, request, report=True)
     return finished.result.exit_code
