@@ -8,20 +8,19 @@ or a certificate would be, it says FAKE.
 """
 
 import asyncio
-import contextlib
 import struct
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
 from cvmlab.errors import CvmError
+from cvmlab.serviceframes import read_frame, serve, write_frame
 
 
 REPORT_BYTES: Final = 1024
 GET_QUOTE_REQUEST: Final = 0
 GET_QUOTE_RESPONSE: Final = 1
 ERROR_INVALID_PARAMETER: Final = 0x12000002
-MAX_MESSAGE_BYTES: Final = 64 << 10
 
 _HEADER = struct.Struct("<HHIII")  # major, minor, type, size, error
 _SIZES = struct.Struct("<II")
@@ -98,40 +97,9 @@ def _report_of(message: bytes) -> bytes:
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    size = int.from_bytes(await reader.readexactly(4), "big")
-    if size <= MAX_MESSAGE_BYTES:
-        response = answer(await reader.readexactly(size))
-        writer.write(len(response).to_bytes(4, "big") + response)
-        await writer.drain()
+    await write_frame(writer, answer(await read_frame(reader)))
 
 
-@contextlib.asynccontextmanager
-async def quote_service(path: Path) -> AsyncIterator[Path]:
+def quote_service(path: Path) -> AbstractAsyncContextManager[Path]:
     """Serve on the Unix socket *path* while the block runs; clients are cut off at its end."""
-    clients: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
-
-    async def close(writer: asyncio.StreamWriter) -> None:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            await _serve(reader, writer)
-        await close(writer)
-        del clients[writer]
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        clients[writer] = asyncio.get_running_loop().create_task(client(reader, writer))
-
-    server = await asyncio.start_unix_server(accept, path)
-    try:
-        yield path
-    finally:
-        server.close()
-        left = dict(clients)
-        for task in left.values():
-            task.cancel()
-        await asyncio.gather(*left.values(), return_exceptions=True)
-        await asyncio.gather(*map(close, left))
-        await server.wait_closed()
+    return serve(path, _serve)
