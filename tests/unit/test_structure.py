@@ -5,7 +5,6 @@ import ast
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,12 +57,15 @@ def tracked() -> list[Path]:
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
-def text_files() -> Iterator[tuple[Path, str]]:
-    """Yield the tracked files that are text, but for the licence."""
-    for path in tracked():
-        content = path.read_bytes()
-        if path.name != "LICENSE" and b"\0" not in content:
-            yield path.relative_to(ROOT), content.decode()
+@cache
+def text_files() -> list[tuple[Path, str]]:
+    """Return the tracked files that are text, but for the licence."""
+    contents = ((path.relative_to(ROOT), path.read_bytes()) for path in tracked())
+    return [
+        (path, content.decode())
+        for path, content in contents
+        if path.name != "LICENSE" and b"\0" not in content
+    ]
 
 
 def modules() -> list[Path]:
@@ -85,13 +87,16 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and dotted name of everything imported, ``from x import y`` as ``x.y``."""
+@cache
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Return line and dotted name of everything imported, ``from x import y`` as ``x.y``."""
+    found: list[tuple[int, str]] = []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+            found += ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+    return found
 
 
 def test_every_module_has_a_layer() -> None:

@@ -32,7 +32,10 @@ _TAIL = 200
 
 @final
 class Top(App[None]):
-    """Look at *source* until the user has seen enough; snapshots go to *folder*."""
+    """Look at *source* until the user has seen enough; snapshots go to *folder*.
+
+    It looks again every *refresh_s* seconds, and whenever look() is called.
+    """
 
     CSS = """
     Screen { layout: vertical; }
@@ -52,8 +55,9 @@ class Top(App[None]):
     ]
     ENABLE_COMMAND_PALETTE = False
 
-    def __init__(self, source: Source, *, folder: Path) -> None:
+    def __init__(self, source: Source, *, folder: Path, refresh_s: float = REFRESH_S) -> None:
         super().__init__()
+        self._refresh_s = refresh_s
         self._source = source
         self._folder = folder
         self._samples = deque([source.sample()], maxlen=5)  # rates are over a second or so
@@ -78,17 +82,18 @@ class Top(App[None]):
     async def on_mount(self) -> None:
         self._map.focus()
         self._faults.can_focus = False
-        self.set_interval(REFRESH_S, self._look)
+        self.set_interval(self._refresh_s, self.look)
         try:
             self._paused = await self._source.paused()
         except CvmError as error:
             self._complain(error)
-        await self._look()
+        await self.look()
 
     async def on_map_view_moved(self) -> None:
         self._show_map()
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Ask the source, and show what it says."""
         self._samples.append(self._source.sample())
         self._show_head()
         self._show_pages()

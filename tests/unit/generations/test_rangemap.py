@@ -24,7 +24,7 @@ def test_the_map_agrees_with_a_plain_list(changes: list[tuple[int, int, int]]) -
     assert all(one.value != two.value and one.end == two.start for one, two in pairwise(runs))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 9000), st.integers(1, 4000), st.integers(0, 2)), max_size=25)
 )

@@ -219,7 +219,7 @@ def test_a_second_build_waits_for_the_first(programs: Programs, source: Path) ->
     gate = programs.folder / "gate"
     os.mkfifo(gate)
     programs.add("ninja", f'cat "{gate}"' + NINJA)
-    code = "import sys, pathlib; from tests.unit.test_build import stock; "
+    code = "import sys, pathlib; from tests.edge.test_build import stock; "
     command = [sys.executable, "-c", code + "print(stock(pathlib.Path(sys.argv[1])))", str(source)]
 
     def start() -> subprocess.Popen[str]:

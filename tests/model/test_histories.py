@@ -41,6 +41,12 @@ PAGE = st.integers(0, PAGES - 1)
 LENGTH = st.integers(1, PAGES)
 BYTE = st.integers(1, 255)
 MMAP, INIT_SHARED = 1, 2
+SETTINGS = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 def attempt(action: Callable[[], None]) -> Refusal | None:
@@ -292,12 +298,7 @@ class InBatches(AllOrNothing):
 
 
 for machine in (InPlace, AllOrNothing, InBatches):
-    machine.TestCase.settings = settings(
-        max_examples=25,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    machine.TestCase.settings = SETTINGS
 
 TestInPlace = InPlace.TestCase
 TestAllOrNothing = AllOrNothing.TestCase

@@ -15,25 +15,32 @@ from cvmlab.operations import Target
 from cvmlab.ranges import GpaRange
 from cvmlab.records import Phase
 from cvmlab.states import Counter, PageState
-from cvmlab.top.app import REFRESH_S, Top
+from cvmlab.top.app import Top
 from tests.fakes.live import GAP, FakeSource
 
 
 SIZE = (80, 24)
 Shown = Pilot[None]
+NEVER_S = 3600.0
 
 
 @asynccontextmanager
 async def shown(
     source: FakeSource, folder: Path = Path(), size: tuple[int, int] = SIZE
 ) -> AsyncIterator[Shown]:
-    async with Top(source, folder=folder).run_test(size=size, notifications=True) as pilot:
+    # It looks when a test says so: an app at rest is what the pilot waits for after each key.
+    app = Top(source, folder=folder, refresh_s=NEVER_S)
+    async with app.run_test(size=size, notifications=True) as pilot:
         await refreshed(pilot)
         yield pilot
 
 
 async def refreshed(pilot: Shown) -> None:
-    await pilot.pause(REFRESH_S * 1.5)
+    """Have what was asked for done, and shown."""
+    assert isinstance(pilot.app, Top)
+    await pilot.app.workers.wait_for_complete()
+    await pilot.app.look()
+    await pilot.pause()
 
 
 def screen(pilot: Shown) -> list[str]:
@@ -186,6 +193,14 @@ async def test_a_refused_request_is_said_and_the_view_goes_on() -> None:
         source.counters[Counter.ACCEPTED] = 5000
         await refreshed(pilot)
         assert "accepts 0/s" not in screen(pilot)[3]
+
+
+async def test_it_looks_again_by_itself() -> None:
+    source = FakeSource()
+    async with Top(source, folder=Path(), refresh_s=0.05).run_test(size=SIZE) as pilot:
+        source.table[:3000] = PageState.PRIVATE
+        while "private 9.2 %" not in screen(pilot)[2]:
+            await pilot.pause(0.02)
 
 
 async def test_a_vm_that_ended_is_still_shown() -> None:

@@ -5,7 +5,6 @@ import itertools
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -20,8 +19,8 @@ from cvmlab.generations.refusal import Refusal
 from cvmlab.generations.restrictedmem import RestrictedFile, RestrictedKernel
 from cvmlab.generations.seal_guest import Seal, SealGuestFile, SealKernel
 from cvmlab.generations.slots import Region, Slot
+from tests.model.test_histories import SETTINGS, attempt
 from tests.unit.generations.support import KEEP, PG, PUNCH, Listener
-from tests.unit.generations.test_model import attempt
 
 
 if TYPE_CHECKING:
@@ -31,12 +30,6 @@ if TYPE_CHECKING:
 PAGES = 32
 PAGE = st.integers(0, PAGES - 1)
 LENGTH = st.integers(1, PAGES)
-SETTINGS = settings(
-    max_examples=25,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
 
 
 class Restricted(RuleBasedStateMachine):
