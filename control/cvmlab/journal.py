@@ -176,7 +176,7 @@ class Journal:
         self.path = path
         self.by_kind = np.zeros(_KINDS, np.int64)
         self.unpublished = 0
-        self.first_faults: list[Records] = []
+        self.first_faults: list[np.void] = []
         self._topic: Topic[Records] = Topic()
         self._file = _writing(path, lambda: os.open(path, _APPEND, 0o644))
 

@@ -5,8 +5,10 @@ Whatever is made is pushed on the caller's exit stack before the next step, so t
 cancellation at any point leaves nothing.
 """
 
+import asyncio
 import os
 import shutil
+import threading
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -23,8 +25,13 @@ from cvmlab.operations import one_backend
 from cvmlab.pages import Pages
 from cvmlab.process import QemuProcess, describe_status
 from cvmlab.qmp import Qmp, plugin_fault
+from cvmlab.records import describe
 from cvmlab.rundir import MemoryFiles, ProcessId, RunDir, VmInfo
 from cvmlab.wires import Wires, stream
+
+
+_FAULTS_SHOWN = 8
+_DRAIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +166,26 @@ async def _memory(
     journal = Journal(ring, run.events)
     stack.callback(journal.close)
     info = one_backend(await connection.execute("query-restricted-memory"))
-    return Memory(files, journal, Pages(ring, files.page_table(), info.memory_slots))
+    loop, owner = asyncio.get_running_loop(), threading.get_ident()
+
+    def first_faults() -> list[str]:
+        _drain_in(loop, owner, journal)
+        return [describe(record, info.devices) for record in journal.first_faults[:_FAULTS_SHOWN]]
+
+    pages = Pages(ring, files.page_table(), info.memory_slots, first_faults=first_faults)
+    return Memory(files, journal, pages)
+
+
+def _drain_in(loop: asyncio.AbstractEventLoop, owner: int, journal: Journal) -> None:
+    """Read what is in the ring, in the thread that owns the journal, whoever asks."""
+
+    async def drain() -> None:
+        journal.drain()
+
+    if threading.get_ident() == owner:
+        journal.drain()
+    elif loop.is_running():  # else the VM has ended, and all is read
+        asyncio.run_coroutine_threadsafe(drain(), loop).result(_DRAIN_S)
 
 
 async def _start_failure(

@@ -85,3 +85,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "rom_dirs": _each(Path),
     "extra": _each(str),
 }
+
+OPTIONS = frozenset(_READERS)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The guest's pages as a script sees them: counts, runs and pictures, without waking QEMU."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import final
@@ -9,9 +9,11 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from cvmlab.errors import HostFault
+from cvmlab.choices import choose
+from cvmlab.errors import ConfigError, HostFault
 from cvmlab.journal import Ring
-from cvmlab.ranges import PAGE_SIZE, GpaRange
+from cvmlab.pagecheck import Wanted, counts_fault, state_fault
+from cvmlab.ranges import PAGE_SIZE, GpaRange, unaligned_fault
 from cvmlab.records import Phase
 from cvmlab.states import Counter, PageState
 from cvmlab.table import Extent, PageCounts, PageTable
@@ -42,9 +44,18 @@ class StateRun:
 class Pages:
     """Live view of one VM's pages; readable until the VM's context is left."""
 
-    def __init__(self, ring: Ring, table: PageTable, slots: Sequence[Slot]) -> None:
+    def __init__(
+        self,
+        ring: Ring,
+        table: PageTable,
+        slots: Sequence[Slot],
+        *,
+        first_faults: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        """*first_faults* describes the first host faults, for who asserts that there are none."""
         self._ring = ring
         self._table = table
+        self._first_faults = first_faults
         self.slots = tuple(sorted(slots, key=lambda slot: slot.gpa))
 
     @property
@@ -81,10 +92,26 @@ class Pages:
 
     def _runs(self) -> Iterator[StateRun]:
         for slot in self.slots:
-            first = slot.offset // PAGE_SIZE
-            for run in self._table.iterate_runs(first, slot.size // PAGE_SIZE):
-                start = slot.gpa + (run.first - first) * PAGE_SIZE
-                yield StateRun(GpaRange(start, run.count * PAGE_SIZE), run.state)
+            yield from self._runs_of(slot, slot.range)
+
+    def _runs_of(self, slot: Slot, within: GpaRange) -> Iterator[StateRun]:
+        first = (slot.offset + within.start - slot.gpa) // PAGE_SIZE
+        for run in self._table.iterate_runs(first, within.size // PAGE_SIZE):
+            start = within.start + (run.first - first) * PAGE_SIZE
+            yield StateRun(GpaRange(start, run.count * PAGE_SIZE), run.state)
+
+    def runs_in(self, within: GpaRange | str) -> list[StateRun]:
+        """Return the runs of equal state that make up *within*, such as ``"512M+2M"``.
+
+        Raise ConfigError if it is not whole pages, IndexError if it leaves a slot of guest RAM.
+        """
+        part = GpaRange.parse(within) if isinstance(within, str) else within
+        if fault := unaligned_fault([part]):
+            raise ConfigError(fault)
+        for slot in self.slots:
+            if slot.range.contains(part):
+                return list(self._runs_of(slot, part))
+        raise IndexError(f"{part} is not guest RAM")
 
     def extents(self) -> Iterator[Extent]:
         """Yield copies of the parts of the table that have storage: all else is pending."""
@@ -94,11 +121,38 @@ class Pages:
         """Return pages by state for *cells* equal parts of RAM, by offset: shape (cells, 4)."""
         return self._table.heat(cells)
 
+    def assert_counts(self, **wanted: Wanted) -> None:
+        """Raise AssertionError unless each count is as *wanted*: a number, or a range of them.
+
+        Names are those of page states (``shared=0``) and of counters
+        (``accepted=range(20_000)``).  Raise ConfigError for a name there is not.
+        """
+        if fault := counts_fault(self.counts(), self.counters(), wanted):
+            raise AssertionError(fault)
+
+    def assert_state(self, within: GpaRange | str, state: PageState | str) -> None:
+        """Raise AssertionError, naming the pages, unless all of *within* is in *state*."""
+        words = [one.word for one in PageState]
+        want = PageState.of(choose("state", state, words)) if isinstance(state, str) else state
+        part = GpaRange.parse(within) if isinstance(within, str) else within
+        if fault := state_fault(self.runs_in(part), part, want):
+            raise AssertionError(fault)
+
+    def assert_private(self, within: GpaRange | str) -> None:
+        """Raise AssertionError unless all of *within* is private and accepted."""
+        self.assert_state(within, PageState.PRIVATE)
+
+    def assert_shared(self, within: GpaRange | str) -> None:
+        """Raise AssertionError unless all of *within* is shared."""
+        self.assert_state(within, PageState.SHARED)
+
     def assert_no_host_faults(self) -> None:
-        """Raise HostFault if the host ever touched private memory."""
+        """Raise HostFault, saying who and where, if the host ever touched private memory."""
         faults = self.counters()[Counter.HOST_FAULTS]
         if faults:
+            number = f"{faults} fault{'s' if faults != 1 else ''}"
+            lines = [f"the host touched private memory: {number}", *self._first_faults()]
             raise HostFault(
-                f"the host touched private memory: {faults} faults",
-                hint="`cvmlab events` shows who; --on-host-access share would convert the pages",
+                "\n".join(lines),
+                hint="a guest must share a page before a device uses it",
             )

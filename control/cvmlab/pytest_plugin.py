@@ -1,89 +1,157 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The pytest plugin: boot confidential VMs in tests.
 
-    def test_the_guest_boots_without_sharing(cvm):
-        vm = cvm(coco="generic", kernel="vmlinuz")
-        vm.wait_for("login:")
-        assert vm.pages.counts().shared == 0
+    @pytest.mark.cvm(coco=["generic", "tdx"], image="debian", exec="true")
+    def test_the_host_is_kept_out(cvm):
+        vm = cvm()
+        assert vm.wait_exit().guest_status == 0
         vm.pages.assert_no_host_faults()
 
-VMs end with their test.  The run folders of a test that failed are kept, and named in its report.
+VMs of ``cvm`` end with their test, those of ``cvm_session`` with the last test of their cell.  The
+run folders of a test that failed are kept, and named in its report.
 """
 
-from collections.abc import Generator, Iterator
+import os
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cvmlab.process import log_tail
-
 
 if TYPE_CHECKING:
-    from cvmlab.sync import SyncVm
+    from cvmlab.testvms import BootVm
 
 
-_LAST_LINES = 10
+# What cvmlab needs is imported late: pytest loads this in every project where it is installed.
+
+_OWN = pytest.StashKey["BootVm"]()
+_SHARED = pytest.StashKey["BootVm"]()
+_CELLS = pytest.StashKey[dict[str, Mapping[str, object]]]()
+_REQUIRE = "--cvm-require"
+_FIXTURES = ("cvm", "cvm_session")
 
 
-class BootVm(Protocol):
-    """The ``cvm`` fixture: boot a VM that ends with the test.
-
-    Without *image*, options are those of SyncVm; with one of `cvmlab images`, those of
-    `cvmlab boot`, such as ``exec="uname -r"``.
-    """
-
-    def __call__(
-        self, coco: str = "generic", image: str | None = None, **options: Any
-    ) -> "SyncVm": ...
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("cvmlab").addoption(
+        _REQUIRE,
+        action="store_true",
+        help="fail tests whose QEMU or guest image is not there, instead of skipping them "
+        "(CVMLAB_REQUIRE=1 does, too)",
+    )
 
 
-_VMS = pytest.StashKey[list["SyncVm"]]()
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "cvm(coco=, image=, cpus=, memory=, firmware=, exec=, ...): what the fixtures cvm and "
+        "cvm_session boot; a list makes a test of each value",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test of each cell of the mark."""
+    marks = list(metafunc.definition.iter_markers("cvm"))
+    if not marks:
+        return
+    from cvmlab.errors import ConfigError
+
+    try:
+        params = _params(metafunc, marks)
+    except ConfigError as error:
+        name = metafunc.definition.nodeid
+        pytest.fail(f"{name}: {error.message}\nhint: {error.hint}", pytrace=False)
+    metafunc.parametrize("cvm_cell", params, indirect=True, scope="session")
+
+
+def _params(metafunc: pytest.Metafunc, marks: list[pytest.Mark]) -> list[Any]:
+    from cvmlab.errors import ConfigError
+    from cvmlab.marks import cells, merged
+    from cvmlab.testvms import KNOWN_OPTIONS
+
+    if not any(name in metafunc.fixturenames for name in _FIXTURES):
+        raise ConfigError("the mark cvm does nothing here", hint="ask for cvm or cvm_session")
+    if any(mark.args for mark in marks):
+        raise ConfigError("the mark cvm takes options by name", hint='coco="tdx"')
+    found = cells(merged(mark.kwargs for mark in marks), KNOWN_OPTIONS)
+    # pytest asks whether two parameters are the same object, not whether they are equal.
+    same = metafunc.config.stash.setdefault(_CELLS, {})
+    return [
+        pytest.param(same.setdefault(repr(cell.options), cell.options), id=cell.id)
+        for cell in found
+    ]
+
+
+@pytest.fixture(scope="session")
+def cvm_cell(request: pytest.FixtureRequest) -> Mapping[str, object]:
+    """Options of the mark ``cvm`` for this test; empty without one."""
+    options: Mapping[str, object] = getattr(request, "param", {})
+    return options
 
 
 @pytest.fixture
-def cvm(request: pytest.FixtureRequest) -> Iterator[BootVm]:
-    """Give a function that boots a VM and returns it as a SyncVm."""
-    booted: list[SyncVm] = request.node.stash.setdefault(_VMS, [])
+def cvm(request: pytest.FixtureRequest, cvm_cell: Mapping[str, object]) -> "Iterator[BootVm]":
+    """Give a function that boots a VM and returns it as a SyncVm; it ends with the test."""
+    from cvmlab.testvms import BootVm
+
     with ExitStack() as stack:
-
-        def boot(coco: str = "generic", image: str | None = None, **options: Any) -> "SyncVm":
-            options.setdefault("name", f"test{len(booted)}")
-            vm = _made(coco, image, options)
-            booted.append(vm)
-            return stack.enter_context(vm)
-
+        boot = BootVm(stack, cvm_cell, prefix=f"{_worker()}test")
+        request.node.stash[_OWN] = boot
         yield boot
 
 
-def _made(coco: str, image: str | None, options: Any) -> "SyncVm":
-    # Here and not above: pytest loads this plugin in every project that has cvmlab installed.
-    from cvmlab.sync import SyncVm
+@pytest.fixture(scope="session")
+def cvm_session(
+    request: pytest.FixtureRequest, cvm_cell: Mapping[str, object]
+) -> "Iterator[BootVm]":
+    """Give a function that boots a VM, or returns the one that runs, for the tests of a cell."""
+    from cvmlab.testvms import BootVm
 
-    if image is None:
-        return SyncVm(coco=coco, **options)
-    from cvmlab.bootplan import plan
-    from cvmlab.bootrequest import Request
+    with ExitStack() as stack:
+        boot = BootVm(stack, cvm_cell, prefix=f"{_worker()}session", reuse=True)
+        request.node.stash[_SHARED] = boot
+        yield boot
 
-    planned = plan(Request(coco=coco, image=image, **options))
-    return SyncVm(planned.spec, setting=replace(planned.setting, keep=planned.keep))
+
+def _worker() -> str:
+    """Name pytest-xdist's worker, so that two of them do not name their VMs alike."""
+    name = os.environ.get("PYTEST_XDIST_WORKER")
+    return f"{name}-" if name else ""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Name the run folders of a failed test, and keep them."""
+    """Name the run folders of a failed test, and keep them; skip what cannot run here."""
     report = yield
+    if call.excinfo is not None and _is_lacking(call.excinfo.value):
+        _skip(item, report, str(call.excinfo.value))
     if report.failed:
-        for vm in item.stash.get(_VMS, []):
-            if vm.started:
-                vm.keep_run()
-                report.sections.append((f"cvmlab: VM {vm.name}", _described(vm)))
+        hint = getattr(call.excinfo.value, "hint", None) if call.excinfo else None
+        if hint:
+            report.sections.append(("cvmlab: hint", str(hint)))
+        for boot in _boots(item):
+            report.sections.extend(boot.explain())
+            item.user_properties.extend(("cvmlab_run_folder", str(vm.run.path)) for vm in boot.vms)
     return report
 
 
-def _described(vm: "SyncVm") -> str:
-    lines = log_tail(vm.run.console_log, _LAST_LINES)
-    return "\n".join([f"run folder: {vm.run.path}", "end of the console:", *lines])
+def _is_lacking(error: BaseException) -> bool:
+    return type(error).__module__ == "cvmlab.testvms" and type(error).__name__ == "NotThereError"
+
+
+def _skip(item: pytest.Item, report: pytest.TestReport, reason: str) -> None:
+    """A test that cannot run is skipped, or failed if it was required; never passed."""
+    if item.config.getoption(_REQUIRE) or os.environ.get("CVMLAB_REQUIRE") == "1":
+        report.longrepr = f"{reason}\n(required by {_REQUIRE} or CVMLAB_REQUIRE=1)"
+        return
+    path, line, _ = item.location
+    report.outcome = "skipped"
+    report.longrepr = (path, (line or 0) + 1, f"Skipped: {reason}")
+
+
+def _boots(item: pytest.Item) -> "list[BootVm]":
+    own, shared = item.stash.get(_OWN, None), item.session.stash.get(_SHARED, None)
+    uses_shared = "cvm_session" in getattr(item, "fixturenames", ())
+    return [boot for boot in (own, shared if uses_shared else None) if boot is not None]

@@ -102,12 +102,16 @@ def _conversions(conversions: Sequence[Conversion], limit: int | None) -> Iterat
     if not conversions:
         return
     yield f"Conversions {sum(item.pages for item in conversions)} pages"
-    for item in conversions[:limit]:
-        by = f" {item.device}" if item.device else ""
-        where = f", in {item.symbol}" if item.symbol else ""
-        requests = f"{item.requests} request{'s' if item.requests != 1 else ''}"
-        yield f"  {item.pages} to {item.to} by {item.actor}{by} in {requests}{where}"
+    yield from (f"  {say_conversion(item)}" for item in conversions[:limit])
     yield from _more(len(conversions), limit)
+
+
+def say_conversion(item: Conversion) -> str:
+    """Return who converted how many pages to what, in a line."""
+    by = f" {item.device}" if item.device else ""
+    where = f", in {item.symbol}" if item.symbol else ""
+    requests = f"{item.requests} request{'s' if item.requests != 1 else ''}"
+    return f"{item.pages} to {item.to} by {item.actor}{by} in {requests}{where}"
 
 
 def _faults(result: Result, limit: int | None) -> Iterator[str]:
@@ -119,7 +123,7 @@ def _faults(result: Result, limit: int | None) -> Iterator[str]:
     for actor, group in groupby(ordered, _actor):
         faults = list(group)
         yield f"  {actor}"
-        yield from (f"    {_fault(fault)}" for fault in faults[:limit])
+        yield from (f"    {say_fault(fault)}" for fault in faults[:limit])
         yield from _more(len(faults), limit, indent="    ")
 
 
@@ -127,7 +131,8 @@ def _actor(fault: Fault) -> str:
     return f"{fault.actor} {fault.device}" if fault.device else fault.actor
 
 
-def _fault(fault: Fault) -> str:
+def say_fault(fault: Fault) -> str:
+    """Return what an actor did, where, and what became of it, in a line."""
     way = "wrote" if fault.write else "read"
     where = fault.symbol or (f"{fault.rip:#x}" if fault.rip else None)
     during = f", guest in {where}" if where else ""

@@ -24,6 +24,7 @@ from cvmlab.outcome import Outcome
 from cvmlab.pages import Pages, StateRun
 from cvmlab.ranges import GpaRange
 from cvmlab.rundir import RunDir
+from cvmlab.selection import Selection
 from cvmlab.vm import WAIT_TIMEOUT_S, Vm
 
 
@@ -108,7 +109,7 @@ class SyncVm:
     @property
     def started(self) -> bool:
         """Was there a boot, so that there is a run folder?"""
-        return self._loop is not None
+        return self._vm.started
 
     @property
     def spec(self) -> BootSpec:
@@ -156,6 +157,9 @@ class SyncVm:
 
     def wait_exit(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> Outcome:
         return self._call(self._vm.wait_exit(timeout_s=timeout_s))
+
+    def select(self, **conditions: str | GpaRange | None) -> Selection:
+        return self._call(self._vm.select(**conditions))
 
     def send(self, text: str) -> None:
         self._call(self._vm.send(text))

@@ -23,14 +23,16 @@ from cvmlab.bootspec import BootSpec
 from cvmlab.channel import Subscription
 from cvmlab.console import Console
 from cvmlab.errors import ConfigError, CvmError, DeadlineExceeded, MarkerNotSeen, VmExited
-from cvmlab.journal import Journal, Records
+from cvmlab.journal import Journal, JournalFile, Records
 from cvmlab.launch import Memory, Parts, Setting, launch
 from cvmlab.operations import BackendInfo, Operations
 from cvmlab.options import boot_spec
 from cvmlab.outcome import End, Outcome
 from cvmlab.pages import Pages
 from cvmlab.qmp import DEFAULT_TIMEOUT_S, QmpEvent
+from cvmlab.ranges import GpaRange
 from cvmlab.rundir import RunDir
+from cvmlab.selection import Selection
 from cvmlab.supervisor import Supervisor
 
 
@@ -146,6 +148,11 @@ class Vm(Operations):
         self._keep = True
 
     # What it is made of
+
+    @property
+    def started(self) -> bool:
+        """Was there a boot, so that there is a run folder?"""
+        return self._run is not None
 
     @property
     def run(self) -> RunDir:
@@ -295,6 +302,13 @@ class Vm(Operations):
     def events(self, limit: int = 64) -> Subscription[Records]:
         """Return an iterator over batches of journal records; use it in a ``with`` block."""
         return self.journal.subscribe(limit)
+
+    async def select(self, **conditions: str | GpaRange | None) -> Selection:
+        """Return the journal's records so far; *conditions* are those of Selection.where()."""
+        self.journal.drain()
+        info = self.last_info or await self.query()
+        records = JournalFile(self.run.events).records
+        return Selection.all_of(records, info.devices).where(**conditions)  # type: ignore[arg-type]
 
     def qmp_events(self, limit: int = 1024) -> Subscription[QmpEvent]:
         """Return an iterator over QEMU's events; use it in a ``with`` block."""

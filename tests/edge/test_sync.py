@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The facade for code without async, and the pytest plugin that hands it out."""
+"""The facade for code without async."""
 
 import signal
 import threading
@@ -15,7 +15,6 @@ from tests.fakes.plan import Plan
 from tests.fakes.vms import fake_options, run_folders
 
 
-pytest_plugins = ("pytester",)
 pytestmark = pytest.mark.usefixtures("state_home")
 BOOT = ({"touch": [0, 10]}, {"console": "login: "}, {"agent": "cvmlab hello 6.12\n"})
 
@@ -124,39 +123,3 @@ def test_bad_options_start_no_thread() -> None:
     with pytest.raises(ConfigError, match="a VM has no option 'colour'"):
         SyncVm(colour="red")
     assert threading.active_count() == before
-
-
-PROJECT = """
-def test_good(cvm):
-    vm = cvm(qemu={qemu!r}, memory="64M")
-    vm.wait_for("login:")
-
-def test_bad(cvm):
-    vm = cvm(qemu={qemu!r}, memory="64M", name="culprit")
-    vm.wait_for("login:")
-    assert vm.pages.counts().shared == 99
-
-def test_two(cvm):
-    first, second = (cvm(qemu={qemu!r}, memory="64M") for _ in range(2))
-    assert first.name != second.name
-    first.convert("0+4K", "shared")
-    assert second.pages.counts().shared == 0
-"""
-
-
-def test_the_fixture_boots_vms_and_names_the_run_folder_of_a_failure(
-    pytester: pytest.Pytester,
-    pytestconfig: pytest.Config,
-    tmp_path: Path,
-    state_home: Path,
-) -> None:
-    qemu = str(Plan(boot=BOOT).install(tmp_path / "fake"))
-    pytester.makepyfile(PROJECT.format(qemu=qemu))
-    # An installed cvmlab is found by its entry point, and cannot be loaded again by name.
-    installed = pytestconfig.pluginmanager.hasplugin("cvmlab")
-    ours = () if installed else ("-p", "cvmlab.pytest_plugin")
-    result = pytester.runpytest_inprocess(*ours, "-p", "no:asyncio")
-    result.assert_outcomes(passed=2, failed=1)
-    result.stdout.fnmatch_lines(["*cvmlab: VM culprit*", "run folder: *culprit-*"])
-    (folder,) = run_folders(state_home)
-    assert folder.name.startswith("culprit-")

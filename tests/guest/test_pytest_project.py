@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The example project, as its user runs it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+pytestmark = pytest.mark.guest
+PROJECT = Path(__file__).parents[2] / "examples" / "pytest-project"
+
+
+@pytest.mark.timeout(1200)
+def test_the_example_project(tmp_path: Path) -> None:
+    """It passes; what is expected to fail, fails with the page, the device and the function."""
+    shutil.copytree(PROJECT, tmp_path / "project")
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    environment.pop("PYTEST_ADDOPTS", None)
+
+    def run(*options: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--cvm-require", *options],
+            cwd=tmp_path / "project",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        return done.stdout + done.stderr
+
+    said = run("-v", "-rx", "test_guest.py")
+    assert "4 passed" in said, said
+    assert "[generic-debian] PASSED" in said
+    assert "[tdx-debian] PASSED" in said
+    assert not list(tmp_path.glob("state/cvmlab/runs/*"))
+
+    said = run("--runxfail", "test_broken.py")
+    assert "1 failed" in said, said
+    assert "HostFault: the host touched private memory" in said
+    assert "device net0-pci read private 0x" in said
+    assert "guest in iowrite16+0x" in said
+    (folder,) = tmp_path.glob("state/cvmlab/runs/*")
+    assert f"run folder: {folder}" in said
+    assert (folder / "events.bin").stat().st_size
