@@ -31,6 +31,7 @@ class Need(StrEnum):
     ENVIRONMENT = "environment"
     BUILD = "build"
     TEST = "test"
+    WHEEL = "wheel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ PACKAGES = (
     AptPackage("libslirp-dev", Need.BUILD, "user-mode network"),
     AptPackage("libcap-ng-dev", Need.BUILD, "9p shared folders"),
     AptPackage("libattr1-dev", Need.BUILD, "9p shared folders"),
+    AptPackage("patchelf", Need.WHEEL, "lets QEMU find the libraries beside it"),
     AptPackage("git", Need.TEST, "lists the repository's files"),
     AptPackage("cpio", Need.TEST, "reads our initramfs back"),
     AptPackage("libarchive-tools", Need.TEST, "bsdtar, which reads our initramfs back"),

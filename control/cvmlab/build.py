@@ -9,7 +9,7 @@ Under ``$XDG_CACHE_HOME/cvmlab/qemu``::
     source.json                                          the source that was chosen last
     ccache/, lock, build-<flavour>.log
 
-A finished build appears by one rename, so whoever sees it sees all of it.
+A wheel that carries QEMU (wheel.py) needs none of it: what it carries is taken first.  A finished build appears by one rename, so whoever sees it sees all of it.
 """
 
 import json
@@ -23,18 +23,21 @@ from cvmlab.firmware import ovmf, rom_dirs, update
 from cvmlab.progress import Style
 from cvmlab.qemu_recipe import PROGRAMS, Flavour, choice, find, program_version, remember
 from cvmlab.qemu_source import Source
+from cvmlab.resources import bundle_dir
 
 
 __all__ = ["identity", "main", "ovmf", "qemu_binary", "qemu_img", "rom_dirs", "stock_qemu_binary"]
 
 
 def qemu_binary(*, build: bool = True) -> Path:
-    """Return the patched QEMU, building it first if need be; CVMLAB_QEMU overrides.
+    """Return the patched QEMU: CVMLAB_QEMU, or the package's own, or the one built here.
+
+    It is built first if need be.
 
     Raise BuildError if it is missing and ``build`` is False, or if it cannot be built.
     """
     named = os.environ.get("CVMLAB_QEMU")
-    return Path(named) if named else _program("qemu-system-x86_64", Flavour.PATCHED, build=build)
+    return Path(named) if named else _carried_or_built("qemu-system-x86_64", build=build)
 
 
 def stock_qemu_binary(*, build: bool = True) -> Path:
@@ -48,7 +51,7 @@ def qemu_img(*, build: bool = True) -> Path:
     named = os.environ.get("CVMLAB_QEMU")
     if named and (beside := Path(named).with_name("qemu-img")).is_file():
         return beside
-    return _program("qemu-img", Flavour.PATCHED, build=build)
+    return _carried_or_built("qemu-img", build=build)
 
 
 def identity() -> dict[str, str]:
@@ -88,7 +91,13 @@ def install(
     force: bool = False,
     style: Style = Style.AUTO,
 ) -> Path:
-    """Return the folder of the finished build, making it first if need be.  Raise BuildError."""
+    """Return the folder of the finished build, making it first if need be.  Raise BuildError.
+
+    It is what this package carries, unless another source or a fresh build is asked for.
+    """
+    carried = bundle_dir()
+    if carried is not None and flavour is Flavour.PATCHED and source is None and not force:
+        return carried
     chosen = Source.at(source) if source else None if force else choice()
     if chosen is not None and not force:
         found = find(flavour, chosen)
@@ -99,6 +108,11 @@ def install(
     from cvmlab.compile import compile_qemu  # apt, ninja and all that are for this case only
 
     return compile_qemu(flavour, chosen, force=force, style=style)
+
+
+def _carried_or_built(name: str, *, build: bool) -> Path:
+    carried = bundle_dir()
+    return carried / "bin" / name if carried else _program(name, Flavour.PATCHED, build=build)
 
 
 def _program(name: str, flavour: Flavour, *, build: bool) -> Path:

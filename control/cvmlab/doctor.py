@@ -24,6 +24,7 @@ from cvmlab.build import qemu_binary
 from cvmlab.errors import CvmError
 from cvmlab.paths import cache_dir
 from cvmlab.qemu_recipe import choice, has_backend
+from cvmlab.resources import bundle_dir
 
 
 EXIT_CODE = 85
@@ -162,6 +163,8 @@ def _memory() -> Finding:
 
 
 def _source() -> Finding:
+    if bundle_dir() is not None:
+        return _skip("not needed: this package carries QEMU")
     try:
         chosen = choice()
         if chosen is not None:
@@ -198,6 +201,8 @@ def _firmware() -> Finding:
         if missing:
             return _fail(f"not there: {', '.join(missing)}", "correct or unset CVMLAB_ROM_DIRS")
         return _pass("from CVMLAB_ROM_DIRS")
+    if (carried := bundle_dir()) is not None:
+        return _pass(f"{carried / 'share'}")
     if firmware.is_complete():
         return _pass(f"{firmware.link()}")
     return _skip("not fetched yet; `cvmlab build` does")

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from cvmlab import packages
 from cvmlab.errors import ImageError
 from cvmlab.paths import cache_dir
+from cvmlab.resources import bundle_dir
 
 
 SUITE = "trixie"
@@ -27,10 +28,13 @@ _ROM_FOLDERS = ("usr/share/seabios", "usr/share/qemu", "usr/share/ovmf")
 
 
 def rom_dirs() -> list[Path]:
-    """Return the folders to give QEMU with -L; CVMLAB_ROM_DIRS (colon-separated) overrides."""
+    """Return the folders to give QEMU with -L: CVMLAB_ROM_DIRS, this package's own, or Debian's."""
     named = os.environ.get("CVMLAB_ROM_DIRS")
     if named:
         return [Path(folder) for folder in named.split(":") if folder]
+    carried = bundle_dir()
+    if carried is not None:
+        return [carried / "share"]
     root = link() if is_complete() else update()
     return [root / folder for folder in _ROM_FOLDERS]
 

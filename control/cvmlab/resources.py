@@ -22,6 +22,12 @@ def first_with_plugin(candidates: Iterable[Path]) -> Path:
     )
 
 
+def bundle_dir() -> Path | None:
+    """Return the folder of the QEMU and the firmware that this package carries, if it does."""
+    folder = Path(__file__).resolve().parent / "_bundle"
+    return folder if (folder / "build.json").is_file() else None
+
+
 def plugin_dir() -> Path:
     """Return the folder of the plugin's sources: in the installed package, or the repository."""
     package = Path(__file__).resolve().parent

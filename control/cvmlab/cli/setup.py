@@ -9,6 +9,7 @@ from typer.core import TyperCommand
 from typing_extensions import override
 
 from cvmlab.cli.session import style_of
+from cvmlab.errors import ConfigError
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -43,10 +44,25 @@ def build(
     ] = None,
     stock: Annotated[bool, typer.Option("--stock", help="Without the plugin, to compare.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Even if it is built already.")] = False,
+    wheel: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a wheel that carries QEMU and firmware to DIR."),
+    ] = None,
     progress: ProgressStyle = None,
 ) -> None:
     """Build QEMU with the plugin; print where it is."""
     from cvmlab import build as building
+
+    if wheel is not None:
+        from cvmlab.wheel import build_wheel
+
+        if qemu_source or stock or force:
+            raise ConfigError(
+                "--wheel takes the QEMU that is built already",
+                hint="run `cvmlab build` with the other options first",
+            )
+        typer.echo(build_wheel(wheel, style=style_of(progress)))
+        return
 
     status = building.main(
         qemu_source=qemu_source, stock=stock, force=force, style=style_of(progress)
