@@ -45,6 +45,7 @@ _SHARED_FIELDS = {
     "capacity": ("<u8", 16),
     "flags": ("<u8", 24),
     "table_pages": ("<u8", 32),
+    "owner": ("<u8", 40),
     "head": ("<u8", 64),
     "dropped": ("<u8", 72),
     "tail": ("<u8", 128),

@@ -187,7 +187,8 @@ typedef struct RmemShared {
     uint64_t capacity;      /* records, a power of two */
     uint64_t flags;         /* RMEM_RING_* */
     uint64_t table_pages;
-    uint8_t pad0[24];
+    uint64_t owner;         /* process that may change states, 0: handed over, nobody yet */
+    uint8_t pad0[16];
     /* 64: producers */
     uint64_t head;          /* records claimed so far */
     uint64_t dropped;       /* records lost because the ring was full */

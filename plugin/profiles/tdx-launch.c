@@ -136,9 +136,8 @@ void tdx_launch(RestrictedMemory *rm)
 {
     TdxGuest *tdx = tdx_guest();
 
-    memset(tdx->vcpus, 0,
-           MACHINE(qdev_get_machine())->smp.max_cpus * sizeof(TdxVcpu));
-    memset(tdx->leaf, TDX_4K, DIV_ROUND_UP(rm->core.pages, 512));
+    memset(tdx->vcpus, 0, tdx->nvcpus * sizeof(TdxVcpu));
+    memset(tdx->leaf, TDX_4K, tdx->leaf_bytes);
     qatomic_set(&tdx->td_ctls, tdx->attributes & TDX_ATTR_SEPT_VE_DISABLE
                                ? TDX_CTL_PENDING_VE_DISABLE : 0);
     tdx->notify_enables = 0;
@@ -195,8 +194,11 @@ bool tdx_launch_init(TdxGuest *tdx, Error **errp)
 {
     X86MachineState *x86ms = X86_MACHINE(qdev_get_machine());
 
-    tdx->vcpus = g_new0(TdxVcpu, MACHINE(x86ms)->smp.max_cpus);
-    tdx->leaf = g_malloc0(DIV_ROUND_UP(tdx->rm->core.pages, 512));
+    tdx->nvcpus = MACHINE(x86ms)->smp.max_cpus;
+    tdx->vcpus = g_new0(TdxVcpu, tdx->nvcpus);
+    tdx->leaf_bytes = DIV_ROUND_UP(tdx->rm->core.pages, 512);
+    tdx->leaf = g_malloc0(tdx->leaf_bytes);
+    tdx_vmstate_init(tdx);
     if (!tdx->sections) {
         return true;
     }

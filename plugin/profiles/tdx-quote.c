@@ -120,6 +120,7 @@ static void quote_done(void *opaque)
         quote_status(buffer, quote->status, quote->quote_size);
         quote_notify(tdx);
     }
+    qatomic_dec(&tdx->quotes_in_flight);
     qapi_free_SocketAddress(quote->address);
     g_free(quote->quote);
     g_free(quote);
@@ -225,6 +226,7 @@ bool tdx_get_quote(TdxGuest *tdx, uint64_t gpa, uint64_t size)
     quote->resets = counter(tdx, RMEM_C_RESETS);
     memcpy(quote->report, buffer + sizeof(header), QUOTE_REPORT_BYTES);
     quote_status(buffer, QUOTE_IN_FLIGHT, 0);
+    qatomic_inc(&tdx->quotes_in_flight);
     qemu_thread_create(&thread, "tdx-quote", quote_thread, quote,
                        QEMU_THREAD_DETACHED);
     return true;

@@ -106,8 +106,10 @@ struct TdxGuest {
     /* State */
     RestrictedMemory *rm;
     TdxVcpu *vcpus;                 /* by cpu_index */
+    uint32_t nvcpus;
     bool armed;                     /* the guest has made a TDCALL; atomic */
     uint8_t *leaf;                  /* level each 2 MiB was accepted at */
+    uint32_t leaf_bytes;
     uint64_t td_ctls;
     uint64_t notify_enables;
     uint8_t mrtd[TDX_HASH_BYTES];
@@ -115,6 +117,7 @@ struct TdxGuest {
     QemuMutex rtmr_lock;
     uint32_t notify_vector;         /* 0: none */
     uint32_t notify_apic;
+    uint32_t quotes_in_flight;      /* atomic */
     GArray *sections;               /* TdvfSection; NULL: no TDVF */
 };
 
@@ -208,6 +211,9 @@ bool tdx_launch_init(TdxGuest *tdx, Error **errp);
 void tdx_launch(RestrictedMemory *rm);
 /* The first TDCALL under a firmware that knows nothing of TDX. */
 void tdx_arm(TdxGuest *tdx);
+
+/* tdx-vmstate.c: once all else about the TD is allocated */
+void tdx_vmstate_init(TdxGuest *tdx);
 
 /* tdvf.c: @image is the firmware; NULL with or without an error */
 GArray *tdvf_parse(const uint8_t *image, size_t size, Error **errp);

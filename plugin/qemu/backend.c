@@ -133,15 +133,9 @@ static void backend_complete(UserCreatable *uc, Error **errp)
     if (!backend_check(rm, &rules, errp)) {
         return;
     }
-    error_setg(&rm->migration_blocker,
-               "restricted memory '%s' cannot be migrated or saved: its "
-               "private pages must not enter a stream",
-               object_get_canonical_path_component(OBJECT(rm)));
-    if (migrate_add_blocker(&rm->migration_blocker, errp) < 0) {
-        return;
-    }
     if (!restricted_files_ram(rm, errp)
         || !restricted_files_map(rm, rules, errp)
+        || !restricted_handover_init(rm, errp)
         || (rm->profile->attach && !rm->profile->attach(rm, errp))) {
         return;
     }

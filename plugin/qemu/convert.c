@@ -324,8 +324,9 @@ void restricted_reset(void *opaque)
         .pages = MIN(rm->core.pages, UINT32_MAX),
     };
 
-    if (qatomic_read(&rm->core.shared->phase) == RMEM_PH_LAUNCH) {
-        return;         /* the machine's first reset: nothing has run */
+    if (qatomic_read(&rm->core.shared->phase) == RMEM_PH_LAUNCH
+        || restricted_incoming()) {
+        return;         /* the machine's first reset: nothing has run here */
     }
     restricted_record(rm, &rec);
     qatomic_set(&rm->sealed, false);

@@ -57,7 +57,9 @@ static void launch_machine_reset(MachineState *machine, ResetType type)
     RestrictedMemory *rm = restricted_memory();
 
     machine_reset(machine, type);
-    rm->profile->launch(rm);
+    if (!restricted_incoming()) {
+        rm->profile->launch(rm);
+    }
 }
 
 /*

@@ -85,14 +85,17 @@ static RestrictedPages *ranges_to_pages(RestrictedMemory *rm,
     return g_steal_pointer(&pages);
 }
 
-/* The guest is on its way out: the states are about to be reset or go away. */
-static bool machine_is_leaving(Error **errp)
+/*
+ * No, if the guest is on its way out: the states are about to be reset or go
+ * away; or if it is another process's.
+ */
+static bool may_change(RestrictedMemory *rm, Error **errp)
 {
     if (qemu_shutdown_requested_get() || qemu_reset_requested_get()) {
         error_setg(errp, "the guest is being shut down or reset");
-        return true;
+        return false;
     }
-    return false;
+    return restricted_own(rm, errp);
 }
 
 static RestrictedMemoryChanged *change_by_qmp(const char *id,
@@ -105,7 +108,7 @@ static RestrictedMemoryChanged *change_by_qmp(const char *id,
     RestrictedMemoryChanged *ret;
     bool ok;
 
-    if (!rm || machine_is_leaving(errp)) {
+    if (!rm || !may_change(rm, errp)) {
         return NULL;
     }
     pages = ranges_to_pages(rm, ranges, &change.n, errp);
@@ -117,7 +120,7 @@ static RestrictedMemoryChanged *change_by_qmp(const char *id,
 
     pause_all_vcpus();
     /* Waiting for the vCPUs has let others run. */
-    ok = !machine_is_leaving(errp) && restricted_change(rm, &change, errp);
+    ok = may_change(rm, errp) && restricted_change(rm, &change, errp);
     resume_all_vcpus();
 
     trace_rmem_qmp_change(rmem_event_name(change.event), change.changed,
@@ -186,7 +189,7 @@ void qmp_restricted_memory_set_policy(const char *id,
         .device = RMEM_NO_DEVICE, .verdict = (uint8_t)policy,
     };
 
-    if (!rm) {
+    if (!rm || !restricted_own(rm, errp)) {
         return;
     }
     if (policy == RESTRICTED_MEMORY_POLICY_SHARE && restricted_is_split(rm)) {
@@ -223,7 +226,7 @@ void qmp_restricted_memory_invalidate(const char *id,
     g_autofree RestrictedPages *pages = NULL;
     size_t n;
 
-    if (!rm || machine_is_leaving(errp)) {
+    if (!rm || !may_change(rm, errp)) {
         return;
     }
     pages = ranges_to_pages(rm, ranges, &n, errp);

@@ -111,10 +111,7 @@ bool restricted_refuse_machine(RestrictedMemory *rm, Error **errp)
                    "instruction; drop -icount", TYPE_MEMORY_BACKEND_RESTRICTED);
         return false;
     }
-    if (runstate_check(RUN_STATE_INMIGRATE)) {
-        error_setg(errp, "%s cannot take an incoming migration: a stream "
-                   "would overwrite private memory; drop -incoming",
-                   TYPE_MEMORY_BACKEND_RESTRICTED);
+    if (!restricted_handover_check(errp)) {
         return false;
     }
     if (machine->maxram_size > machine->ram_size) {

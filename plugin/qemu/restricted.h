@@ -267,6 +267,15 @@ void restricted_violation(RestrictedMemory *rm, hwaddr gpa, uint64_t pages,
                           RmemRefusal refusal, uint64_t rip);
 void restricted_phase(RestrictedMemory *rm, RmemPhase phase);
 
+/* handover.c */
+bool restricted_handover_init(RestrictedMemory *rm, Error **errp);
+/* Only with its memory in place can a guest come from another QEMU. */
+bool restricted_handover_check(Error **errp);
+/* Is the guest still in another QEMU? Then memory is not ours to touch. */
+bool restricted_incoming(void);
+/* May this process change page states? BQL. */
+bool restricted_own(RestrictedMemory *rm, Error **errp);
+
 /* refuse.c */
 void restricted_refuse_init(RestrictedMemory *rm);
 bool restricted_refuse_machine(RestrictedMemory *rm, Error **errp);

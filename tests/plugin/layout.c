@@ -40,6 +40,7 @@ static void fields(void)
     SHARED(capacity);
     SHARED(flags);
     SHARED(table_pages);
+    SHARED(owner);
     SHARED(head);
     SHARED(dropped);
     SHARED(tail);

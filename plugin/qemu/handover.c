@@ -1,0 +1,256 @@
+/*
+ * A guest that outlives its QEMU: another takes over the same files.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Migration mode cpr-transfer moves CPUs and devices and leaves RAM where it
+ * is. What the files do not say goes through a section of ours, which also
+ * says which files they are: the destination refuses others before it has
+ * loaded anything, and then the source goes on.
+ *
+ * The owner word in the header names the process that may run the guest and
+ * change page states. The source gives it up when it saves; the first of the
+ * two to run the guest, or to be asked for a change, takes it for good.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "migration/blocker.h"
+#include "migration/cpr.h"
+#include "migration/vmstate.h"
+#include "system/runstate.h"
+#include "hw/restricted-memory/restricted.h"
+
+#define PROFILE_BYTES 32
+
+/* Of one actor: it stands at the same place in both processes. */
+typedef struct ActorCounts {
+    uint64_t faults, converted;
+} ActorCounts;
+
+/* What travels. Filled by the source, compared and taken by the destination. */
+typedef struct Handover {
+    RestrictedMemory *rm;
+    uint8_t profile[PROFILE_BYTES];
+    uint64_t size;
+    uint32_t layout;
+    uint64_t files[2 * RESTRICTED_FDS];     /* device and inode of each */
+    uint64_t generation;
+    uint32_t policy;
+    bool sealed;
+    uint32_t held;
+    bool held_running;
+    int32_t nactors;
+    ActorCounts *actors;
+} Handover;
+
+static Handover handover;
+
+static void identify_files(const RestrictedMemory *rm,
+                           uint64_t files[2 * RESTRICTED_FDS])
+{
+    memset(files, 0, 2 * RESTRICTED_FDS * sizeof(*files));
+    for (int i = 0; i < RESTRICTED_FDS; i++) {
+        struct stat st;
+
+        if (rm->fds[i] >= 0 && fstat(rm->fds[i], &st) == 0) {
+            files[2 * i] = st.st_dev;
+            files[2 * i + 1] = st.st_ino;
+        }
+    }
+}
+
+bool restricted_incoming(void)
+{
+    return runstate_check(RUN_STATE_INMIGRATE);
+}
+
+bool restricted_handover_check(Error **errp)
+{
+    if (restricted_incoming()
+        && cpr_get_incoming_mode() != MIG_MODE_CPR_TRANSFER) {
+        error_setg(errp, "%s cannot take an incoming migration: a stream "
+                   "would overwrite private memory; drop -incoming, or use "
+                   "mode cpr-transfer", TYPE_MEMORY_BACKEND_RESTRICTED);
+        return false;
+    }
+    return true;
+}
+
+/* Is the guest elsewhere, or on its way? */
+static bool in_transit(void)
+{
+    return runstate_check(RUN_STATE_POSTMIGRATE)
+           || runstate_check(RUN_STATE_FINISH_MIGRATE)
+           || runstate_check(RUN_STATE_INMIGRATE);
+}
+
+static bool take_ownership(RestrictedMemory *rm, uint64_t *owner)
+{
+    uint64_t me = getpid();
+
+    *owner = qatomic_cmpxchg(&rm->core.shared->owner, 0, me);
+    return *owner == 0 || *owner == me;
+}
+
+bool restricted_own(RestrictedMemory *rm, Error **errp)
+{
+    uint64_t owner;
+
+    if (in_transit()) {
+        error_setg(errp, "the guest is being handed over to another QEMU, "
+                   "or has been");
+        return false;
+    }
+    if (!take_ownership(rm, &owner)) {
+        error_setg(errp, "the guest's memory belongs to process %" PRIu64,
+                   owner);
+        return false;
+    }
+    return true;
+}
+
+/* Two processes that run one guest would destroy it. */
+static void vm_state_changed(void *opaque, bool running, RunState state)
+{
+    RestrictedMemory *rm = opaque;
+    uint64_t owner;
+
+    if (running && !take_ownership(rm, &owner)) {
+        error_report("the guest runs in process %" PRIu64 ": this one must "
+                     "not run it as well", owner);
+        exit(EXIT_FAILURE);
+    }
+}
+
+static int handover_pre_save(void *opaque)
+{
+    Handover *h = opaque;
+    RestrictedMemory *rm = h->rm;
+
+    strpadcpy((char *)h->profile, sizeof(h->profile), rm->profile_name, 0);
+    h->size = MEMORY_BACKEND(rm)->size;
+    h->layout = rm->layout;
+    identify_files(rm, h->files);
+    h->generation = qatomic_read(&rm->core.shared->generation);
+    h->policy = qatomic_read(&rm->policy);
+    h->sealed = qatomic_read(&rm->sealed);
+    h->held = rm->held;
+    h->held_running = rm->held_running;
+    h->nactors = rm->actors->len;
+    h->actors = g_renew(ActorCounts, h->actors, h->nactors);
+    for (int i = 0; i < h->nactors; i++) {
+        RestrictedActor *actor = g_ptr_array_index(rm->actors, i);
+
+        h->actors[i].faults = qatomic_read(&actor->faults);
+        h->actors[i].converted = qatomic_read(&actor->converted);
+    }
+    qatomic_cmpxchg(&rm->core.shared->owner, (uint64_t)getpid(), 0);
+    return 0;
+}
+
+static const char *handover_fault(const Handover *h)
+{
+    const RestrictedMemory *rm = h->rm;
+    uint64_t files[2 * RESTRICTED_FDS];
+
+    identify_files(rm, files);
+    if (strncmp((char *)h->profile, rm->profile_name,
+                sizeof(h->profile))) {
+        return "its profile is another";
+    }
+    if (h->size != MEMORY_BACKEND(rm)->size) {
+        return "its size is another";
+    }
+    if (h->layout != rm->layout) {
+        return "its layout is another";
+    }
+    if (memcmp(h->files, files, sizeof(files))) {
+        return "its memory is in other files";
+    }
+    if (h->generation != qatomic_read(&rm->core.shared->generation)) {
+        return "its page states have changed on the way";
+    }
+    if (h->nactors != (int)rm->actors->len) {
+        return "it has other devices";
+    }
+    return NULL;
+}
+
+static int handover_post_load(void *opaque, int version)
+{
+    Handover *h = opaque;
+    RestrictedMemory *rm = h->rm;
+    const char *fault = handover_fault(h);
+
+    if (fault) {
+        error_report("this is not the guest that is handed over: %s", fault);
+        return -EINVAL;
+    }
+    qatomic_set(&rm->policy, h->policy);
+    qatomic_set(&rm->sealed, h->sealed);
+    rm->held = h->held;
+    rm->held_running = h->held_running;
+    for (int i = 0; i < h->nactors; i++) {
+        RestrictedActor *actor = g_ptr_array_index(rm->actors, i);
+
+        qatomic_set(&actor->faults, h->actors[i].faults);
+        qatomic_set(&actor->converted, h->actors[i].converted);
+    }
+    return 0;
+}
+
+static const VMStateDescription vmstate_actor = {
+    .name = "restricted-memory/actor",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT64(faults, ActorCounts),
+        VMSTATE_UINT64(converted, ActorCounts),
+        VMSTATE_END_OF_LIST()
+    },
+};
+
+static const VMStateDescription vmstate_handover = {
+    .name = "restricted-memory",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .pre_save = handover_pre_save,
+    .post_load = handover_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_BUFFER(profile, Handover),
+        VMSTATE_UINT64(size, Handover),
+        VMSTATE_UINT32(layout, Handover),
+        VMSTATE_UINT64_ARRAY(files, Handover, 2 * RESTRICTED_FDS),
+        VMSTATE_UINT64(generation, Handover),
+        VMSTATE_UINT32(policy, Handover),
+        VMSTATE_BOOL(sealed, Handover),
+        VMSTATE_UINT32(held, Handover),
+        VMSTATE_BOOL(held_running, Handover),
+        VMSTATE_INT32(nactors, Handover),
+        VMSTATE_STRUCT_VARRAY_ALLOC(actors, Handover, nactors, 0,
+                                    vmstate_actor, ActorCounts),
+        VMSTATE_END_OF_LIST()
+    },
+};
+
+bool restricted_handover_init(RestrictedMemory *rm, Error **errp)
+{
+    error_setg(&rm->migration_blocker,
+               "restricted memory '%s' cannot be migrated or saved: its "
+               "private pages must not enter a stream; use mode cpr-transfer",
+               object_get_canonical_path_component(OBJECT(rm)));
+    if (migrate_add_blocker_modes(&rm->migration_blocker, errp,
+                                  MIG_MODE_NORMAL, MIG_MODE_CPR_REBOOT, -1)
+        < 0) {
+        return false;
+    }
+    handover.rm = rm;
+    vmstate_register_any(NULL, &vmstate_handover, &handover);
+    qemu_add_vm_change_state_handler(vm_state_changed, rm);
+    if (!restricted_incoming()) {
+        qatomic_set(&rm->core.shared->owner, (uint64_t)getpid());
+    }
+    return true;
+}
