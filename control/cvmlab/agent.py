@@ -47,7 +47,8 @@ class Agent:
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self.release: str | None = None
         self.exit_status: int | None = None
-        self._reader = reader
+        self._readers = [reader]
+        self._rest = b""
         self._news = asyncio.Event()
         self._ended = False
 
@@ -61,17 +62,22 @@ class Agent:
     async def follow(self) -> None:
         """Read until the other side closes."""
         try:
-            await self._read()
+            while self._readers:
+                await self._read(self._readers[0])
+                self._readers.pop(0)
         finally:
             self._ended = True
             self._news.set()
 
-    async def _read(self) -> None:
-        rest = b""
+    def go_on_with(self, reader: asyncio.StreamReader) -> None:
+        """Read *reader* when what is read now has ended."""
+        self._readers.append(reader)
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
-            while data := await self._reader.read(_LINE_LIMIT):
-                *lines, rest = (rest + data).split(b"\n")
-                rest = rest[-_LINE_LIMIT:]
+            while data := await reader.read(_LINE_LIMIT):
+                *lines, rest = (self._rest + data).split(b"\n")
+                self._rest = rest[-_LINE_LIMIT:]
                 for line in lines:
                     self._take(parse_line(line))
         except ConnectionError:

@@ -7,8 +7,11 @@ room for is logged there and then sent again, and logged again.
 
 import asyncio
 import codecs
+import fcntl
 import os
 import re
+import sys
+import termios
 from collections.abc import Sequence
 from contextlib import suppress
 from io import FileIO
@@ -23,6 +26,7 @@ LAST_LINES = 5
 # A pattern that is not found is tried again with this much of the text before the new.
 _OVERLAP = 4096
 _KEEP = 1 << 20
+_TAKEN_INTERVAL_S = 0.002
 
 
 @final
@@ -41,8 +45,10 @@ class Console:
     ) -> None:
         self.log_path = log_path
         self.panic: str | None = None
-        self._reader = reader
+        self._readers = [reader]
         self._writer = writer
+        self._may_send = asyncio.Event()
+        self._may_send.set()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._text = ""
         self._dropped = 0  # characters cut off in front of _text
@@ -54,16 +60,22 @@ class Console:
         """Read until the other side closes."""
         try:
             with self._open_log() as log:
-                while data := await self._reader.read(65536):
-                    # A full disk must not stop the VM; the journal, which counts, reports it.
-                    with suppress(OSError):
-                        log.write(data)
-                    self._append(self._decoder.decode(data).replace("\r", ""))
-        except ConnectionError:
-            pass  # QEMU was killed: the same end as an orderly one
+                while self._readers:
+                    await self._read(self._readers[0], log)
+                    self._readers.pop(0)
         finally:
             self._ended = True
             self._changed.set()
+
+    async def _read(self, reader: asyncio.StreamReader, log: FileIO) -> None:
+        try:
+            while data := await reader.read(65536):
+                # A full disk must not stop the VM; the journal, which counts, reports it.
+                with suppress(OSError):
+                    log.write(data)
+                self._append(self._decoder.decode(data).replace("\r", ""))
+        except ConnectionError:
+            pass  # QEMU was killed: the same end as an orderly one
 
     def _open_log(self) -> FileIO:
         return (self.log_path or Path(os.devnull)).open("ab", buffering=0)
@@ -148,5 +160,37 @@ class Console:
 
     async def send(self, text: str) -> None:
         """Type *text*; ends of line are the caller's."""
+        await self._may_send.wait()
         self._writer.write(text.encode())
         await self._writer.drain()
+
+    async def hold(self, *, timeout_s: float) -> None:
+        """Let senders wait until release(), and return when QEMU has taken all that was sent.
+
+        Raise DeadlineExceeded if the guest does not take it.
+        """
+        self._may_send.clear()
+        end_s = asyncio.get_running_loop().time() + timeout_s
+        while self._unsent_bytes():
+            if asyncio.get_running_loop().time() > end_s:
+                raise DeadlineExceeded("the guest to read what was typed", timeout_s)
+            await asyncio.sleep(_TAKEN_INTERVAL_S)
+
+    def release(self) -> None:
+        """Let senders go on."""
+        self._may_send.set()
+
+    def go_on_with(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read *reader* when what is read now has ended; write to *writer* from now on."""
+        self._readers.append(reader)
+        self._writer = writer
+
+    def _unsent_bytes(self) -> int:
+        """Return how much neither the socket nor, behind it, QEMU has taken yet."""
+        transport = self._writer.transport
+        waiting = transport.get_write_buffer_size()
+        sock = transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return waiting
+        packed = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+        return waiting + int.from_bytes(packed, sys.byteorder)

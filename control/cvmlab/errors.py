@@ -95,6 +95,17 @@ class OutcomeUnknown(VmExited):
         self.command = command
 
 
+class UpgradeFailed(CvmError):
+    """The QEMU under a guest was not replaced; the old one runs it as before."""
+
+    exit_code = 84
+
+    def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
+        told = "".join(f"; {reason}" for reason in reasons if reason)
+        super().__init__(f"{message}{told}", hint="the VM runs on in its old QEMU")
+        self.reasons = tuple(reasons)
+
+
 class DeadlineExceeded(CvmError):
     """``awaited`` did not happen within ``seconds``; ``last_lines`` is what the console said."""
 

@@ -75,6 +75,11 @@ class Ring:
         return self._field("head")
 
     @property
+    def owner(self) -> int:
+        """The process that may run the guest; 0 while it is on its way from one to another."""
+        return self._field("owner")
+
+    @property
     def phase(self) -> Phase:
         """How far the guest has come."""
         return Phase(self._field("phase"))

@@ -67,6 +67,7 @@ class Parts:
     agent: Agent
     memory: Memory | None
     qemu_version: str
+    spec: BootSpec  # with everything that was found out to start it
 
 
 def locate_qemu(chosen: Path | None) -> Path:
@@ -89,6 +90,7 @@ async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: R
     DeadlineExceeded if it does not answer.
     """
     files = _make_files(stack, spec, setting)
+    spec = _with_roms(spec, setting)
     wires = Wires.make(stack)
     process = _start(stack, spec, setting, run, files, wires)
     try:
@@ -104,8 +106,84 @@ async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: R
             version = await connection.require_plugin()
             memory = await _memory(stack, run, files, connection)
     except (VmExited, DeadlineExceeded) as error:
-        raise await _start_failure(process, error, setting.stop_timeout_s) from error
-    return Parts(run, process, connection, console, Agent(agent_reader), memory, version)
+        raise await start_failure(process, setting.stop_timeout_s, error) from error
+    return Parts(run, process, connection, console, Agent(agent_reader), memory, version, spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """A QEMU that waits to be given the guest of another; sockets in the run folder."""
+
+    process: QemuProcess
+    wires: Wires
+    cpr_socket: Path
+    main_socket: Path
+    qmp_socket: Path
+    log_start: int
+
+    def log_tail(self) -> list[str]:
+        """Return the last lines that it wrote itself."""
+        return self.process.log_tail(start=self.log_start)
+
+
+def start_successor(
+    stack: AsyncExitStack, source: Parts, setting: Setting, number: int
+) -> Successor:
+    """Start a QEMU on the memory files of *source*.  It answers only when it is offered the guest."""
+    run, memory = source.run, source.memory
+    if memory is None:
+        raise AssertionError
+    wires = Wires.make(stack)
+    cpr_socket, main_socket = run.path / "cpr.sock", run.path / "main.sock"
+    for path in (cpr_socket, main_socket):
+        path.unlink(missing_ok=True)
+        stack.callback(path.unlink, missing_ok=True)
+    # The one before the one before is gone, and with it what it would remove at its end.
+    qmp_socket = run.path / f"qmp{number % 2}"
+    channels = Channels(*wires.theirs, qmp_socket, cpr_socket=cpr_socket)
+    argv = command_line(locate_qemu(setting.qemu), source.spec, channels, memory.files.fds)
+    log_start = run.qemu_log.stat().st_size if run.qemu_log.exists() else 0
+    process = QemuProcess(
+        argv,
+        pass_fds=[*wires.theirs, *memory.files.fds.all],
+        log_path=run.qemu_log,
+    )
+    stack.callback(process.kill)
+    wires.let_go()
+    return Successor(process, wires, cpr_socket, main_socket, qmp_socket, log_start)
+
+
+async def connect_successor(
+    stack: AsyncExitStack, successor: Successor, source: Parts, setting: Setting
+) -> Parts:
+    """Connect to a QEMU that has been offered the guest; errors are those of launch()."""
+    run, process, wires = source.run, successor.process, successor.wires
+    try:
+        connection = await stack.enter_async_context(
+            Qmp.connect(wires.qmp.ours, log_path=run.qmp_log, timeout_s=setting.start_timeout_s)
+        )
+        version = await connection.require_plugin()
+    except (VmExited, DeadlineExceeded) as error:
+        raise await start_failure(
+            process, setting.stop_timeout_s, error, log_start=successor.log_start
+        ) from error
+    return replace(source, process=process, connection=connection, qemu_version=version)
+
+
+async def adopt_ports(stack: AsyncExitStack, successor: Successor, source: Parts) -> None:
+    """Go on with console and agent of the new QEMU where those of the old one end."""
+    reader, writer = await stack.enter_async_context(stream(successor.wires.console.ours))
+    source.console.go_on_with(reader, writer)
+    reader, _ = await stack.enter_async_context(stream(successor.wires.agent.ours))
+    source.agent.go_on_with(reader)
+
+
+def _with_roms(spec: BootSpec, setting: Setting) -> BootSpec:
+    if spec.rom_dirs or setting.qemu is not None:
+        return spec
+    from cvmlab.firmware import rom_dirs
+
+    return replace(spec, rom_dirs=tuple(rom_dirs()))
 
 
 def _make_files(stack: AsyncExitStack, spec: BootSpec, setting: Setting) -> RestrictedFiles | None:
@@ -131,10 +209,6 @@ def _start(
     qmp_fd, console_fd, agent_fd = wires.theirs
     channels = Channels(qmp_fd, console_fd, agent_fd, run.qmp_socket)
     fds = None if files is None else files.fds
-    if not spec.rom_dirs and setting.qemu is None:
-        from cvmlab.firmware import rom_dirs
-
-        spec = replace(spec, rom_dirs=tuple(rom_dirs()))
     argv = command_line(locate_qemu(setting.qemu), spec, channels, fds)
     run.write("cmdline", printable(argv) + "\n")
     inherited = [*wires.theirs, *(() if fds is None else fds.all)]
@@ -188,20 +262,25 @@ def _drain_in(loop: asyncio.AbstractEventLoop, owner: int, journal: Journal) -> 
         asyncio.run_coroutine_threadsafe(drain(), loop).result(_DRAIN_S)
 
 
-async def _start_failure(
-    process: QemuProcess, error: VmExited | DeadlineExceeded, timeout_s: float
+async def start_failure(
+    process: QemuProcess,
+    timeout_s: float,
+    error: VmExited | DeadlineExceeded | None = None,
+    *,
+    log_start: int = 0,
 ) -> CvmError:
-    """Return the error that explains best why QEMU did not start."""
+    """Return the error that explains best why QEMU did not start; *error* is how it was noticed."""
     # QEMU closes its sockets a little before it is gone.
     status = await process.wait_for(0 if isinstance(error, DeadlineExceeded) else timeout_s)
-    tail = process.log_tail()
+    tail = process.log_tail(start=log_start)
     hint = f"its log is {process.log_path}"
-    if status is None:
+    if status is None and error is not None:
         error.hint = hint
         return error
     last = f": {tail[-1]}" if tail else ""
+    ended = "" if status is None else f", it ended with {describe_status(status)}"
     return plugin_fault(tail) or VmExited(
-        f"QEMU did not start, it ended with {describe_status(status)}{last}",
+        f"QEMU did not start{ended}{last}",
         status=status,
         log_tail=tail,
         hint=hint,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The QEMU command line for what is to boot.  Pure: nothing is opened or started here."""
 
+import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -48,6 +49,7 @@ class Channels:
     agent_fd: int
     qmp_socket: Path
     console_log: Path | None = None  # written by QEMU, with repetitions; see console.py
+    cpr_socket: Path | None = None  # to be made by QEMU: the guest comes over it from another
 
     @classmethod
     def example(cls, run_dir: Path) -> "Channels":
@@ -65,6 +67,7 @@ def command_line(
     return [
         str(qemu),
         *_machine(spec, fds),
+        *_incoming(channels),
         *_firmware(spec),
         *_kernel(spec),
         *_monitors(channels),
@@ -90,7 +93,8 @@ def printable(argv: Sequence[str]) -> str:
 
 def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
     backend = [] if fds is None else ["-object", _backend(spec, fds)]
-    memory = "" if fds is None else f",memory-backend={BACKEND_ID}"
+    # Only memory that can be shared can be handed over to another QEMU: aux-ram is ROM and the like.
+    memory = "" if fds is None else f",memory-backend={BACKEND_ID},aux-ram-share=on"
     guest = guest_object(spec.coco, spec.guest_options, spec.quote_socket)
     if guest:
         memory += f",confidential-guest-support={GUEST_ID}"
@@ -116,6 +120,14 @@ def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
         *([] if spec.rng_seed is None else ["-seed", str(spec.rng_seed)]),
     ]
     # fmt: on
+
+
+def _incoming(channels: Channels) -> list[str]:
+    if channels.cpr_socket is None:
+        return []
+    address = {"transport": "socket", "type": "unix", "path": str(channels.cpr_socket)}
+    cpr = json.dumps({"channel-type": "cpr", "addr": address})
+    return ["-incoming", cpr, "-incoming", "defer"]
 
 
 def _cpu(spec: BootSpec) -> str:

@@ -213,9 +213,16 @@ class Qmp:
     async def end(self, reason: str, *, timeout_s: float) -> None:
         """Refuse new commands, and wait until those that were sent are answered."""
         self._ended = reason
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(DeadlineExceeded):
+            await self.settle(timeout_s=timeout_s)
+
+    async def settle(self, *, timeout_s: float) -> None:
+        """Wait until every command that was sent is answered; raise DeadlineExceeded."""
+        try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
+        except TimeoutError as error:
+            raise DeadlineExceeded("QEMU to answer what it was asked before", timeout_s) from error
 
     async def execute_last(self, command: str, *, timeout_s: float) -> Any:
         """Run one of the few commands that come after end(); None if there was no answer."""

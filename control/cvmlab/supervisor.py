@@ -7,18 +7,22 @@ sent as the last command of all (design D11).
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, final
 
+from cvmlab.channel import Subscription, Topic
 from cvmlab.launch import Parts
 from cvmlab.operations import BackendInfo, one_backend
 from cvmlab.outcome import End, Outcome, shutdown_end
 from cvmlab.process import describe_status
+from cvmlab.qmp import Qmp, QmpEvent
 
 
 _SILENCE_TIMEOUT_S = 2.0
 # QEMU that others told to quit does not pause but goes: a command now may hit a monitor that is
 # half torn down.
+# A QEMU that hands its guest over stops it, and one that takes it over starts it.
+_OF_A_HANDOVER = ("STOP", "RESUME")
 _LEAVING = ("host-qmp-quit", "host-signal", "host-ui")
 
 
@@ -36,24 +40,54 @@ class Supervisor:
         self._decision: tuple[End, str] | None = None
         self._decided = asyncio.Event()
         self._leaving = False
+        self._replacing = False
+        self._events: Topic[QmpEvent] = Topic()
+        self._group: asyncio.TaskGroup | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin to read from and to watch over the VM; a defect in here ends the group."""
+        self._group = group
         parts = self._parts
         jobs = {
             "console": parts.console.follow(),
             "agent": parts.agent.follow(),
-            "events": self._watch_events(),
+            "events": self._watch_events(parts.connection),
             "process": self._watch_process(),
             "end": self._carry_out(),
         }
         if parts.memory is not None:
             jobs["journal"] = parts.memory.journal.follow()
-        self._tasks = {
-            name: group.create_task(self._noting_failure(job), name=name)
-            for name, job in jobs.items()
-        }
+        self._start(jobs)
+
+    def _start(self, jobs: Mapping[str, Coroutine[Any, Any, None]]) -> None:
+        if self._group is None:
+            raise AssertionError
+        for name, job in jobs.items():
+            self._tasks[name] = self._group.create_task(self._noting_failure(job), name=name)
+
+    @property
+    def ending(self) -> bool:
+        """Is the end decided?"""
+        return self._decision is not None
+
+    def events(self, limit: int) -> Subscription[QmpEvent]:
+        """Return an iterator over QEMU's events until the VM's end, whichever QEMU runs it."""
+        return self._events.subscribe(limit)
+
+    def look_away(self) -> None:
+        """The VM's QEMU is about to be replaced: until watch(), its death is not the VM's."""
+        self._replacing = True
+        self._tasks["process"].cancel()
+
+    def watch(self, parts: Parts) -> None:
+        """Go on with *parts*, the ones before or those of the QEMU that replaced them."""
+        if parts.connection is not self._parts.connection:
+            self._tasks["events"].cancel()
+            self._start({"events": self._watch_events(parts.connection)})
+        self._parts = parts
+        self._replacing = False
+        self._start({"process": self._watch_process()})
 
     async def _noting_failure(self, job: Coroutine[Any, Any, None]) -> None:
         try:
@@ -68,9 +102,11 @@ class Supervisor:
             self._decision = (end, detail)
             self._decided.set()
 
-    async def _watch_events(self) -> None:
-        with self._parts.connection.events() as events:
+    async def _watch_events(self, connection: Qmp) -> None:
+        with connection.events() as events:
             async for event in events:
+                if not (self._replacing and event.name in _OF_A_HANDOVER):
+                    self._events.publish(event)
                 if event.name == "SHUTDOWN":
                     reason = str(event.data.get("reason", ""))
                     self._leaving = self._leaving or reason in _LEAVING
@@ -91,6 +127,7 @@ class Supervisor:
             await self._hear_out()
             self.outcome = self._judge(status)
         finally:
+            self._events.close()
             self.ended.set()
 
     async def _take_leave(self) -> None:

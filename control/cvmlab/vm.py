@@ -15,6 +15,8 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -23,6 +25,7 @@ from cvmlab.bootspec import BootSpec
 from cvmlab.channel import Subscription
 from cvmlab.console import Console
 from cvmlab.errors import ConfigError, CvmError, DeadlineExceeded, MarkerNotSeen, VmExited
+from cvmlab.handover import Upgrade
 from cvmlab.journal import Journal, JournalFile, Records
 from cvmlab.launch import Memory, Parts, Setting, launch
 from cvmlab.operations import BackendInfo, Operations
@@ -34,6 +37,7 @@ from cvmlab.ranges import GpaRange
 from cvmlab.rundir import RunDir
 from cvmlab.selection import Selection
 from cvmlab.supervisor import Supervisor
+from cvmlab.upgrade import UPGRADE_TIMEOUT_S, Replacement, require_upgradable, retire
 
 
 WAIT_TIMEOUT_S = 120.0
@@ -77,6 +81,10 @@ class Vm(Operations):
         self._run: RunDir | None = None
         self._parts: Parts | None = None
         self._supervisor: Supervisor | None = None
+        self._later = AsyncExitStack()
+        self._upgrades = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
 
     @staticmethod
     def attach(name: str) -> AbstractAsyncContextManager[AttachedVm]:
@@ -116,6 +124,7 @@ class Vm(Operations):
             self.ram = tuple(slot.range for slot in parts.memory.pages.slots)
         supervisor = Supervisor(parts, stop_timeout_s=self.setting.stop_timeout_s)
         self._supervisor = supervisor
+        await self._stack.enter_async_context(self._later)
         # Entered last, so that no task is left when the parts that it uses are closed.
         supervisor.start(await self._stack.enter_async_context(asyncio.TaskGroup()))
         if not self._paused:
@@ -221,6 +230,7 @@ class Vm(Operations):
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> Any:
+        await self._wait_settled(timeout_s)
         parts = self._running
         try:
             return await parts.connection.execute(command, arguments, timeout_s=timeout_s)
@@ -299,6 +309,46 @@ class Vm(Operations):
         except (DeadlineExceeded, VmExited):
             return None
 
+    async def upgrade(
+        self, qemu: Path | None = None, *, timeout_s: float = UPGRADE_TIMEOUT_S
+    ) -> Upgrade:
+        """Replace the QEMU process by *qemu*, or by the same program again; the guest runs on.
+
+        Commands wait meanwhile.
+
+        :raise CvmError: nothing has changed, the old QEMU runs the guest.
+        :raise VmExited: QEMU died on the way, at a moment that left no way back.
+        """
+        require_upgradable(self.spec)
+        parts, supervisor = self._running, self._supervisor
+        if supervisor is None or supervisor.ending:
+            raise VmExited("the VM has ended, or is about to")
+        if not self._settled.is_set():
+            raise ConfigError("the VM is being upgraded already")
+        setting = replace(self.setting, qemu=qemu or self.setting.qemu)
+        self._settled.clear()
+        supervisor.look_away()
+        try:
+            replaced = await Replacement(
+                parts, setting, number=self._upgrades + 1, timeout_s=timeout_s
+            ).run()
+            self._upgrades += 1
+            self.setting, self._parts = setting, replaced.parts
+            self._later.push_async_exit(replaced.stack)
+        finally:
+            supervisor.watch(self._running)
+            parts.console.release()
+            self._settled.set()
+        await retire(parts, replaced, self.setting.stop_timeout_s)
+        return replaced.upgrade
+
+    async def _wait_settled(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._settled.wait()
+        except TimeoutError as error:
+            raise DeadlineExceeded("the VM's QEMU to be replaced", timeout_s) from error
+
     def events(self, limit: int = 64) -> Subscription[Records]:
         """Return an iterator over batches of journal records; use it in a ``with`` block."""
         return self.journal.subscribe(limit)
@@ -312,7 +362,9 @@ class Vm(Operations):
 
     def qmp_events(self, limit: int = 1024) -> Subscription[QmpEvent]:
         """Return an iterator over QEMU's events; use it in a ``with`` block."""
-        return self._running.connection.events(limit)
+        if self._supervisor is None:
+            raise VmExited("the VM was never started")
+        return self._supervisor.events(limit)
 
 
 def _most_telling(
