@@ -53,7 +53,7 @@ void put_text(enum port port, const char *text);
 void put_number(enum port port, uint64_t number);
 /* A line without its end, at most @size - 1 bytes; false: longer, rest dropped. */
 bool read_line(char *line, size_t size);
-bool byte_waiting(void);
+bool byte_waiting(enum port port);
 
 /* Answers, one a command. */
 void answer_ok(unsigned count, const uint64_t *values);
@@ -70,7 +70,7 @@ typedef void command_fn(const uint64_t *arg);
 
 #define FILL_PATTERN UINT64_MAX /* in place of a byte */
 
-command_fn do_read, do_write, do_add, do_fill, do_sum, do_touch, do_exec, do_call, do_loop;
+command_fn do_read, do_write, do_add, do_fill, do_sum, do_touch, do_exec, do_call, do_churn, do_loop;
 command_fn do_tdcall, do_map_shared, do_vmcall, do_vmmcall, do_cpuid, do_rdmsr, do_wrmsr;
 command_fn do_outb, do_inb, do_outl, do_inl, do_reset, do_off, do_exit;
 command_fn do_fwcfg_dma, do_edu_dma, do_pci;
@@ -151,6 +151,7 @@ static inline void relax(void)
 /* Bounds a wait: some seconds on any host, whatever the counter's rate. */
 #define PATIENCE (1ull << 34)
 #define LOOP_PATIENCE (1ull << 38)
+#define CHURN_PATIENCE (1ull << 41)
 
 static inline uint64_t ticks(void)
 {

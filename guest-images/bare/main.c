@@ -22,6 +22,7 @@ static const struct command {
     { "exec", "x", do_exec },
     { "call", "x", do_call },
     { "loop", "xx", do_loop },
+    { "churn", "xx", do_churn },
     { "tdcall", "xxxxxxxxxxx", do_tdcall },
     { "map-shared", "x", do_map_shared },
     { "vmcall", "xxxxx", do_vmcall },

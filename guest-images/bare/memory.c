@@ -196,32 +196,66 @@ static uint64_t visit(uint64_t gpa, uint64_t pass, bool verify, uint64_t *faults
     return errors;
 }
 
+enum { PASSES, WRONG_WORDS, FAULTS, FIRST_WRONG, RESULTS };
+
+// Write all pages, then verify them.
+static void pass_over(const uint64_t *arg, uint64_t result[RESULTS])
+{
+    for (int verify = 0; verify < 2; verify++) {
+        for (uint64_t i = 0; i < arg[1]; i++) {
+            uint64_t gpa = arg[0] + i * PAGE_BYTES;
+            uint64_t errors = visit(gpa, result[PASSES], verify, &result[FAULTS]);
+
+            if (errors && !result[WRONG_WORDS]) {
+                result[FIRST_WRONG] = gpa;
+            }
+            result[WRONG_WORDS] += errors;
+        }
+    }
+    result[PASSES]++;
+}
+
+static bool can_loop(const uint64_t *arg)
+{
+    if (arg[1] > MAX_LOOP_PAGES) {
+        answer_error("too many pages to loop over");
+        return false;
+    }
+    return mapped(arg[0], arg[1] * PAGE_BYTES);
+}
+
 // Answers twice: "looping" at once; passes, wrong words, faults, first wrong page at the end.
 void do_loop(const uint64_t *arg)
 {
-    uint64_t result[4] = {0}, end = ticks() + LOOP_PATIENCE;
+    uint64_t result[RESULTS] = {0}, end = ticks() + LOOP_PATIENCE;
 
-    if (arg[1] > MAX_LOOP_PAGES) {
-        answer_error("too many pages to loop over");
-        return;
-    }
-    if (!mapped(arg[0], arg[1] * PAGE_BYTES)) {
+    if (!can_loop(arg)) {
         return;
     }
     answer_raw("looping\n");
-    while (!byte_waiting() && ticks() < end) {
-        for (int verify = 0; verify < 2; verify++) {
-            for (uint64_t i = 0; i < arg[1]; i++) {
-                uint64_t gpa = arg[0] + i * PAGE_BYTES;
-                uint64_t errors = visit(gpa, result[0], verify, &result[2]);
-
-                if (errors && !result[1]) {
-                    result[3] = gpa;
-                }
-                result[1] += errors;
-            }
-        }
-        result[0]++;
+    while (!byte_waiting(AGENT) && ticks() < end) {
+        pass_over(arg, result);
     }
-    answer_ok(4, result);
+    answer_ok(RESULTS, result);
+}
+
+// The same for a guest that nobody drives: people see each pass, and a key of theirs ends it.
+void do_churn(const uint64_t *arg)
+{
+    uint64_t result[RESULTS] = {0}, end = ticks() + CHURN_PATIENCE;
+
+    if (!can_loop(arg)) {
+        return;
+    }
+    while (!byte_waiting(LOG) && ticks() < end) {
+        pass_over(arg, result);
+        put_text(LOG, "pass ");
+        put_number(LOG, result[PASSES]);
+        put_text(LOG, result[WRONG_WORDS] || result[FAULTS] ? " wrong\n" : " right\n");
+    }
+    if (result[WRONG_WORDS] || result[FAULTS]) {
+        answer_error("memory did not keep what was written to it");
+    } else {
+        answer_ok(RESULTS, result);
+    }
 }

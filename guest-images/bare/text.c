@@ -61,15 +61,15 @@ void put_number(enum port port, uint64_t number)
     }
 }
 
-bool byte_waiting(void)
+bool byte_waiting(enum port port)
 {
-    return in8(AGENT + UART_LSR) & LSR_DATA_READY;
+    return in8(port + UART_LSR) & LSR_DATA_READY;
 }
 
 // An idle guest sleeps: STI takes effect after HLT began, so no wake-up is lost.
 static char get_byte(void)
 {
-    while (!byte_waiting()) {
+    while (!byte_waiting(AGENT)) {
         __asm__ volatile("sti; hlt; cli" : : : "memory");
     }
     return (char)in8(AGENT + UART_DATA);
