@@ -7,6 +7,7 @@
     ├── BuildError                  85   QEMU could not be built
     ├── ImageError                  85   a kernel, initrd or disk is not what it should be
     ├── CommandRefused              85   QEMU understood a command and refused it
+    ├── UpgradeFailed               85   a new QEMU did not take over a guest, the old one goes on
     ├── PluginError                 84   the peer lacks the plugin, or speaks it wrongly
     ├── VmExited                    84   QEMU is gone
     │   └── OutcomeUnknown          84   … with a command in flight
@@ -97,8 +98,6 @@ class OutcomeUnknown(VmExited):
 
 class UpgradeFailed(CvmError):
     """The QEMU under a guest was not replaced; the old one runs it as before."""
-
-    exit_code = 84
 
     def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
         told = "".join(f"; {reason}" for reason in reasons if reason)

@@ -93,11 +93,13 @@ def printable(argv: Sequence[str]) -> str:
 
 def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
     backend = [] if fds is None else ["-object", _backend(spec, fds)]
-    # Only memory that can be shared can be handed over to another QEMU: aux-ram is ROM and the like.
-    memory = "" if fds is None else f",memory-backend={BACKEND_ID},aux-ram-share=on"
+    memory = "" if fds is None else f",memory-backend={BACKEND_ID}"
     guest = guest_object(spec.coco, spec.guest_options, spec.quote_socket)
     if guest:
         memory += f",confidential-guest-support={GUEST_ID}"
+    if fds is not None:
+        # ROM and the like must be in files as well, for another QEMU to take over the guest.
+        memory += ",aux-ram-share=on"
     reboot = "reset" if spec.allow_reboot else "shutdown"
     # SeaBIOS lets q35's own AHCI controller write to memory, disks or none: a host fault each boot.
     has_ahci = any(disk.interface is DiskInterface.AHCI for disk in spec.disks)

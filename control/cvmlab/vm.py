@@ -212,6 +212,10 @@ class Vm(Operations):
         return self._running.qemu_version
 
     @property
+    def qemu_pid(self) -> int:
+        return self._running.process.pid
+
+    @property
     def outcome(self) -> Outcome | None:
         """How the VM ended, None while it runs."""
         return None if self._supervisor is None else self._supervisor.outcome

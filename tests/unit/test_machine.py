@@ -41,7 +41,7 @@ def value_of(option: str, argv: list[str]) -> str:
 def test_the_default_machine() -> None:
     argv = argv_of()
     assert argv[0] == str(QEMU)
-    assert value_of("-machine", argv) == "q35,smm=off,sata=off,memory-backend=ram0"
+    assert value_of("-machine", argv) == "q35,smm=off,sata=off,memory-backend=ram0,aux-ram-share=on"
     assert value_of("-m", argv) == "1G"
     assert value_of("-object", argv) == (
         "memory-backend-restricted,id=ram0,size=1G,profile=generic,layout=in-place,"

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The QEMU under a bare-metal guest that writes and verifies its memory is replaced."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cvmlab.build import rom_dirs
+from cvmlab.journal import JournalFile
+from cvmlab.outcome import End
+from cvmlab.ranges import PAGE_SIZE, GpaRange
+from cvmlab.records import Actor, Kind
+from cvmlab.rundir import load_run
+from cvmlab.states import Counter, PageState
+from cvmlab.vm import Vm
+
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.timeout(240),
+    pytest.mark.usefixtures("state_home"),
+]
+MakeVm = Callable[..., Vm]
+AREA = 0x2000000
+PAGES = 64
+WAIT_S = 60.0
+FREE = GpaRange(AREA + (PAGES + 16) * PAGE_SIZE, 32 * PAGE_SIZE)
+
+
+@pytest.fixture
+def churning(patched_qemu: Path, bare_elf: Path) -> MakeVm:
+    """Return a maker of VMs whose guest writes and verifies memory until a key is pressed."""
+
+    def make(**more: object) -> Vm:
+        options = {
+            "qemu": patched_qemu,
+            "kernel": bare_elf,
+            "memory": "128M",
+            "rom_dirs": rom_dirs(),
+            "append": f"-- churn {AREA:x} {PAGES:x};--",
+        }
+        return Vm(**(options | more))  # type: ignore[arg-type]
+
+    return make
+
+
+async def passes(vm: Vm, count: int = 2) -> None:
+    """Wait until the guest has verified its memory *count* times more, and found nothing wrong."""
+    for _ in range(count):
+        await vm.wait_for(r"pass 0x[0-9a-f]+ right\n", fail=["wrong"], timeout_s=WAIT_S)
+
+
+async def finish(vm: Vm) -> None:
+    """End the guest's work by a key; it says that nothing was wrong, and powers off."""
+    await vm.send("x")
+    outcome = await vm.wait_exit(timeout_s=WAIT_S)
+    assert (outcome.end, outcome.guest_status) == (End.POWERED_OFF, 0), outcome
+    assert "wrong" not in vm.console.text
+
+
+@pytest.mark.parametrize("coco", ["generic", "sw-protected", "tdx"])
+async def test_the_guest_and_all_that_was_counted_outlive_two_qemus(
+    churning: MakeVm, coco: str
+) -> None:
+    async with churning(coco=coco) as vm:
+        await passes(vm)
+        await vm.convert(FREE, "shared")
+        await vm.set_policy("zero")
+        before = vm.pages.counters()
+        first = await vm.upgrade()
+        await passes(vm)
+        second = await vm.upgrade()
+        await passes(vm)
+        assert second.old_pid == first.new_pid != first.old_pid
+        assert 0 < second.bytes_sent < 1 << 20
+        info = await vm.query()
+        assert info.policy == "zero"
+        assert vm.pages.state_of(FREE.start) is PageState.SHARED
+        assert vm.pages.counters()[Counter.TO_SHARED] == before[Counter.TO_SHARED]
+        await vm.convert(FREE, "private")
+        await finish(vm)
+        converted = JournalFile(vm.run.events).of_kind(Kind.CONVERT)
+        asked = converted[converted["actor"] == Actor.MONITOR]
+        assert int(asked["pages"].sum()) == 2 * FREE.size // PAGE_SIZE
+
+
+async def test_other_terminals_find_the_new_qemu(churning: MakeVm) -> None:
+    async with churning(name="moved") as vm:
+        await passes(vm)
+        upgrade = await vm.upgrade()
+        run = load_run(vm.run.path)
+        assert run is not None
+        assert run.info.qemu.pid == upgrade.new_pid
+        async with Vm.attach("moved") as other:
+            assert await other.convert(FREE, "shared") == FREE.size // PAGE_SIZE
+        assert not [path for path in vm.run.path.iterdir() if path.name.endswith(".sock")
+                    and path.name != "qmp.sock"]  # fmt: skip
+        await finish(vm)
+
+
+async def test_commands_wait_while_the_qemu_is_replaced(churning: MakeVm) -> None:
+    async with churning() as vm:
+        await passes(vm)
+        upgrading = asyncio.ensure_future(vm.upgrade())
+        await asyncio.sleep(0)
+        assert await vm.convert(FREE, "shared") == FREE.size // PAGE_SIZE
+        assert (await upgrading).new_pid == vm.qemu_pid
+        await passes(vm)
+        await finish(vm)
