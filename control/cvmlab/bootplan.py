@@ -246,6 +246,9 @@ def _machine(request: Request, words: _Words) -> BootSpec:
             default.memory_bytes if request.memory is None else parse_size(request.memory)
         ),
         cpus=default.cpus if request.cpus is None else request.cpus,
+        tb_cache_bytes=(
+            default.tb_cache_bytes if request.tb_cache is None else parse_size(request.tb_cache)
+        ),
         disks=tuple(_disk(path, words.disk_interface) for path in request.disks),
         net=words.net,
         firmware=words.firmware,

@@ -20,6 +20,7 @@ class Request:
     firmware: str | None = None
     memory: str | None = None
     cpus: int | None = None
+    tb_cache: str | None = None
     net: str | None = None
     on_host_access: str | None = None
     on_pending: str | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from cvmlab.errors import ConfigError
+from cvmlab.errors import ConfigError, Unsupported
 from cvmlab.guestobject import require_guest_options
 from cvmlab.ranges import PAGE_SIZE, format_size
 from cvmlab.states import Layout, profiles
@@ -20,6 +20,8 @@ MIN_MEMORY_BYTES = 16 << 20
 LARGE_MEMORY_BYTES = 256 << 30
 MAX_MEMORY_BYTES = 1 << 46
 MAX_CPUS = 255
+MIN_TB_CACHE_BYTES = 8 << 20
+MAX_TB_CACHE_BYTES = 2047 << 20
 # panic=-1 reboots at once, which ends the run; the console says that it was a panic.
 DEFAULT_APPEND = "console=ttyS0,115200 panic=-1 loglevel=4"
 
@@ -84,6 +86,8 @@ class BootSpec:
     ``append`` is added to DEFAULT_APPEND; ``devices`` are values for ``-device``; ``firmware`` is
     one we know or a file; ``guest_options`` are properties of the confidential-guest object, such
     as "sept-ve-disable=off"; ``quote_socket`` is a quote generation service's (see quotes.py);
+    ``tb_cache_bytes`` is how much QEMU may keep of
+    translated guest code, which is then translated again;
     ``gdb`` is what QEMU's ``-gdb`` takes; ``rng_seed`` makes QEMU's own
     random numbers repeat; ``extra`` goes to QEMU as it is, at the end.
     """
@@ -93,6 +97,7 @@ class BootSpec:
     quote_socket: Path | None = None
     memory_bytes: int = 1 << 30
     cpus: int = 1
+    tb_cache_bytes: int = 256 << 20
     kernel: Path | None = None
     initrd: Path | None = None
     append: str = ""
@@ -132,6 +137,11 @@ class BootSpec:
                 f"{format_size(self.memory_bytes)} of memory is too little to boot a PC",
                 hint=f"give it {format_size(MIN_MEMORY_BYTES)} or more",
             )
+        if not MIN_TB_CACHE_BYTES <= self.tb_cache_bytes <= MAX_TB_CACHE_BYTES:
+            raise ConfigError(
+                f"a translation cache of {self.tb_cache_bytes} bytes: QEMU takes 8M to 2047M",
+                hint="64M to 256M serve a guest; more guests fit with less",
+            )
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"{self.cpus} CPUs: there may be 1 to {MAX_CPUS}")
         if self.kernel is None and (self.initrd is not None or self.append):
@@ -147,7 +157,7 @@ class BootSpec:
         if not self.restricted:
             return
         if self.on_host_access is AccessPolicy.SHARE and self.memory_layout is Layout.SPLIT:
-            raise ConfigError(
+            raise Unsupported(
                 f"policy share needs content to stay in place, and {self.coco} has two files",
                 hint="--on-host-access deny, zero or stop",
             )

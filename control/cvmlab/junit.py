@@ -4,6 +4,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 from xml.etree import ElementTree as ET
 
 from cvmlab.result import Outcome, Result
@@ -13,26 +14,58 @@ from cvmlab.result import Outcome, Result
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What went wrong: a word, a sentence, and what to do or the sentence again."""
+
+    kind: str
+    message: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One boot: *name* says what was booted, *report* is what a person would read."""
+    """One boot: *name* says what was booted, *report* is what a person would read.
+
+    ``skipped`` is why nobody relies on it.
+    """
 
     name: str
-    result: Result
+    group: str
+    seconds: float
     report: str
+    failure: Failure | None = None
+    skipped: str | None = None
+
+    @classmethod
+    def of(cls, name: str, result: Result, report: str) -> Self:
+        """Return the case of a boot that was to be good."""
+        bad = result.outcome is not Outcome.OK
+        return cls(
+            name=name,
+            group=f"cvmlab.{result.coco}",
+            seconds=result.duration,
+            report=report,
+            failure=Failure(
+                kind=result.outcome.value,
+                message=result.message,
+                text=result.hint or result.message,
+            )
+            if bad
+            else None,
+        )
 
 
-def document(cases: Sequence[Case]) -> str:
+def document(cases: Sequence[Case], *, name: str = "cvmlab") -> str:
     """Return a test suite of *cases*."""
-    failures = sum(case.result.outcome is not Outcome.OK for case in cases)
     suite = ET.Element(
         "testsuite",
-        name="cvmlab",
+        name=_clean(name),
         tests=str(len(cases)),
-        failures=str(failures),
+        failures=str(sum(case.failure is not None for case in cases)),
         errors="0",
-        skipped="0",
-        time=f"{sum(case.result.duration for case in cases):.3f}",
+        skipped=str(sum(case.skipped is not None for case in cases)),
+        time=f"{sum(case.seconds for case in cases):.3f}",
     )
     for case in cases:
         _add(suite, case)
@@ -43,19 +76,23 @@ def document(cases: Sequence[Case]) -> str:
 
 
 def _add(suite: ET.Element, case: Case) -> None:
-    result = case.result
     element = ET.SubElement(
         suite,
         "testcase",
-        classname=f"cvmlab.{result.coco}",
+        classname=_clean(case.group),
         name=_clean(case.name),
-        time=f"{result.duration:.3f}",
+        time=f"{case.seconds:.3f}",
     )
-    if result.outcome is not Outcome.OK:
+    if case.skipped is not None:
+        ET.SubElement(element, "skipped", message=_clean(case.skipped))
+    if case.failure is not None:
         failure = ET.SubElement(
-            element, "failure", type=result.outcome.value, message=_clean(result.message)
+            element,
+            "failure",
+            type=_clean(case.failure.kind),
+            message=_clean(case.failure.message),
         )
-        failure.text = _clean(result.hint or result.message)
+        failure.text = _clean(case.failure.text)
     ET.SubElement(element, "system-out").text = _clean(case.report)
 
 

@@ -115,7 +115,7 @@ def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
         "-m", format_size(spec.memory_bytes),
         "-cpu", _cpu(spec),
         "-smp", str(spec.cpus),
-        "-accel", "tcg,thread=multi,tb-size=256",
+        "-accel", f"tcg,thread=multi,tb-size={spec.tb_cache_bytes >> 20}",
         "-display", "none",
         "-vga", "none",
         "-action", f"shutdown=pause,reboot={reboot}",

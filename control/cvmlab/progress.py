@@ -64,6 +64,7 @@ class Task:
         self._clock = clock
         self._index = 0
         self._fraction = 0.0
+        self._text: str | None = None
         self._entered = self._started = clock()
 
     @property
@@ -75,17 +76,23 @@ class Task:
         """Begin the phase of that name; earlier ones count as done."""
         self._index = [phase.name for phase in self._phases].index(name)
         self._fraction = 0.0
+        self._text = None
         self._entered = self._clock()
         self.tick()
 
-    def advance(self, fraction: float) -> None:
-        """Say which share of the present phase is done; going back is ignored."""
+    def advance(self, fraction: float, text: str | None = None) -> None:
+        """Say which share of the present phase is done; going back is ignored.
+
+        *text* is shown in place of the phase's name from now on.
+        """
         self._fraction = max(self._fraction, min(fraction, 1.0))
+        self._text = text or self._text
         self.tick()
 
     def tick(self) -> None:
         """Let the display move on although nothing was reported."""
-        self._sink.show(self._phases[self._index].name, self.fraction(), self.left_s())
+        text = self._text or self._phases[self._index].name
+        self._sink.show(text, self.fraction(), self.left_s())
 
     def fraction(self) -> float:
         """Return the share of the whole task that is done, by expected seconds."""

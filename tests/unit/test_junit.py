@@ -19,7 +19,7 @@ def case(outcome: Outcome = Outcome.OK, message: str = "the guest booted") -> Ca
         started="2026-01-02T03:04:05Z",
         duration=1.25,
     )
-    return Case("debian-trixie", booted, "the \x1b[1mreport\x1b[0m & <more>")
+    return Case.of("debian-trixie", booted, "the \x1b[1mreport\x1b[0m & <more>")
 
 
 def test_a_good_boot_is_a_test_case_without_failure() -> None:

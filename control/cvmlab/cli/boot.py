@@ -71,6 +71,7 @@ def boot(
     firmware: options.FirmwareName = None,
     memory: options.Memory = None,
     cpus: options.Cpus = None,
+    tb_cache: options.TbCache = None,
     net: options.NetName = None,
     on_host_access: options.OnHostAccess = None,
     on_pending: options.OnPending = None,
@@ -108,7 +109,7 @@ def boot(
         image=image, kernel=kernel, initrd=initrd, append=append, exec=exec_,
         disks=tuple(disk or ()), disk_interface=disk_interface, net=net,
         coco=coco, coco_options=tuple(coco_option or ()),
-        firmware=firmware, memory=memory, cpus=cpus,
+        firmware=firmware, memory=memory, cpus=cpus, tb_cache=tb_cache,
         on_host_access=on_host_access, on_pending=on_pending,
         expect=expect, timeout_s=timeout,
         max_faults=tuple(max_faults or ()),
@@ -213,7 +214,7 @@ def _deliver(finished: "Finished", output: Output, request: "Request", *, report
     elif output.json is not None:
         _write(Path(output.json), to_json(finished.result))
     if output.junit is not None:
-        _write(output.junit, document([Case(request.title, finished.result, text)]))
+        _write(output.junit, document([Case.of(request.title, finished.result, text)]))
 
 
 def _write(path: Path, text: str) -> None:

@@ -45,6 +45,10 @@ FirmwareName = Annotated[
 ]
 Memory = Annotated[str | None, Option("--memory", "-m", metavar="SIZE", help="Default: 1G.")]
 Cpus = Annotated[int | None, Option(help="Default: 1.")]
+TbCache = Annotated[
+    str | None,
+    Option(metavar="SIZE", help="QEMU's cache of translated guest code. Default: 256M."),
+]
 NetName = Annotated[str | None, Option("--net", metavar="user|none", help="Default: none.")]
 OnHostAccess = Annotated[
     str | None,
