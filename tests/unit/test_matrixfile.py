@@ -36,9 +36,9 @@ def written(folder: Path, text: str, name: str = "m.toml") -> Path:
             "did you mean kernel? known are",
         ),
         (
-            "[[rule]]\n[[rule]]\nwhen = { frimware = 'ovmf' }",
-            "m.toml: rule 2.when: there is no 'frimware'",
-            "did you mean firmware? known are",
+            "[[rule]]\n[[rule]]\nwhen = { cpu = 2 }",
+            "m.toml: rule 2.when: there is no 'cpu'",
+            "did you mean cpus? known are",
         ),
         ("[defaults]\nmax-fault = 1", "m.toml: defaults: there is no 'max-fault'", "did you mean"),
         ("[run]\njobs = 0", "m.toml: run.jobs: expected int >= 1", None),
