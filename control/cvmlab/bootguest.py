@@ -22,6 +22,7 @@ _DISK_DRIVERS: Mapping[DiskInterface, tuple[str, ...]] = {
     DiskInterface.AHCI: ("ahci", "sd_mod"),
 }
 _NET_DRIVERS = ("virtio_net",)
+_TSM_DRIVERS = ("tdx-guest",)  # configfs-tsm
 # An event's address names a function only if the kernel is where it was linked.
 _NO_KASLR = "nokaslr"
 _KASLR = frozenset({_NO_KASLR, "kaslr"})
@@ -74,7 +75,8 @@ def _drivers(request: Request) -> tuple[str, ...]:
         return ()  # its modules are not known
     interface = request.disk_interface or DiskInterface.VIRTIO_BLK
     disk = _DISK_DRIVERS[DiskInterface(interface)] if request.disks else ()
-    return (*disk, *(_NET_DRIVERS if request.net == Net.USER else ()))
+    net = _NET_DRIVERS if request.net == Net.USER else ()
+    return (*disk, *net, *(_TSM_DRIVERS if request.quotes else ()))
 
 
 def _disk_guest(request: Request) -> Guest:

@@ -242,6 +242,8 @@ def _machine(request: Request, words: _Words) -> BootSpec:
     return BootSpec(
         coco=words.coco,
         guest_options=request.coco_options,
+        mapgpa=request.mapgpa,
+        quotes=request.quotes,
         memory_bytes=(
             default.memory_bytes if request.memory is None else parse_size(request.memory)
         ),

@@ -17,6 +17,8 @@ class Request:
     disk_interface: str | None = None
     coco: str | None = None
     coco_options: tuple[str, ...] = ()
+    mapgpa: str | None = None
+    quotes: bool = False
     firmware: str | None = None
     memory: str | None = None
     cpus: int | None = None

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from cvmlab.errors import ConfigError, Unsupported
-from cvmlab.guestobject import require_guest_options
+from cvmlab.guestobject import mapgpa_options, require_guest_options
 from cvmlab.ranges import PAGE_SIZE, format_size
 from cvmlab.states import Layout, profiles
 
@@ -85,7 +85,8 @@ class BootSpec:
 
     ``append`` is added to DEFAULT_APPEND; ``devices`` are values for ``-device``; ``firmware`` is
     one we know or a file; ``guest_options`` are properties of the confidential-guest object, such
-    as "sept-ve-disable=off"; ``quote_socket`` is a quote generation service's (see quotes.py);
+    as "sept-ve-disable=off"; ``mapgpa`` is how a TD's conversions are answered (guestobject.py);
+    ``quote_socket`` is a quote generation service's, ``quotes`` has the VM bring one of its own;
     ``tb_cache_bytes`` is how much QEMU may keep of
     translated guest code, which is then translated again;
     ``gdb`` is what QEMU's ``-gdb`` takes; ``rng_seed`` makes QEMU's own
@@ -94,7 +95,9 @@ class BootSpec:
 
     coco: str = "generic"
     guest_options: tuple[str, ...] = ()
+    mapgpa: str | None = None
     quote_socket: Path | None = None
+    quotes: bool = False
     memory_bytes: int = 1 << 30
     cpus: int = 1
     tb_cache_bytes: int = 256 << 20
@@ -149,6 +152,9 @@ class BootSpec:
         self._validate_policies()
         if self.guest_options or self.quote_socket:
             require_guest_options(self.coco, self.guest_options)
+        mapgpa_options(self.coco, self.mapgpa)
+        if self.quotes and self.coco != "tdx":
+            raise ConfigError("quotes are for TDX guests", hint="--coco tdx")
         for path in self._files():
             if not path.is_file():
                 raise ConfigError(f"there is no file {path}")

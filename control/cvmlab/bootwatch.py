@@ -15,7 +15,9 @@ from cvmlab.vm import Vm
 
 _INTERVAL_S = 0.2
 # Seconds on two slow cores; they only matter for the estimate.
-_EXPECTED = {Phase.LAUNCH: 0.5, Phase.FIRMWARE: 1.5, Phase.KERNEL: 8.0, Phase.USER: 5.0}
+_EXPECTED = {
+    Phase.LAUNCH: 0.5, Phase.FIRMWARE: 1.5, Phase.EFI_STUB: 0.5, Phase.KERNEL: 8.0, Phase.USER: 5.0,
+}  # fmt: skip
 
 
 def watcher(plan: Plan, style: Style, *, verbose: bool, stream: TextIO) -> Watch:

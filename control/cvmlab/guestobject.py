@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 from cvmlab.errors import ConfigError
-from cvmlab.ranges import parse_size
+from cvmlab.ranges import PAGE_SIZE, parse_size
 
 
 GUEST_ID = "cgs0"
 # The object of a profile, as QEMU calls it; the others need none.
 GUEST_OBJECTS = {"tdx": "tdx-guest"}
 _PROPERTY = re.compile(r"[a-z][a-z0-9-]*")
+_MAX_RETRIES = 1 << 32
 _OURS = frozenset({"id", "qom-type"})
 
 
@@ -52,6 +53,31 @@ def require_guest_options(coco: str, options: tuple[str, ...]) -> None:
             raise ConfigError(
                 f"--coco-option {option}: {name} is chosen by cvmlab", hint="leave it out"
             )
+
+
+def mapgpa_options(coco: str, policy: str | None) -> tuple[str, ...]:
+    """Return the properties that make a host answer MapGPA by *policy*.
+
+    "all" converts at once, "max:SIZE" a part, so that the guest calls again for the rest, "retry:N"
+    has it call again N times before anything is done, "refuse" refuses.
+    """
+    if policy is None:
+        return ()
+    if coco != "tdx":
+        raise ConfigError("--mapgpa is for TDX guests", hint="add --coco tdx, or leave it out")
+    word, _, value = policy.partition(":")
+    if word == "max" and value:
+        size = parse_size(value)
+        if size > 0 and size % PAGE_SIZE == 0:
+            return (f"map-gpa-max={size}",)
+    if word == "retry" and value.isdecimal() and int(value) < _MAX_RETRIES:
+        return (f"map-gpa-retry={int(value)}",)
+    if policy in ("all", "refuse"):
+        return () if policy == "all" else ("map-gpa-refuse=on",)
+    raise ConfigError(
+        f"--mapgpa {policy}: this is no policy",
+        hint="known are all, max:SIZE (a multiple of 4K), retry:N, refuse",
+    )
 
 
 def _typed(value: str) -> bool | int | str:

@@ -25,6 +25,7 @@ from cvmlab.operations import one_backend
 from cvmlab.pages import Pages
 from cvmlab.process import QemuProcess, describe_status
 from cvmlab.qmp import Qmp, plugin_fault
+from cvmlab.quotes import quote_service
 from cvmlab.records import describe
 from cvmlab.rundir import MemoryFiles, ProcessId, RunDir, VmInfo
 from cvmlab.wires import Wires, stream
@@ -92,6 +93,8 @@ async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: R
     files = _make_files(stack, spec, setting)
     spec = _with_roms(spec, setting)
     wires = Wires.make(stack)
+    if spec.quotes:
+        await stack.enter_async_context(quote_service(run.quote_socket))
     process = _start(stack, spec, setting, run, files, wires)
     try:
         console_ends = await stack.enter_async_context(stream(wires.console.ours))
@@ -207,7 +210,7 @@ def _start(
     wires: Wires,
 ) -> QemuProcess:
     qmp_fd, console_fd, agent_fd = wires.theirs
-    channels = Channels(qmp_fd, console_fd, agent_fd, run.qmp_socket)
+    channels = Channels(qmp_fd, console_fd, agent_fd, run.qmp_socket, quote_socket=run.quote_socket)
     fds = None if files is None else files.fds
     argv = command_line(locate_qemu(setting.qemu), spec, channels, fds)
     run.write("cmdline", printable(argv) + "\n")

@@ -17,7 +17,7 @@ from cvmlab.bootspec import (
     Firmware,
     Net,
 )
-from cvmlab.guestobject import GUEST_ID, GUEST_OBJECTS, guest_object
+from cvmlab.guestobject import GUEST_ID, GUEST_OBJECTS, guest_object, mapgpa_options
 from cvmlab.ranges import format_size
 from cvmlab.states import Layout
 
@@ -50,11 +50,12 @@ class Channels:
     qmp_socket: Path
     console_log: Path | None = None  # written by QEMU, with repetitions; see console.py
     cpr_socket: Path | None = None  # to be made by QEMU: the guest comes over it from another
+    quote_socket: Path | None = None  # of the service that a VM brings
 
     @classmethod
     def example(cls, run_dir: Path) -> "Channels":
         """Return what a dry run shows: the numbers are those of no open file."""
-        return cls(3, 4, 5, run_dir / "qmp.sock")
+        return cls(3, 4, 5, run_dir / "qmp.sock", quote_socket=run_dir / "quotes.sock")
 
 
 EXAMPLE_FDS = BackendFds(private=6, shared=7, table=8, ring=9)
@@ -66,7 +67,7 @@ def command_line(
     """Return the argv that boots *spec*.  QEMU starts paused, and pauses again at power-off."""
     return [
         str(qemu),
-        *_machine(spec, fds),
+        *_machine(spec, fds, _quote_socket(spec, channels)),
         *_incoming(channels),
         *_firmware(spec),
         *_kernel(spec),
@@ -91,10 +92,15 @@ def printable(argv: Sequence[str]) -> str:
     return " \\\n  ".join(lines)
 
 
-def _machine(spec: BootSpec, fds: BackendFds | None) -> list[str]:
+def _quote_socket(spec: BootSpec, channels: Channels) -> Path | None:
+    return spec.quote_socket or (channels.quote_socket if spec.quotes else None)
+
+
+def _machine(spec: BootSpec, fds: BackendFds | None, quote_socket: Path | None) -> list[str]:
     backend = [] if fds is None else ["-object", _backend(spec, fds)]
     memory = "" if fds is None else f",memory-backend={BACKEND_ID}"
-    guest = guest_object(spec.coco, spec.guest_options, spec.quote_socket)
+    properties = (*spec.guest_options, *mapgpa_options(spec.coco, spec.mapgpa))
+    guest = guest_object(spec.coco, properties, quote_socket)
     if guest:
         memory += f",confidential-guest-support={GUEST_ID}"
     if fds is not None:

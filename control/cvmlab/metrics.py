@@ -50,7 +50,9 @@ class Readings(Collector):
         now = self.now
         pages = GaugeMetricFamily("cvmlab_pages", "Pages by state", labels=["vm", "state"])
         phase = GaugeMetricFamily(
-            "cvmlab_phase", "Boot phase: 0 launch, 1 firmware, 2 kernel, 3 user", labels=["vm"]
+            "cvmlab_phase",
+            "Boot phase: 0 launch, 1 firmware, 2 EFI stub, 3 kernel, 4 user",
+            labels=["vm"],
         )
         events = CounterMetricFamily(
             "cvmlab_events", "What happened since launch, by kind", labels=["vm", "kind"]

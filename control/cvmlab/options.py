@@ -63,7 +63,9 @@ def _maybe(read: Callable[[Any], T]) -> Callable[[Any], T | None]:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "coco": str,
     "guest_options": _each(str),
+    "mapgpa": _maybe(str),
     "quote_socket": _maybe(Path),
+    "quotes": bool,
     "memory_bytes": lambda value: value if isinstance(value, int) else parse_size(value),
     "cpus": int,
     "kernel": _maybe(Path),

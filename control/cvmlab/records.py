@@ -14,7 +14,7 @@ from cvmlab.states import COUNTER_SLOTS, Named, PageState, Refusal
 
 
 SHARED_MAGIC = 0x3152494E474D4552
-SHARED_VERSION = 1
+SHARED_VERSION = 2
 RECORDS_OFFSET = 4096
 NO_VCPU = 0xFFFF
 NO_DEVICE = 0xFFFF
@@ -100,8 +100,9 @@ class Actor(Named):
 class Phase(Named):
     LAUNCH = 0
     FIRMWARE = 1
-    KERNEL = 2
-    USER = 3
+    EFI_STUB = 2  # of a kernel given with --kernel, under OVMF
+    KERNEL = 3
+    USER = 4
 
 
 class Verdict(Named):

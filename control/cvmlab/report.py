@@ -6,8 +6,8 @@ from itertools import groupby
 
 from cvmlab.budgets import describe
 from cvmlab.pagemap import share
-from cvmlab.ranges import format_size
-from cvmlab.result import Conversion, Fault, Outcome, Phase, Result
+from cvmlab.ranges import PAGE_SIZE, format_size
+from cvmlab.result import Conversion, Fault, FunctionCount, Outcome, Phase, Result
 
 
 FAULTS_SHOWN = 4  # of each actor
@@ -32,6 +32,10 @@ _UNAWARE = (
     "this guest does not share memory with its devices: --on-host-access share lets them work, "
     "and counts what they touch"
 )
+_UNCONVERTED = (
+    "its conversions were answered by --mapgpa: Linux gives one up when it is refused, or told to "
+    "retry three times without progress; then its drivers have no memory to share"
+)
 
 
 def render(result: Result, *, console: Sequence[str] = (), verbose: bool = False) -> str:
@@ -42,6 +46,8 @@ def render(result: Result, *, console: Sequence[str] = (), verbose: bool = False
         _phases(result.phases),
         _pages(result),
         _conversions(result.conversions, None if verbose else CONVERSIONS_SHOWN),
+        _sizes(result.functions),
+        _refused(result),
         _faults(result, limit),
         _budgets(result),
         _verdict(result, console[-CONSOLE_LINES:]),
@@ -60,7 +66,8 @@ def _what(result: Result) -> Iterator[str]:
         patch = f", patch {result.qemu.patch[:12]}" if result.qemu.patch else ""
         yield f"  qemu      {result.qemu.version}{patch}"
     if result.layout is not None:
-        yield f"  memory    {result.layout}, host access: {result.on_host_access}"
+        answers = f", MapGPA: {result.mapgpa}" if result.mapgpa else ""
+        yield f"  memory    {result.layout}, host access: {result.on_host_access}{answers}"
 
 
 def _phases(phases: Sequence[Phase]) -> Iterator[str]:
@@ -110,8 +117,35 @@ def say_conversion(item: Conversion) -> str:
     """Return who converted how many pages to what, in a line."""
     by = f" {item.device}" if item.device else ""
     where = f", in {item.symbol}" if item.symbol else ""
-    requests = f"{item.requests} request{'s' if item.requests != 1 else ''}"
-    return f"{item.pages} to {item.to} by {item.actor}{by} in {requests}{where}"
+    return f"{item.pages} to {item.to} by {item.actor}{by} in {_requests(item.requests)}{where}"
+
+
+_SIZE_ROW = "{:<22}{:>9}{:>8}{:>7}{}"
+
+
+def _sizes(functions: Sequence[FunctionCount]) -> Iterator[str]:
+    if not any(item.of_2m or item.of_1g for item in functions):
+        return  # the lists above say it all: each page was one of 4 KiB
+    yield _SIZE_ROW.format("By size", "of 4K", "of 2M", "of 1G", "")
+    for item in functions:
+        where = f"  {item.symbol}" if item.symbol else ""
+        name = f"  {item.phase:<10}{item.change.replace('_', ' ')}"
+        yield _SIZE_ROW.format(name, item.of_4k, item.of_2m, item.of_1g, where)
+
+
+def _refused(result: Result) -> Iterator[str]:
+    requests = sum(item.requests for item in result.refused)
+    if not requests:
+        return
+    yield f"Refused     {_requests(requests)} of the guest"
+    for item in result.refused:
+        where = f", in {item.symbol}" if item.symbol else ""
+        what = f"{item.gpa:#x}+{format_size(item.pages * PAGE_SIZE)}"
+        yield f"  {item.requests} {item.reason}{where}, the first of {what}"
+
+
+def _requests(number: int) -> str:
+    return f"{number} request{'s' if number != 1 else ''}"
 
 
 def _faults(result: Result, limit: int | None) -> Iterator[str]:
@@ -173,4 +207,6 @@ def advice(result: Result) -> str | None:
     starved = any(fault.actor == "device" and fault.verdict in _STARVES for fault in result.faults)
     if starved and result.coco == "generic" and result.outcome not in _UNRELATED:
         return _UNAWARE
+    if result.mapgpa is not None and result.mapgpa != "all":
+        return _UNCONVERTED
     return _ADVICE.get(result.outcome)

@@ -105,7 +105,7 @@ class PhaseCounters(_Document, frozen=True, kw_only=True):
 
 
 class Phase(_Document, frozen=True, kw_only=True):
-    """A part of the boot: launch, firmware, kernel, user."""
+    """A part of the boot: launch, firmware, efi-stub (--kernel under OVMF), kernel, user."""
 
     name: str
     seconds: Annotated[float, Meta(ge=0, description="of the guest's clock")]
@@ -146,6 +146,22 @@ class FunctionCount(_Document, frozen=True, kw_only=True):
     symbol: Annotated[str | None, Meta(description="null: not known, or no instruction's doing")]
     pages: Count
     requests: Count
+    of_2m: Annotated[int, Meta(ge=0, description="whole pages of 2 MiB among them")] = 0
+    of_1g: Annotated[int, Meta(ge=0, description="of 1 GiB")] = 0
+
+    @property
+    def of_4k(self) -> int:
+        return self.pages - (self.of_2m << 9) - (self.of_1g << 18)
+
+
+class Refused(_Document, frozen=True, kw_only=True):
+    """Requests of the guest that were refused for one reason, from one function of it."""
+
+    reason: Annotated[str, Meta(description="the rule, or by-policy: the host was told to")]
+    symbol: str | None
+    gpa: Annotated[int, Meta(ge=0, description="where the first one was refused")]
+    pages: Annotated[int, Meta(ge=0, description="that the first one asked for")]
+    requests: Count
 
 
 class BudgetLine(_Document, frozen=True, kw_only=True):
@@ -180,6 +196,7 @@ class Result(_Document, frozen=True, kw_only=True):
     coco: str
     layout: str | None = None
     on_host_access: str | None = None
+    mapgpa: Annotated[str | None, Meta(description="policy on a TD's conversions")] = None
     firmware: str
     kernel: Annotated[str | None, Meta(description="release, such as 6.12.107+deb13")] = None
     memory_bytes: Count
@@ -193,6 +210,7 @@ class Result(_Document, frozen=True, kw_only=True):
     functions: Annotated[
         tuple[FunctionCount, ...], Meta(description="those with the most pages, by phase")
     ] = ()
+    refused: tuple[Refused, ...] = ()
     budgets: tuple[BudgetLine, ...] = ()
     guest_exit: Annotated[int | None, Meta(description="status of the --exec command")] = None
     command: Annotated[tuple[str, ...], Meta(description="the QEMU command")] = ()

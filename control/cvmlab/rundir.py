@@ -104,10 +104,10 @@ class RunDir:
                 f"no run folder {error.filename}: {error.strerror}", hint=_HINT
             ) from error
         self = cls(path, removable=removable)
-        if len(os.fsencode(self.qmp_socket)) > _SOCKET_PATH_BYTES:
+        if len(os.fsencode(self.quote_socket)) > _SOCKET_PATH_BYTES:  # the longer of the two
             self.close(keep=False)
             raise ConfigError(f"the path of {path} is too long for a Unix socket", hint=_HINT)
-        for stale in (*_FILES, self.qmp_socket.name):
+        for stale in (*_FILES, self.qmp_socket.name, self.quote_socket.name):
             (path / stale).unlink(missing_ok=True)
         return self
 
@@ -126,6 +126,10 @@ class RunDir:
     @property
     def qmp_socket(self) -> Path:
         return self.path / "qmp.sock"
+
+    @property
+    def quote_socket(self) -> Path:
+        return self.path / "quotes.sock"
 
     @property
     def events(self) -> Path:
@@ -160,6 +164,7 @@ class RunDir:
             shutil.rmtree(self.path, ignore_errors=True)
         else:
             self.qmp_socket.unlink(missing_ok=True)
+            self.quote_socket.unlink(missing_ok=True)
 
 
 def _require_unused(path: Path) -> None:

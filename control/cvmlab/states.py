@@ -64,6 +64,7 @@ class Refusal(Named):
     NOT_PRIVATE = 2
     PAGE_POISONED = 3
     OUT_OF_RANGE = 4  # not a rule: no such page, or no such event
+    BY_POLICY = 5  # not a rule: the host was told to refuse
 
 
 class Counter(Named):
@@ -127,7 +128,7 @@ _CELL_WORDS = {
     **{
         refusal.word: refusal
         for refusal in Refusal
-        if refusal not in (Refusal.OK, Refusal.OUT_OF_RANGE)
+        if refusal not in (Refusal.OK, Refusal.OUT_OF_RANGE, Refusal.BY_POLICY)
     },
 }
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from cvmlab.phases import by_phase, chosen
 from cvmlab.ranges import PAGE_SIZE
 from cvmlab.records import FLAG_WRITE, NO_DEVICE, Actor, Kind, Verdict
-from cvmlab.result import Conversion, Fault, FunctionCount
-from cvmlab.states import PageState
+from cvmlab.result import Conversion, Fault, FunctionCount, Refused
+from cvmlab.states import PageState, Refusal
 
 
 Records = npt.NDArray[np.void]
@@ -24,6 +24,7 @@ Resolve = Callable[[int], str | None]
 FIRST_FAULTS = 64
 TOP_FUNCTIONS = 16
 _FAULT_KEY = ("actor", "device", "flags", "page")
+_REFUSED_KEY = ("refusal", "rip")
 _CONVERSION_KEY = ("actor", "device", "to", "rip")
 
 
@@ -32,8 +33,15 @@ class _Group:
     """Records alike in some fields: the first of them, how many, and the pages of all."""
 
     first: np.void
-    count: int
-    pages: int
+    sums: npt.NDArray[np.int64]  # pages, records, whole pages of 2 MiB, and of 1 GiB
+
+    @property
+    def pages(self) -> int:
+        return int(self.sums[0])
+
+    @property
+    def count(self) -> int:
+        return int(self.sums[1])
 
 
 def faults(
@@ -87,21 +95,37 @@ def functions(
     records: Records, resolve: Resolve, *, limit: int = TOP_FUNCTIONS
 ) -> tuple[FunctionCount, ...]:
     """Return which functions changed the most pages: *limit* for each phase and kind of change."""
-    totals: dict[tuple[str, str], dict[str | None, tuple[int, int]]] = {}
+    totals: dict[tuple[str, str], dict[str | None, npt.NDArray[np.int64]]] = {}
     for phase, part in by_phase(records):
         for change, which in chosen(part).items():
             counts = totals.setdefault((phase, change), {})
             for group in _groups(part[which], ("rip",)):
                 rip = int(group.first["rip"])
                 symbol = _function(resolve(rip)) if rip else None
-                pages, requests = counts.get(symbol, (0, 0))
-                counts[symbol] = (pages + group.pages, requests + group.count)
+                counts[symbol] = counts.get(symbol, 0) + group.sums
     return tuple(
-        FunctionCount(phase=phase, change=change, symbol=symbol, pages=pages, requests=requests)
+        FunctionCount(
+            phase=phase, change=change, symbol=symbol, pages=pages, requests=requests,
+            of_2m=of_2m, of_1g=of_1g,
+        )
         for (phase, change), counts in totals.items()
-        for symbol, (pages, requests) in sorted(counts.items(), key=lambda item: -item[1][0])[
-            :limit
-        ]
+        for symbol, sums in sorted(counts.items(), key=lambda item: -item[1][0])[:limit]
+        for pages, requests, of_2m, of_1g in [sums.tolist()]
+    )  # fmt: skip
+
+
+def refused(records: Records, resolve: Resolve) -> tuple[Refused, ...]:
+    """Return the requests of the guest that were refused, by reason and function, in order."""
+    requests = records[records["kind"] == Kind.VIOLATION]
+    return tuple(
+        Refused(
+            reason=Refusal(int(group.first["refusal"])).word,
+            symbol=_function(resolve(int(group.first["rip"]))),
+            gpa=int(group.first["gpa"]),
+            pages=int(group.first["pages"]),
+            requests=group.count,
+        )
+        for group in _groups(requests, _REFUSED_KEY)
     )
 
 
@@ -125,11 +149,23 @@ def _groups(records: Records, fields: tuple[str, ...], limit: int | None = None)
     """Group *records*, in order of the first of each group; at most *limit* groups."""
     if not len(records):
         return []
-    _, first, inverse, counts = np.unique(
-        _keys(records, fields), axis=0, return_index=True, return_inverse=True, return_counts=True
+    _, first, inverse = np.unique(
+        _keys(records, fields), axis=0, return_index=True, return_inverse=True
     )
-    pages = np.bincount(inverse.ravel(), weights=records["pages"])
+    columns = (records["pages"], np.ones(len(records)), *_large_pages(records))
+    sums = np.stack([np.bincount(inverse.ravel(), weights=one) for one in columns], axis=1)
     return [
-        _Group(records[first[group]], int(counts[group]), int(pages[group]))
+        _Group(records[first[group]], sums[group].astype(np.int64))
         for group in np.argsort(first)[:limit].tolist()
     ]
+
+
+def _large_pages(records: Records) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return how many pages of 2 MiB and of 1 GiB are whole in the range of each record.
+
+    An acceptance is a record of its own, so 512 of 4 KiB are never taken for one of 2 MiB.
+    """
+    first = (records["gpa"] // PAGE_SIZE).astype(np.int64)
+    end = first + records["pages"].astype(np.int64)
+    of_2m, of_1g = (np.maximum(end // unit + -first // unit, 0) for unit in (1 << 9, 1 << 18))
+    return of_2m - (of_1g << 9), of_1g

@@ -65,6 +65,7 @@ typedef enum RmemRefusal {
     RMEM_NOT_PRIVATE,       /* only a private page can be accepted */
     RMEM_PAGE_POISONED,
     RMEM_OUT_OF_RANGE,      /* not a rule: no such page, or no such event */
+    RMEM_BY_POLICY,         /* not a rule: the host was told to refuse */
     RMEM_REFUSALS
 } RmemRefusal;
 
@@ -135,6 +136,7 @@ typedef enum RmemKind {
 typedef enum RmemPhase {
     RMEM_PH_LAUNCH,         /* loader places the launch image, no guest instruction yet */
     RMEM_PH_FIRMWARE,       /* guest CPU runs, loader (fw_cfg) still trusted */
+    RMEM_PH_EFI_STUB,       /* a kernel's EFI stub runs, firmware is its library */
     RMEM_PH_KERNEL,         /* first fetch from the upper half: loader no longer trusted */
     RMEM_PH_USER,           /* first fetch in user mode */
     RMEM_PHASES
@@ -175,7 +177,7 @@ typedef struct RmemRecord {
 } RmemRecord;
 
 #define RMEM_SHARED_MAGIC   UINT64_C(0x3152494e474d4552) /* "REMGNIR1" */
-#define RMEM_SHARED_VERSION 1
+#define RMEM_SHARED_VERSION 2
 #define RMEM_RECORDS_OFFSET 4096    /* records start one page into the file */
 #define RMEM_RING_LOSSLESS  0x01    /* producers wait for room, with a deadline */
 

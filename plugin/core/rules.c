@@ -35,6 +35,7 @@ static const char *const refusal_names[RMEM_REFUSALS] = {
     [RMEM_NOT_PRIVATE] = "not-private",
     [RMEM_PAGE_POISONED] = "page-poisoned",
     [RMEM_OUT_OF_RANGE] = "out-of-range",
+    [RMEM_BY_POLICY] = "by-policy",
 };
 
 const RmemProfile *rmem_profile_at(unsigned i)

@@ -12,7 +12,8 @@
  *  + property "ve": lazy, or strict: #VE for CPUID, I/O, ...; ours
  *  + property "accept-1g": acceptance at 1 GiB, which TDX 1.5 refuses; ours
  *  + property "map-gpa-max": bytes that a MapGPA converts before the guest
- *    has to call again, 0 for all; ours
+ *    has to call again, 0 for all; "map-gpa-retry": times that it has to call
+ *    again before anything is done; "map-gpa-refuse": all are refused; ours
  */
 
 #include "qemu/osdep.h"
@@ -101,6 +102,8 @@ static bool tdx_attach(RestrictedMemory *rm, Error **errp)
     if (!tdx_launch_prepare(tdx, errp)) {
         return false;
     }
+    /* A host may look into a TD if it is a debug TD: either says both. */
+    tdx->attributes |= rm->debuggable ? TDX_ATTR_DEBUG : 0;
     rm->debuggable |= (tdx->attributes & TDX_ATTR_DEBUG) != 0;
     set_cpu_defaults(tdx);
     restricted_memory_trapping = tdx->strict;
@@ -221,6 +224,16 @@ static void set_accept_1g(Object *obj, bool value, Error **errp)
     TDX_GUEST(obj)->accept_1g = value;
 }
 
+static bool get_map_gpa_refuse(Object *obj, Error **errp)
+{
+    return TDX_GUEST(obj)->map_gpa_refuse;
+}
+
+static void set_map_gpa_refuse(Object *obj, bool value, Error **errp)
+{
+    TDX_GUEST(obj)->map_gpa_refuse = value;
+}
+
 static void visit_map_gpa_max(Object *obj, Visitor *v, const char *name,
                               void *opaque, Error **errp)
 {
@@ -256,6 +269,8 @@ static void tdx_instance_init(Object *obj)
                                    OBJ_PROP_FLAG_READWRITE);
     object_property_add_uint32_ptr(obj, "gpaw", &tdx->gpaw,
                                    OBJ_PROP_FLAG_READWRITE);
+    object_property_add_uint32_ptr(obj, "map-gpa-retry", &tdx->map_gpa_retry,
+                                   OBJ_PROP_FLAG_READWRITE);
 }
 
 static void tdx_instance_finalize(Object *obj)
@@ -287,6 +302,8 @@ static void tdx_class_init(ObjectClass *oc, void *data)
                                    set_accept_1g);
     object_class_property_add(oc, "map-gpa-max", "size", visit_map_gpa_max,
                               visit_map_gpa_max, NULL, NULL);
+    object_class_property_add_bool(oc, "map-gpa-refuse", get_map_gpa_refuse,
+                                   set_map_gpa_refuse);
 }
 
 static const TypeInfo tdx_info = {

@@ -77,6 +77,31 @@ static void map_exclusive(CPUState *cpu, run_on_cpu_data data)
     trace_rmem_tdx_map_gpa(req->gpa | bit, req->size, done, status);
 }
 
+/* Is this request, or this part of one, not to be done yet? */
+static bool is_put_off(TdxCall *call, uint64_t gpa)
+{
+    TdxVcpu *vcpu = call->vcpu;
+
+    if (vcpu->map_gpa != gpa) {
+        vcpu->map_gpa = gpa;
+        vcpu->map_retries = 0;
+    }
+    if (vcpu->map_retries < call->tdx->map_gpa_retry) {
+        vcpu->map_retries++;
+        return true;
+    }
+    vcpu->map_gpa = 0;
+    vcpu->map_retries = 0;
+    return false;
+}
+
+static uint64_t refuse(TdxCall *call, const MapRequest *req)
+{
+    restricted_violation(call->tdx->rm, req->gpa, req->size >> RMEM_PAGE_BITS,
+                         RMEM_BY_POLICY, call->env->eip);
+    return TDX_VMCALL_INVALID_OPERAND;
+}
+
 /* R12 start, with the S bit to share; R13 size. R11: where to go on. */
 uint64_t tdx_vmcall_map_gpa(TdxCall *call)
 {
@@ -94,6 +119,12 @@ uint64_t tdx_vmcall_map_gpa(TdxCall *call)
     }
     if ((gpa | size) & (RMEM_PAGE_SIZE - 1)) {
         return TDX_VMCALL_ALIGN_ERROR;
+    }
+    if (tdx->map_gpa_refuse) {
+        return refuse(call, &req);
+    }
+    if (is_put_off(call, gpa)) {
+        return TDX_VMCALL_RETRY;
     }
     if (tdx->map_gpa_max) {
         req.part = MIN(size, tdx->map_gpa_max);

@@ -75,6 +75,8 @@ typedef struct TdxVcpu {
     bool halt_wakes;                /* see tdx_has_work() */
     uint64_t halt_eip;
     uint64_t cpuid_ve;
+    uint64_t map_gpa;               /* the MapGPA that has been put off ... */
+    uint32_t map_retries;           /* ... so many times */
 } TdxVcpu;
 
 /* TDVF, "TDVF descriptor": where a part of the firmware goes */
@@ -98,6 +100,8 @@ struct TdxGuest {
     bool strict;                    /* #VE for CPUID, I/O, MSR, HLT, MMIO */
     bool accept_1g;                 /* no TDX module does it up to now */
     uint64_t map_gpa_max;           /* bytes a MapGPA converts, 0: all */
+    uint32_t map_gpa_retry;         /* times that it is put off first */
+    bool map_gpa_refuse;            /* whatever is asked for */
     uint8_t mrconfigid[TDX_HASH_BYTES];
     uint8_t mrowner[TDX_HASH_BYTES];
     uint8_t mrownerconfig[TDX_HASH_BYTES];

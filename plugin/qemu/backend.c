@@ -121,6 +121,7 @@ static void backend_machine_done(Notifier *notifier, void *data)
     }
     restricted_cpu_view_machine_done(rm);
     restricted_launch_machine_done(rm);
+    restricted_stub_machine_done(rm);
 }
 
 static void backend_complete(UserCreatable *uc, Error **errp)

@@ -330,6 +330,7 @@ void restricted_reset(void *opaque)
     }
     restricted_record(rm, &rec);
     qatomic_set(&rm->sealed, false);
+    restricted_stub_reset(rm);
     WITH_QEMU_LOCK_GUARD(&rm->lock) {
         reset_states(rm);
         reset_files(rm);

@@ -189,6 +189,20 @@ static bool fill_is_astray(RestrictedWant want, RmemState state)
     }
 }
 
+/* Code is fetched: is it a kernel's? Only a page with storage has content. */
+static void fill_fetch(RestrictedMemory *rm, const RestrictedFill *fill,
+                       uint64_t page, RmemState state)
+{
+    MemoryRegion *ram = state == RMEM_SHARED ? restricted_shared_ram(rm)
+                                             : &rm->private_ram;
+
+    if (state == RMEM_SHARED || state == RMEM_PRIVATE) {
+        restricted_stub_fetch(rm, fill->cpu,
+                              (uint8_t *)memory_region_get_ram_ptr(ram)
+                              + (page << RMEM_PAGE_BITS));
+    }
+}
+
 /* A page of RAM: the address of the view where its data is. */
 static hwaddr fill_ram(RestrictedMemory *rm, const RestrictedFill *fill,
                        RestrictedAlias alias, uint64_t page)
@@ -206,6 +220,10 @@ static hwaddr fill_ram(RestrictedMemory *rm, const RestrictedFill *fill,
     }
     if (unlikely(fill_is_astray(alias.want, state))) {
         rm->profile->fault(rm, fill, alias, state);
+    }
+    if (unlikely(qatomic_read(&rm->stub_awaited))
+        && fill->access == MMU_INST_FETCH) {
+        fill_fetch(rm, fill, page, state);
     }
     return alias.gpa + (state == RMEM_SHARED ? RESTRICTED_SHARED_VIEW
                                              : RESTRICTED_PRIVATE_VIEW);

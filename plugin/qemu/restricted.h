@@ -128,6 +128,7 @@ struct RestrictedMemory {
     RestrictedSlot *slots;              /* fixed once the machine is done */
     unsigned nslots;
     bool sealed;                        /* atomic: the loader is not trusted any more */
+    bool stub_awaited;                  /* atomic: see efi-stub.c */
     unsigned held;                      /* invalidations begun; BQL */
     bool held_running;
 
@@ -258,6 +259,13 @@ void restricted_seal(RestrictedMemory *rm);
 /* Pages of [gpa, gpa + size); false if they are not all RAM of one slot. */
 bool restricted_pages(const RestrictedMemory *rm, hwaddr gpa, uint64_t size,
                       RestrictedPages *pages);
+
+/* efi-stub.c */
+void restricted_stub_machine_done(RestrictedMemory *rm);
+void restricted_stub_reset(RestrictedMemory *rm);
+/* While stub_awaited: code is fetched from a page of RAM with that content. */
+void restricted_stub_fetch(RestrictedMemory *rm, CPUState *cpu,
+                           const uint8_t *page);
 
 /* events.c */
 void restricted_events_init(RestrictedMemory *rm);

@@ -21,7 +21,7 @@ from tests.fakes.plan import Plan
 Boot = Callable[..., tuple[int, Result]]
 Steps = Sequence[dict[str, Any]]
 
-HELLO: Steps = ({"phase": 1}, {"touch": [16, 100]}, {"phase": 2}, {"touch": [200, 50]})
+HELLO: Steps = ({"phase": 1}, {"touch": [16, 100]}, {"phase": 3}, {"touch": [200, 50]})
 LOGIN: Steps = (*HELLO, {"agent": "cvmlab hello 6.12.1\n"}, {"console": "login: "})
 OFF: Steps = ({"shutdown": "guest-shutdown"},)
 BOOTED = "cvmlab/runs/*/events.bin"

@@ -30,7 +30,7 @@ def test_a_reading_is_text_for_prometheus(tmp_path: Path) -> None:
     with serving(readings, 0) as port:
         text = scraped(port)
     assert 'cvmlab_pages{state="private",vm="lab"} 28.0' in text
-    assert 'cvmlab_phase{vm="lab"} 2.0' in text
+    assert 'cvmlab_phase{vm="lab"} 3.0' in text
     assert 'cvmlab_events_total{kind="host_faults",vm="lab"} 7.0' in text
     assert "# TYPE cvmlab_events_total counter" in text or "# TYPE cvmlab_events counter" in text
 

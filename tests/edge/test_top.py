@@ -77,6 +77,14 @@ async def test_all_of_it_fits_80_by_24() -> None:
         assert key in lines[-1]
 
 
+async def test_the_efi_stub_is_shown_while_it_runs() -> None:
+    source = FakeSource()
+    source.phase = Phase.EFI_STUB
+    async with shown(source) as pilot:
+        lines = screen(pilot)
+    assert "firmware > efi-stub > kernel" in re.sub(r"\s+", " ", lines[1])
+
+
 async def test_the_cursor_says_which_memory_it_is_on() -> None:
     async with shown(FakeSource()) as pilot:
         lines = screen(pilot)

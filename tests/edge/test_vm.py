@@ -28,7 +28,7 @@ GOOD_BOOT = (
     {"phase": 1},
     {"console": "SeaBIOS\r\n"},
     {"touch": [16, 100]},
-    {"phase": 2},
+    {"phase": 3},
     {"console": "Linux version 6.12\r\nlogin: "},
     {"agent": "cvmlab hello 6.12.1\n"},
 )

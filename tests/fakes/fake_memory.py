@@ -42,7 +42,7 @@ class FakeMemory:
         ring_bytes = os.fstat(self.ring_fd).st_size
         self.ring = mmap.mmap(self.ring_fd, ring_bytes)
         self.capacity = (ring_bytes - RECORDS_OFFSET) // RECORD.size
-        struct.pack_into("<QIIQ", self.ring, 0, MAGIC, 1, RECORD.size, self.capacity)
+        struct.pack_into("<QIIQ", self.ring, 0, MAGIC, 2, RECORD.size, self.capacity)
         self.policy = properties.get("access-policy", "deny")
         self._count_pages()
 
@@ -148,7 +148,7 @@ class FakeMemory:
             "profile": self.properties["profile"],
             "layout": self.properties["layout"],
             "policy": self.policy,
-            "phase": ("launch", "firmware", "kernel", "user")[self._u64(PHASE)],
+            "phase": ("launch", "firmware", "efi-stub", "kernel", "user")[self._u64(PHASE)],
             "debuggable": False,
             "pages": dict(zip(STATES, counts, strict=True)),
             "counters": {**counters, "events-dropped": self._u64(DROPPED)},

@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Stock kernels as TDX guests: by SeaBIOS and by TDVF, attested by a service that fakes it."""
 
-import asyncio
 import hashlib
 import random
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cvmlab.build import ovmf
 from cvmlab.images import resolve
-from cvmlab.quotes import quote_service
 from tests.guest.plain_boot import Booted, boot
 from tests.guest.program import cvmlab
 
@@ -21,6 +17,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("state_home")]
 
 LOOK = "dmesg | grep -E 'tdx: Guest|Encryption Features|SWIOTLB|smp: Brought|Unexpected'"
 DISK_BYTES = 4 << 20
+SWIOTLB_PAGES = (64 << 20) >> 12
 
 
 def td(options: str = "", *extra: str) -> tuple[str, ...]:
@@ -57,9 +54,27 @@ def test_a_stock_kernel_takes_every_ve(tmp_path: Path, firmware: str) -> None:
     assert_is_td(boot(tmp_path, resolve(exec_command=LOOK), extra=extra))
 
 
-def test_a_stock_kernel_copes_with_conversions_cut_short(tmp_path: Path) -> None:
-    extra = td(",map-gpa-max=1M")
-    assert_is_td(boot(tmp_path, resolve(exec_command=LOOK), extra=extra))
+@pytest.mark.parametrize("policy", ["max:1M", "retry:2"])
+def test_a_stock_kernel_copes_with_conversions_cut_short_or_put_off(policy: str) -> None:
+    done = cvmlab(
+        "boot", "--coco", "tdx", "--mapgpa", policy, "--exec", "true", "--json", "-"
+    )  # fmt: skip
+    assert (done.code, done.result.refused) == (0, ())
+    assert done.result.pages.shared >= SWIOTLB_PAGES
+
+
+@pytest.mark.parametrize(("policy", "refused"), [("retry:3", False), ("refuse", True)])
+def test_a_conversion_that_a_stock_kernel_gives_up_is_explained(
+    tmp_path: Path, policy: str, *, refused: bool
+) -> None:
+    done = cvmlab(
+        "boot", "--coco", "tdx", "--mapgpa", policy, "--exec", "dmesg | grep CPA; false", "--json", "-",
+        "--run-dir", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert (done.code, done.result.pages.shared) == (1, 0)
+    assert "CPA VMM failure to convert memory" in (tmp_path / "run/console.log").read_text()
+    assert "advice: its conversions were answered by --mapgpa" in done.err
+    assert {item.reason for item in done.result.refused} == ({"by-policy"} if refused else set())
 
 
 def test_disk_contents_arrive_through_bounce_buffers(tmp_path: Path) -> None:
@@ -75,7 +90,7 @@ def test_disk_contents_arrive_through_bounce_buffers(tmp_path: Path) -> None:
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
     assert digest in (folder / "console.log").read_text()
     assert (done.result.counters.host_faults, done.result.counters.guest_violations) == (0, 0)
-    assert done.result.pages.shared >= (64 << 20) >> 12
+    assert done.result.pages.shared >= SWIOTLB_PAGES
 
 
 def test_most_of_a_large_guest_stays_unaccepted(tmp_path: Path) -> None:
@@ -94,40 +109,19 @@ def test_most_of_a_large_guest_stays_unaccepted(tmp_path: Path) -> None:
     assert 0 <= unaccepted_pages - done.result.pages.pending <= 2 * ((4 << 20) >> 12)
 
 
-@pytest.fixture
-def quotes(tmp_path: Path) -> Iterator[Path]:
-    """A quote service that runs while the test does."""
-    path = tmp_path / "quotes.sock"
-    loop = asyncio.new_event_loop()
-    serving, end = threading.Event(), asyncio.Event()
-
-    async def serve() -> None:
-        async with quote_service(path):
-            serving.set()
-            await end.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert serving.wait(10)
-    yield path
-    loop.call_soon_threadsafe(end.set)
-    thread.join(10)
-    loop.close()
-
-
-def test_attestation_by_configfs(tmp_path: Path, quotes: Path) -> None:
+def test_attestation_by_configfs(tmp_path: Path) -> None:
     script = (
-        "mount -t configfs c /sys/kernel/config; mkdir /sys/kernel/config/tsm/report/r; "
-        "cd /sys/kernel/config/tsm/report/r; head -c 64 /dev/zero | tr '\\0' A > inblob; "
-        "cat provider; echo; md5sum outblob; head -c 632 outblob | tail -c 64; echo; "
-        "grep -c FAKE outblob"
+        "mount -t configfs c /sys/kernel/config && mkdir /sys/kernel/config/tsm/report/r && "
+        "cd /sys/kernel/config/tsm/report/r && head -c 64 /dev/zero | tr '\\0' A > inblob && "
+        "cat provider && echo && head -c 632 outblob | tail -c 64 && echo && grep -c FAKE outblob"
     )
-    guest = (
-        '{"qom-type":"tdx-guest","id":"tdx0","quote-generation-socket":'
-        f'{{"type":"unix","path":"{quotes}"}}}}'
-    )
-    files = resolve(exec_command=script, extra_modules=("tdx-guest",))
-    booted = boot(tmp_path, files, extra=td(guest))
-    assert booted.channel[-1] == "cvmlab exit 0", booted.console
-    assert "tdx_guest" in booted.console
-    assert "A" * 64 in booted.console
+    folder = tmp_path / "run"
+    done = cvmlab(
+        "boot", "--coco", "tdx", "--quotes", "--exec", script, "--json", "-",
+        "--run-dir", str(folder),
+    )  # fmt: skip
+    console = (folder / "console.log").read_text()
+    assert done.code == 0, console
+    assert "tdx_guest" in console
+    assert "A" * 64 in console
+    assert not (folder / "quotes.sock").exists()

@@ -95,7 +95,7 @@ def test_a_table_that_is_not_fresh_is_counted(make_core: MakeCore) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "fault"),
     [
-        ("version", 2, "event ring is of another version"),
+        ("version", 1, "event ring is of another version"),
         ("record_size", 32, "event ring is of another version"),
         ("capacity", 4, "event ring's header and size disagree"),
         ("table_pages", 99, "event ring belongs to a guest of another size"),

@@ -182,14 +182,36 @@ async def test_map_gpa_of_ram_and_what_is_none(boot: Boot) -> None:
 
 
 async def test_map_gpa_that_has_to_be_tried_again(boot: Boot) -> None:
-    options = ("map-gpa-max=8k",)
-    async with boot(coco="tdx", guest_options=options) as vm:
+    async with boot(coco="tdx", mapgpa="max:8K") as vm:
         answer = vmcall(vm.guest, MAP_GPA, r12=SHARED | page(0), r13=5 * PAGE_SIZE)
         assert (answer.r10, answer.r11) == (RETRY, SHARED | page(2))
         assert vm.states(page(1), page(2)) == [SHARED_STATE, PENDING]
         answer = vmcall(vm.guest, MAP_GPA, r12=answer.r11, r13=3 * PAGE_SIZE)
         assert (answer.r10, answer.r11) == (RETRY, SHARED | page(4))
         assert map_gpa(vm.guest, answer.r11, PAGE_SIZE) == SUCCESS
+
+
+async def test_map_gpa_that_is_put_off(boot: Boot) -> None:
+    async with boot(coco="tdx", mapgpa="retry:2") as vm:
+        start, size = SHARED | page(0), PAGE_SIZE
+        for _ in range(2):
+            answer = vmcall(vm.guest, MAP_GPA, r12=start, r13=size)
+            assert (answer.r10, answer.r11, vm.state(page(0))) == (RETRY, start, PENDING)
+        assert map_gpa(vm.guest, start, size) == SUCCESS
+        assert vm.state(page(0)) is SHARED_STATE
+        assert map_gpa(vm.guest, page(0), size) == RETRY
+        assert (await vm.counters())["guest-violations"] == 0
+
+
+async def test_map_gpa_that_the_host_refuses(boot: Boot) -> None:
+    async with boot(coco="tdx", mapgpa="refuse") as vm:
+        await vm.events()
+        answer = vmcall(vm.guest, MAP_GPA, r12=SHARED | page(0), r13=4 * PAGE_SIZE)
+        assert (answer.r10, answer.r11) == (INVALID_OPERAND, SHARED | page(0))
+        assert vm.state(page(0)) is PENDING
+        (event,) = await vm.events()
+        assert (event.kind, event.refusal, event.pages) == (Kind.VIOLATION, Refusal.BY_POLICY, 4)
+        assert (event.gpa, event.rip) == (page(0), "probe_tdcall_at")
 
 
 async def test_map_gpa_refused_says_where_and_changes_nothing(boot: Boot) -> None:

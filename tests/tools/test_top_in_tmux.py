@@ -19,7 +19,7 @@ from tests.tools import installed
 
 DEADLINE_S = 60.0
 BOOT = (
-    {"phase": 1}, {"touch": [0, 900]}, {"phase": 2}, {"host_fault": 0x5010}, {"console": "login: "},
+    {"phase": 1}, {"touch": [0, 900]}, {"phase": 3}, {"host_fault": 0x5010}, {"console": "login: "},
 )  # fmt: skip
 
 

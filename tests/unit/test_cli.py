@@ -36,7 +36,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-PHASES = "phases are launch, firmware, kernel, user"
+PHASES = "phases are launch, firmware, efi-stub, kernel, user"
 NUMBER = "write a limit such as 100, or a phase and its limit such as kernel=100"
 BOOT_HELP = "`cvmlab boot --help` shows what there is"
 RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
@@ -209,6 +209,20 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
             "boot -k kernel --coco tdx --coco-option id=other",
             "--coco-option id=other: id is chosen by cvmlab",
             "leave it out",
+        ),
+        (
+            "boot -k kernel --mapgpa refuse",
+            "--mapgpa is for TDX guests",
+            "add --coco tdx, or leave it out",
+        ),
+        ("boot -k kernel --quotes", "quotes are for TDX guests", "--coco tdx"),
+        *(
+            (
+                f"boot -k kernel --coco tdx --mapgpa {policy}",
+                f"--mapgpa {policy}: this is no policy",
+                "known are all, max:SIZE (a multiple of 4K), retry:N, refuse",
+            )
+            for policy in ("some", "max", "max:1", "max:0", "retry", "retry:-1", "refuse:1")
         ),
         (
             "boot -k kernel --expect '('",

@@ -149,7 +149,7 @@ def test_a_ring_that_holds_more_than_it_can_is_told(
     ("field", "value", "message"),
     [
         ("magic", 0, "no header"),
-        ("version", 2, "version 2"),
+        ("version", 1, "version 1"),
         ("record_size", 128, "128"),
         ("capacity", 128, "says it holds 128 records"),
     ],

@@ -15,6 +15,7 @@ from cvmlab.bootspec import (
     PendingPolicy,
 )
 from cvmlab.errors import ConfigError
+from cvmlab.guestobject import mapgpa_options
 from cvmlab.machine import (
     EXAMPLE_FDS,
     Channels,
@@ -218,6 +219,27 @@ def test_a_quote_socket_is_said_in_json() -> None:
         "ve": "strict",
         "quote-generation-socket": {"type": "unix", "path": "/run/q,1"},
     }
+
+
+def test_a_vm_can_bring_its_own_quote_service() -> None:
+    argv = argv_of(coco="tdx", quotes=True)
+    assert '"path": "/run/vm/quotes.sock"' in " ".join(argv)
+    assert "quotes.sock" not in " ".join(argv_of(coco="tdx"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        (None, ()),
+        ("all", ()),
+        ("max:2M", ("map-gpa-max=2097152",)),
+        ("retry:2", ("map-gpa-retry=2",)),
+        ("retry:0", ("map-gpa-retry=0",)),
+        ("refuse", ("map-gpa-refuse=on",)),
+    ],
+)
+def test_a_policy_on_mapgpa_is_a_property(policy: str | None, options: tuple[str, ...]) -> None:
+    assert mapgpa_options("tdx", policy) == options
 
 
 def test_options_for_a_guest_object_that_is_not_there_are_refused() -> None:

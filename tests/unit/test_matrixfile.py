@@ -81,7 +81,7 @@ def written(folder: Path, text: str, name: str = "m.toml") -> Path:
         (
             AXES + "[defaults]\nmax-accepts = ['boot=1']",
             "m.toml: defaults: max-accepts: there is no phase 'boot'",
-            "phases are launch, firmware, kernel, user",
+            "phases are launch, firmware, efi-stub, kernel, user",
         ),
         (
             AXES + "[[rule]]\nmax-conversions = 'few'",

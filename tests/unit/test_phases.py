@@ -9,7 +9,7 @@ import numpy.typing as npt
 from cvmlab import phases, summary
 from cvmlab.records import FLAG_WRITE, NO_DEVICE, RECORD, Actor, Kind, Phase, Verdict
 from cvmlab.result import PhaseCounters
-from cvmlab.states import PageState
+from cvmlab.states import PageState, Refusal
 
 
 S = 1_000_000_000
@@ -34,8 +34,8 @@ def begin(seconds: float, phase: Phase, rip: int = 0) -> dict[str, Any]:
     return at(seconds, kind=Kind.PHASE, flags=phase, pages=0, rip=rip)
 
 
-def accept(seconds: float, pages: int) -> dict[str, Any]:
-    return at(seconds, kind=Kind.ACCEPT, pages=pages, to=PageState.PRIVATE)
+def accept(seconds: float, pages: int, **fields: Any) -> dict[str, Any]:
+    return at(seconds, kind=Kind.ACCEPT, pages=pages, to=PageState.PRIVATE, **fields)
 
 
 def convert(seconds: float, pages: int, before: PageState, after: PageState, **fields: Any) -> Any:
@@ -175,3 +175,46 @@ def test_conversions_are_summed_by_actor_direction_and_function() -> None:
         ("device", "net0", "shared", None, 1, 1),
     ]
     assert summary.conversions(journal(), {}, resolve) == ()
+
+
+def test_refused_requests_are_told_by_reason_and_function() -> None:
+    records = journal(
+        at(1, kind=Kind.VIOLATION, refusal=Refusal.BY_POLICY, gpa=0x5000, pages=2, rip=RIP),
+        at(2, kind=Kind.VIOLATION, refusal=Refusal.BY_POLICY, gpa=0x9000, pages=1, rip=RIP),
+        at(3, kind=Kind.VIOLATION, refusal=Refusal.OUT_OF_RANGE, gpa=0x1000, pages=1, rip=RIP),
+    )
+    found = summary.refused(records, resolve)
+    assert [(one.reason, one.symbol, one.gpa, one.pages, one.requests) for one in found] == [
+        ("by-policy", "work", 0x5000, 2, 2),
+        ("out-of-range", "work", 0x1000, 1, 1),
+    ]
+
+
+def test_a_range_counts_as_the_largest_pages_that_fit_in_it() -> None:
+    private, shared, pending = PageState.PRIVATE, PageState.SHARED, PageState.PENDING
+    large, huge = 512, 512 * 512
+    records = journal(
+        begin(0, Phase.FIRMWARE),
+        accept(1, 1),
+        accept(1, large, gpa=large << 12),
+        begin(2, Phase.EFI_STUB),
+        convert(3, large, private, shared, gpa=0x1000),
+        begin(4, Phase.KERNEL),
+        accept(5, huge, gpa=huge << 12, rip=RIP),
+        convert(6, 3 * large + 1, private, shared, gpa=large << 12, rip=RIP),
+        convert(6, 1, shared, pending, rip=RIP + 4),
+        convert(6, 1, shared, shared),
+        begin(0, Phase.FIRMWARE),
+        accept(1, 1),
+    )
+    found = summary.functions(records, resolve)
+    assert [
+        (one.phase, one.change, one.symbol, one.of_4k, one.of_2m, one.of_1g, one.requests)
+        for one in found
+    ] == [
+        ("firmware", "accepted", None, 2, 1, 0, 3),
+        ("efi-stub", "to_shared", None, large, 0, 0, 1),
+        ("kernel", "accepted", "work", 0, 0, 1, 1),
+        ("kernel", "to_shared", "work", 1, 3, 0, 1),
+        ("kernel", "to_private", "work", 1, 0, 0, 1),
+    ]

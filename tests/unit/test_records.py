@@ -136,7 +136,7 @@ def header(**fields: int) -> np.void:
     [
         (header(), None),
         (header(magic=0), "the event ring has no header yet"),
-        (header(version=2), "the event ring is of version 2, not 1"),
+        (header(version=1), "the event ring is of version 1, not 2"),
         (header(record_size=32), "the event ring has records of 32 bytes, not 64"),
     ],
 )

@@ -192,3 +192,31 @@ def test_the_hint_of_an_error_takes_the_place_of_advice() -> None:
     text = report.render(changed(outcome=Outcome.BAD_INPUT, exit_code=85, hint="do this"))
 
     assert "advice: do this" in text
+
+
+def test_sizes_are_shown_where_not_all_pages_are_small() -> None:
+    def item(of_2m: int) -> result.FunctionCount:
+        return result.FunctionCount(
+            phase="efi-stub", change="to_shared", symbol="work", requests=4,
+            pages=3 + of_2m * 512, of_2m=of_2m,
+        )  # fmt: skip
+
+    assert "By size" not in report.render(changed(functions=(item(0),)))
+    text = report.render(changed(functions=(item(512),)))
+    block = text[text.index("By size") :].split("\n\n", maxsplit=1)[0]
+    assert block.splitlines() == [
+        "By size                   of 4K   of 2M  of 1G",
+        "  efi-stub  to shared         3     512      0  work",
+    ]
+
+
+def test_a_refused_conversion_is_explained() -> None:
+    refused = result.Refused(
+        reason="by-policy", symbol="__tdcall", gpa=0x7E000000, pages=16384, requests=2
+    )
+    bad = changed(refused=(refused,), mapgpa="refuse", outcome=Outcome.GUEST_FAILED, exit_code=1)
+    text = report.render(bad)
+    assert "host access: deny, MapGPA: refuse" in text
+    assert "  2 by-policy, in __tdcall, the first of 0x7e000000+64M" in text
+    assert "advice: its conversions were answered by --mapgpa" in text
+    assert "--mapgpa" not in report.render(changed(mapgpa="all", outcome=Outcome.GUEST_FAILED))

@@ -68,6 +68,8 @@ def boot(
     exec_: options.Exec = None,
     coco: options.Coco = None,
     coco_option: options.CocoOptions = None,
+    mapgpa: options.MapGpa = None,
+    quotes: options.Quotes = False,
     firmware: options.FirmwareName = None,
     memory: options.Memory = None,
     cpus: options.Cpus = None,
@@ -108,7 +110,7 @@ def boot(
     request = Request(
         image=image, kernel=kernel, initrd=initrd, append=append, exec=exec_,
         disks=tuple(disk or ()), disk_interface=disk_interface, net=net,
-        coco=coco, coco_options=tuple(coco_option or ()),
+        coco=coco, coco_options=tuple(coco_option or ()), mapgpa=mapgpa, quotes=quotes,
         firmware=firmware, memory=memory, cpus=cpus, tb_cache=tb_cache,
         on_host_access=on_host_access, on_pending=on_pending,
         expect=expect, timeout_s=timeout,

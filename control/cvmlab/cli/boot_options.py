@@ -40,6 +40,17 @@ CocoOptions = Annotated[
         help="Property of the guest object, such as sept-ve-disable=off. Repeatable.",
     ),
 ]
+MapGpa = Annotated[
+    str | None,
+    Option(
+        "--mapgpa",
+        metavar="all|max:SIZE|retry:N|refuse",
+        help="How the host answers a TD that asks for a conversion. Default: all.",
+    ),
+]
+Quotes = Annotated[
+    bool, Option("--quotes", help="Answer a TD's GetQuote, with quotes that prove nothing.")
+]
 FirmwareName = Annotated[
     str | None, Option("--firmware", metavar="seabios|ovmf|FILE", help="Default: seabios.")
 ]

@@ -113,6 +113,8 @@ class Top(App[None]):
         phases = Text(" ")
         for phase in Phase:
             now = phase is self._source.phase
+            if phase is Phase.EFI_STUB and not now:
+                continue  # not every boot has one
             passed = phase < self._source.phase
             style = "bold reverse" if now else ("" if passed else "grey42")
             phases.append(f" {phase.word} ", style)
