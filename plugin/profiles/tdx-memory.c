@@ -94,7 +94,7 @@ void tdx_fault(RestrictedMemory *rm, const RestrictedFill *fill,
                RestrictedAlias alias, RmemState state)
 {
     restricted_guest_fault(rm, fill, alias.gpa, state);
-    if (!fill->probe && !tdx_ve_disabled(tdx_guest())) {
+    if (!fill->walk && !tdx_ve_disabled(tdx_guest())) {
         fill_ve(fill);
     }
     restricted_fill_stop(fill);
@@ -109,7 +109,7 @@ hwaddr tdx_mmio(RestrictedMemory *rm, const RestrictedFill *fill,
 
     /* Without TDVF, the hole is shadow RAM: a ROM, as far as a TD knows. */
     if (alias.want == RESTRICTED_SHARED) {
-        if (tdx->strict && !fill->probe
+        if (tdx->strict && !fill->walk
             && (tdx->sections || !in_hole(alias.gpa))) {
             fill_ve(fill);
         }
@@ -252,7 +252,7 @@ static void accept_exclusive(CPUState *cpu, run_on_cpu_data data)
     CPUX86State *env = cpu_env(cpu);
     uint64_t rip = env->eip - req->call.length;
     RestrictedFill fill = {
-        .cpu = cpu, .pa = req->gpa, .access = MMU_DATA_STORE, .probe = true,
+        .cpu = cpu, .pa = req->gpa, .access = MMU_DATA_STORE,
     };
     RestrictedPages pages;
     uint64_t status = TDX_DEFERRED;
@@ -270,7 +270,7 @@ static void accept_exclusive(CPUState *cpu, run_on_cpu_data data)
     /* An EPT violation exit; the guest tries again when it goes on. */
     restricted_guest_fault(tdx->rm, &fill, req->gpa, RMEM_SHARED);
     env->eip = rip;
-    restricted_fill_stop(&fill);
+    restricted_stop_vm();
 }
 
 uint64_t tdx_page_accept(TdxCall *call)

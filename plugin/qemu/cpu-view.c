@@ -62,7 +62,9 @@ static uint64_t fill_rip(const RestrictedFill *fill)
     CPUX86State *env = cpu_env(fill->cpu);
 
     if (!fill->ra) {
-        return fill->access == MMU_INST_FETCH ? fill->va : 0;
+        /* Between two blocks of code: to fetch, or to walk in order to. */
+        return fill->walk ? env->eip
+               : fill->access == MMU_INST_FETCH ? fill->va : 0;
     }
     cpu_restore_state(fill->cpu, fill->ra);
     return env->eip;
@@ -169,12 +171,8 @@ static G_NORETURN void fill_poisoned(RestrictedMemory *rm,
 
 void restricted_fill_stop(const RestrictedFill *fill)
 {
-    qemu_system_vmstop_request_prepare();
-    qemu_system_vmstop_request(RUN_STATE_PAUSED);
-    cpu_stop_current();
-    if (!fill->probe) {
-        cpu_loop_exit_restore(fill->cpu, fill->ra);
-    }
+    restricted_stop_vm();
+    cpu_loop_exit_restore(fill->cpu, fill->ra);
 }
 
 static bool fill_is_astray(RestrictedWant want, RmemState state)

@@ -11,6 +11,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/atomic.h"
+#include "hw/core/cpu.h"
 #include "monitor/monitor.h"
 #include "hw/restricted-memory/restricted.h"
 #include "trace.h"
@@ -88,15 +89,24 @@ static hwaddr guard_shared_mask(RestrictedGuard *guard, uint64_t offset)
     return RMEM_PAGE_SIZE - 1;
 }
 
-/* A guest CPU: by a TLB fill, or by a walk that bypasses the TLB. */
+/*
+ * A guest CPU: by a TLB fill, or by a walk that bypasses the TLB. Or the walk
+ * of a debugger, who has no CPU: a look changes nothing.
+ */
 static AddressSpace *guard_cpu_view(RestrictedMemory *rm, uint64_t page,
                                     IOMMUAccessFlags *perm)
 {
-    switch (restricted_cpu_touch(rm, page)) {
+    switch (current_cpu ? restricted_cpu_touch(rm, page)
+                        : rmem_state(&rm->core, page)) {
     case RMEM_SHARED:
         return &rm->shared_as;
     case RMEM_PRIVATE:
         return &rm->private_as;
+    case RMEM_PENDING:
+        if (!current_cpu) {
+            return &rm->zero_as;
+        }
+        /* fall through */
     default:
         *perm = IOMMU_NONE;
         return &rm->blocked_as;

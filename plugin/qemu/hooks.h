@@ -37,13 +37,12 @@ typedef struct RestrictedFill {
     MMUAccessType access;
     bool user;
     uintptr_t ra;           /* host return address, to restore guest state */
-    bool probe;             /* part of another fill: a page-table walk */
+    bool walk;              /* of a page table, for a fill that has the same ra */
 } RestrictedFill;
 
 /*
  * Judge the access and return the address in the CPU root where its data is.
- * Does not return if the access ends in a fault, but always for a probe.
- * vCPU thread.
+ * Does not return if the access ends in a fault. vCPU thread.
  */
 hwaddr restricted_memory_fill(const RestrictedFill *fill);
 

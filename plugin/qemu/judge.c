@@ -102,13 +102,11 @@ static bool access_share(const RestrictedAccess *access)
     return true;
 }
 
-static void access_stop_vm(void)
+void restricted_stop_vm(void)
 {
     qemu_system_vmstop_request_prepare();
     qemu_system_vmstop_request(RUN_STATE_PAUSED);
-    if (current_cpu) {
-        cpu_stop_current();
-    }
+    cpu_stop_current();
 }
 
 /* The loader places the launch image until the guest's kernel runs. */
@@ -173,7 +171,7 @@ AddressSpace *restricted_judge(const RestrictedAccess *access, RmemState state)
     }
     access_record(access, state, verdict);
     if (verdict == RMEM_V_STOP) {
-        access_stop_vm();
+        restricted_stop_vm();
     }
     return verdict == RMEM_V_ZERO ? &rm->zero_as : &rm->blocked_as;
 }

@@ -39,7 +39,7 @@ typedef struct RestrictedActor {
     RmemActor kind;
     uint16_t index;             /* stands for it in the event ring */
     const char *name;           /* NULL: a PCI device, see bus and devfn */
-    struct PCIBus *bus;
+    struct PCIBus *bus;         /* NULL: no device, or it is gone; BQL */
     int devfn;
     uint64_t faults;            /* atomic */
     uint64_t converted;         /* atomic */
@@ -93,7 +93,7 @@ typedef struct RestrictedProfile {
     void (*launch)(RestrictedMemory *rm);
     /* Optional: what a guest physical address asks for. */
     RestrictedAlias (*alias)(const RestrictedMemory *rm, hwaddr pa);
-    /* With alias: a page is not in the view asked for. Returns for probes. */
+    /* With alias: a page is not in the view asked for. Does not return. */
     void (*fault)(RestrictedMemory *rm, const RestrictedFill *fill,
                   RestrictedAlias alias, RmemState state);
     /* Optional. The address is in no slot: where is it in the CPU root? */
@@ -220,7 +220,9 @@ RmemState restricted_cpu_touch(RestrictedMemory *rm, uint64_t page);
 void restricted_guest_fault(RestrictedMemory *rm, const RestrictedFill *fill,
                             hwaddr gpa, RmemState state);
 /* Pause the VM; the touch is tried again when it goes on. */
-void restricted_fill_stop(const RestrictedFill *fill);
+G_NORETURN void restricted_fill_stop(const RestrictedFill *fill);
+/* Pause the VM; this vCPU, if it is one, before its next instruction. */
+void restricted_stop_vm(void);
 uint64_t restricted_guest_rip(CPUState *cpu);
 
 /* convert.c */
