@@ -126,7 +126,10 @@ static AddressSpace *access_load(const RestrictedAccess *access, RmemState state
     RestrictedMemory *rm = access->rm;
     RmemState old = state;
 
-    if (access->write && state == RMEM_PENDING) {
+    if (state == RMEM_PENDING && !access->write) {
+        return &rm->zero_as;    /* nothing is there, and stays away */
+    }
+    if (state == RMEM_PENDING) {
         WITH_QEMU_LOCK_GUARD(&rm->lock) {
             rmem_apply_page(&rm->core, access->offset >> RMEM_PAGE_BITS,
                             RMEM_LOAD, &old);

@@ -21,20 +21,23 @@
 #include "monitor/monitor.h"
 #include "hw/restricted-memory/restricted.h"
 
-char *restricted_actor_name(const RestrictedActor *actor)
+static char *device_name(const PCIDevice *dev, int devfn)
 {
-    PCIDevice *dev;
-
-    if (actor->name) {
-        return g_strdup(actor->name);
-    }
-    dev = pci_find_device(actor->bus, pci_bus_num(actor->bus), actor->devfn);
     if (dev && DEVICE(dev)->id) {
         return g_strdup(DEVICE(dev)->id);
     }
     return g_strdup_printf("%s@%02x.%x",
                            dev ? object_get_typename(OBJECT(dev)) : "pci",
-                           PCI_SLOT(actor->devfn), PCI_FUNC(actor->devfn));
+                           PCI_SLOT(devfn), PCI_FUNC(devfn));
+}
+
+char *restricted_actor_name(const RestrictedActor *actor)
+{
+    if (actor->name) {
+        return g_strdup(actor->name);
+    }
+    return device_name(pci_find_device(actor->bus, pci_bus_num(actor->bus),
+                                       actor->devfn), actor->devfn);
 }
 
 RestrictedActor *restricted_actor_running(RestrictedMemory *rm, bool debug)
@@ -143,8 +146,32 @@ static void device_realized(DeviceListener *listener, DeviceState *dev)
     }
 }
 
+/*
+ * A device goes, or the bridge whose bus it is on: its name stays with what is
+ * in the journal, and whoever comes to its place is somebody else.
+ */
+static void device_unrealized(DeviceListener *listener, DeviceState *dev)
+{
+    RestrictedMemory *rm = restricted_memory();
+
+    for (unsigned i = 0; i < rm->spaces->len; i++) {
+        RestrictedSpace *space = g_ptr_array_index(rm->spaces, i);
+        RestrictedActor *actor = &space->actor;
+
+        if (actor->bus
+            && (BUS(actor->bus)->parent == dev
+                || (dev->parent_bus == BUS(actor->bus)
+                    && PCI_DEVICE(dev)->devfn == actor->devfn))) {
+            actor->name = device_name(dev->parent_bus == BUS(actor->bus)
+                                      ? PCI_DEVICE(dev) : NULL, actor->devfn);
+            actor->bus = NULL;
+        }
+    }
+}
+
 static DeviceListener device_listener = {
     .realize = device_realized,
+    .unrealize = device_unrealized,
 };
 
 /*
