@@ -141,7 +141,8 @@ static void backend_complete(UserCreatable *uc, Error **errp)
         return;
     }
     if (backend->prealloc
-        && fallocate(rm->fds[RESTRICTED_FD_PRIVATE], 0, 0, backend->size) < 0) {
+        && RETRY_ON_EINTR(fallocate(rm->fds[RESTRICTED_FD_PRIVATE], 0, 0,
+                                    backend->size)) < 0) {
         error_setg_errno(errp, errno, "cannot preallocate");
         return;
     }

@@ -23,8 +23,9 @@
 static bool file_allocate(RestrictedMemory *rm, int which, uint64_t first,
                           uint64_t count)
 {
-    return fallocate(rm->fds[which], 0, first << RMEM_PAGE_BITS,
-                     count << RMEM_PAGE_BITS) == 0;
+    /* A signal, even SIGSTOP, interrupts it, and then it has done nothing. */
+    return RETRY_ON_EINTR(fallocate(rm->fds[which], 0, first << RMEM_PAGE_BITS,
+                                    count << RMEM_PAGE_BITS)) == 0;
 }
 
 /* Code translated from these pages is gone with their content. */
@@ -43,8 +44,10 @@ static void file_punch(RestrictedMemory *rm, int which, uint64_t first,
                                                       : &rm->private_ram;
 
     /* Punching a range of our own memfd has no way to fail. */
-    if (fallocate(rm->fds[which], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                  first << RMEM_PAGE_BITS, count << RMEM_PAGE_BITS) < 0) {
+    if (RETRY_ON_EINTR(fallocate(rm->fds[which],
+                                 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                 first << RMEM_PAGE_BITS,
+                                 count << RMEM_PAGE_BITS)) < 0) {
         abort();
     }
     forget_code(ram, first, count);
@@ -283,9 +286,11 @@ static void reset_files(RestrictedMemory *rm)
     for (unsigned i = 0; i < rm->nslots; i++) {
         for (int which = RESTRICTED_FD_PRIVATE; which <= last; which++) {
             /* Cheaper than file_punch(): all code is forgotten anyway. */
-            if (fallocate(rm->fds[which],
-                          FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                          rm->slots[i].offset, rm->slots[i].size) < 0) {
+            if (RETRY_ON_EINTR(fallocate(rm->fds[which],
+                                         FALLOC_FL_PUNCH_HOLE
+                                         | FALLOC_FL_KEEP_SIZE,
+                                         rm->slots[i].offset,
+                                         rm->slots[i].size)) < 0) {
                 abort();
             }
         }

@@ -43,9 +43,9 @@ void restricted_load(RestrictedMemory *rm, const RestrictedPages *pages)
         rmem_apply(&rm->core, pages->first, pages->count, RMEM_LOAD, NULL,
                    NULL, NULL);
     }
-    if (fallocate(rm->fds[RESTRICTED_FD_PRIVATE], 0,
-                  pages->first << RMEM_PAGE_BITS,
-                  pages->count << RMEM_PAGE_BITS) < 0) {
+    if (RETRY_ON_EINTR(fallocate(rm->fds[RESTRICTED_FD_PRIVATE], 0,
+                                 pages->first << RMEM_PAGE_BITS,
+                                 pages->count << RMEM_PAGE_BITS)) < 0) {
         error_report("the host has no storage for the launch image");
         exit(EXIT_FAILURE);
     }

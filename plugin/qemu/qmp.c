@@ -98,6 +98,22 @@ static bool may_change(RestrictedMemory *rm, Error **errp)
     return restricted_own(rm, errp);
 }
 
+/*
+ * A vCPU may have stopped itself for good while it was waited for. It must
+ * stay so until the main loop finds the request and stops the rest.
+ */
+static void resume_unless_stopped(void)
+{
+    RunState state;
+
+    if (qemu_vmstop_requested(&state)) {
+        qemu_system_vmstop_request_prepare();
+        qemu_system_vmstop_request(state);
+    } else {
+        resume_all_vcpus();
+    }
+}
+
 static RestrictedMemoryChanged *change_by_qmp(const char *id,
                                               RestrictedMemoryRangeList *ranges,
                                               RestrictedChange change,
@@ -121,7 +137,7 @@ static RestrictedMemoryChanged *change_by_qmp(const char *id,
     pause_all_vcpus();
     /* Waiting for the vCPUs has let others run. */
     ok = may_change(rm, errp) && restricted_change(rm, &change, errp);
-    resume_all_vcpus();
+    resume_unless_stopped();
 
     trace_rmem_qmp_change(rmem_event_name(change.event), change.changed,
                           ok ? "done" : "refused");
