@@ -122,11 +122,6 @@ class Successor:
     cpr_socket: Path
     main_socket: Path
     qmp_socket: Path
-    log_start: int
-
-    def log_tail(self) -> list[str]:
-        """Return the last lines that it wrote itself."""
-        return self.process.log_tail(start=self.log_start)
 
 
 def start_successor(
@@ -145,15 +140,16 @@ def start_successor(
     qmp_socket = run.path / f"qmp{number % 2}"
     channels = Channels(*wires.theirs, qmp_socket, cpr_socket=cpr_socket)
     argv = command_line(locate_qemu(setting.qemu), source.spec, channels, memory.files.fds)
-    log_start = run.qemu_log.stat().st_size if run.qemu_log.exists() else 0
+    log = run.path / f"qemu-{number}.log"
+    log.unlink(missing_ok=True)
     process = QemuProcess(
         argv,
         pass_fds=[*wires.theirs, *memory.files.fds.all],
-        log_path=run.qemu_log,
+        log_path=log,
     )
     stack.callback(process.kill)
     wires.let_go()
-    return Successor(process, wires, cpr_socket, main_socket, qmp_socket, log_start)
+    return Successor(process, wires, cpr_socket, main_socket, qmp_socket)
 
 
 async def connect_successor(
@@ -167,9 +163,7 @@ async def connect_successor(
         )
         version = await connection.require_plugin()
     except (VmExited, DeadlineExceeded) as error:
-        raise await start_failure(
-            process, setting.stop_timeout_s, error, log_start=successor.log_start
-        ) from error
+        raise await start_failure(process, setting.stop_timeout_s, error) from error
     return replace(source, process=process, connection=connection, qemu_version=version)
 
 
@@ -269,13 +263,11 @@ async def start_failure(
     process: QemuProcess,
     timeout_s: float,
     error: VmExited | DeadlineExceeded | None = None,
-    *,
-    log_start: int = 0,
 ) -> CvmError:
     """Return the error that explains best why QEMU did not start; *error* is how it was noticed."""
     # QEMU closes its sockets a little before it is gone.
     status = await process.wait_for(0 if isinstance(error, DeadlineExceeded) else timeout_s)
-    tail = process.log_tail(start=log_start)
+    tail = process.log_tail()
     hint = f"its log is {process.log_path}"
     if status is None and error is not None:
         error.hint = hint

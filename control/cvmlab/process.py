@@ -105,9 +105,9 @@ class QemuProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
-    def log_tail(self, lines: int = LOG_TAIL_LINES, *, start: int = 0) -> list[str]:
-        """Return the last lines that were written behind byte *start* of its log."""
-        return log_tail(self.log_path, lines, start=start)
+    def log_tail(self, lines: int = LOG_TAIL_LINES) -> list[str]:
+        """Return the last lines that it wrote."""
+        return log_tail(self.log_path, lines)
 
 
 def describe_status(status: int) -> str:
@@ -121,12 +121,12 @@ def describe_status(status: int) -> str:
     return f"signal {-status} ({name})"
 
 
-def log_tail(path: Path, lines: int = LOG_TAIL_LINES, *, start: int = 0) -> list[str]:
-    """Return the last *lines* lines behind byte *start* of a log file; none if there is no such file."""
+def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> list[str]:
+    """Return the last *lines* lines of a log file; none if there is no such file."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(start, size - _LOG_TAIL_BYTES))
+            file.seek(max(0, size - _LOG_TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         return []

@@ -173,11 +173,7 @@ class Replacement:
                 if "Failed to connect" not in error.desc:
                     raise
             if successor.process.status is not None:
-                raise await start_failure(
-                    successor.process,
-                    self._setting.stop_timeout_s,
-                    log_start=successor.log_start,
-                )
+                raise await start_failure(successor.process, self._setting.stop_timeout_s)
             await asyncio.sleep(_INTERVAL_S)
 
     async def _require_running(self) -> None:
@@ -207,7 +203,7 @@ class Replacement:
         return UpgradeFailed("the guest could not be handed over", reasons)
 
     def _log_tail(self) -> list[str]:
-        return [] if self._successor is None else self._successor.log_tail()
+        return [] if self._successor is None else self._successor.process.log_tail()
 
     async def _look(self, destination: Qmp | None) -> Look:
         source = self._source.connection

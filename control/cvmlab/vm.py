@@ -25,6 +25,7 @@ from cvmlab.bootspec import BootSpec
 from cvmlab.channel import Subscription
 from cvmlab.console import Console
 from cvmlab.errors import ConfigError, CvmError, DeadlineExceeded, MarkerNotSeen, VmExited
+from cvmlab.files import RestrictedFiles
 from cvmlab.handover import Upgrade
 from cvmlab.journal import Journal, JournalFile, Records
 from cvmlab.launch import Memory, Parts, Setting, launch
@@ -214,6 +215,10 @@ class Vm(Operations):
     @property
     def qemu_pid(self) -> int:
         return self._running.process.pid
+
+    @property
+    def memory_files(self) -> RestrictedFiles:
+        return self._memory.files
 
     @property
     def outcome(self) -> Outcome | None:

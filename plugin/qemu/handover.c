@@ -19,6 +19,7 @@
 #include "migration/blocker.h"
 #include "migration/cpr.h"
 #include "migration/vmstate.h"
+#include "hw/boards.h"
 #include "system/runstate.h"
 #include "hw/restricted-memory/restricted.h"
 
@@ -35,6 +36,7 @@ typedef struct Handover {
     uint8_t profile[PROFILE_BYTES];
     uint64_t size;
     uint32_t layout;
+    uint32_t cpus;
     uint64_t files[2 * RESTRICTED_FDS];     /* device and inode of each */
     uint64_t generation;
     uint32_t policy;
@@ -132,6 +134,7 @@ static int handover_pre_save(void *opaque)
     strpadcpy((char *)h->profile, sizeof(h->profile), rm->profile_name, 0);
     h->size = MEMORY_BACKEND(rm)->size;
     h->layout = rm->layout;
+    h->cpus = MACHINE(qdev_get_machine())->smp.cpus;
     identify_files(rm, h->files);
     h->generation = qatomic_read(&rm->core.shared->generation);
     h->policy = qatomic_read(&rm->policy);
@@ -165,6 +168,9 @@ static const char *handover_fault(const Handover *h)
     }
     if (h->layout != rm->layout) {
         return "its layout is another";
+    }
+    if (h->cpus != MACHINE(qdev_get_machine())->smp.cpus) {
+        return "it has another number of CPUs";
     }
     if (memcmp(h->files, files, sizeof(files))) {
         return "its memory is in other files";
@@ -222,6 +228,7 @@ static const VMStateDescription vmstate_handover = {
         VMSTATE_BUFFER(profile, Handover),
         VMSTATE_UINT64(size, Handover),
         VMSTATE_UINT32(layout, Handover),
+        VMSTATE_UINT32(cpus, Handover),
         VMSTATE_UINT64_ARRAY(files, Handover, 2 * RESTRICTED_FDS),
         VMSTATE_UINT64(generation, Handover),
         VMSTATE_UINT32(policy, Handover),

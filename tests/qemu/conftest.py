@@ -13,10 +13,14 @@ pytest.register_assert_rewrite("tests.qemu.bare_machine")
 
 from cvmlab.bootspec import BootSpec  # noqa: E402
 from cvmlab.build import qemu_binary, rom_dirs  # noqa: E402 - the line above comes first
+from cvmlab.vm import Vm  # noqa: E402
 from tests.qemu.bare import build  # noqa: E402
 from tests.qemu.bare_machine import EDU_DEVICE, MEMORY_BYTES, BareMachine  # noqa: E402
 
 
+CHURN_AREA = 0x2000000
+CHURN_PAGES = 64
+MakeVm = Callable[..., Vm]
 Boot = Callable[..., AbstractAsyncContextManager[BareMachine]]
 
 
@@ -48,3 +52,20 @@ def boot(patched_qemu: Path, bare_elf: Path, tmp_path: Path) -> Boot:
         return BareMachine.start(patched_qemu, spec, tmp_path, cont=cont)
 
     return start
+
+
+@pytest.fixture
+def churning(patched_qemu: Path, bare_elf: Path) -> MakeVm:
+    """Return a maker of VMs whose guest writes and verifies memory until a key is pressed."""
+
+    def make(**more: object) -> Vm:
+        options = {
+            "qemu": patched_qemu,
+            "kernel": bare_elf,
+            "memory": "128M",
+            "rom_dirs": rom_dirs(),
+            "append": f"-- churn {CHURN_AREA:x} {CHURN_PAGES:x};--",
+        }
+        return Vm(**(options | more))  # type: ignore[arg-type]
+
+    return make

@@ -3,11 +3,9 @@
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from cvmlab.build import rom_dirs
 from cvmlab.journal import JournalFile
 from cvmlab.outcome import End
 from cvmlab.ranges import PAGE_SIZE, GpaRange
@@ -15,6 +13,8 @@ from cvmlab.records import Actor, Kind
 from cvmlab.rundir import load_run
 from cvmlab.states import Counter, PageState
 from cvmlab.vm import Vm
+from tests.qemu.conftest import CHURN_AREA as AREA
+from tests.qemu.conftest import CHURN_PAGES as PAGES
 
 
 pytestmark = [
@@ -23,27 +23,8 @@ pytestmark = [
     pytest.mark.usefixtures("state_home"),
 ]
 MakeVm = Callable[..., Vm]
-AREA = 0x2000000
-PAGES = 64
 WAIT_S = 60.0
 FREE = GpaRange(AREA + (PAGES + 16) * PAGE_SIZE, 32 * PAGE_SIZE)
-
-
-@pytest.fixture
-def churning(patched_qemu: Path, bare_elf: Path) -> MakeVm:
-    """Return a maker of VMs whose guest writes and verifies memory until a key is pressed."""
-
-    def make(**more: object) -> Vm:
-        options = {
-            "qemu": patched_qemu,
-            "kernel": bare_elf,
-            "memory": "128M",
-            "rom_dirs": rom_dirs(),
-            "append": f"-- churn {AREA:x} {PAGES:x};--",
-        }
-        return Vm(**(options | more))  # type: ignore[arg-type]
-
-    return make
 
 
 async def passes(vm: Vm, count: int = 2) -> None:

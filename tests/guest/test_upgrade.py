@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A live Debian kernel at work while the QEMU under it is replaced, again and again.
+
+By default three times each; ``tox -e long`` does it twenty times.
+"""
+
+import os
+
+import pytest
+
+from cvmlab.images import resolve
+from cvmlab.outcome import End
+from cvmlab.records import Phase
+from cvmlab.states import Counter
+from cvmlab.vm import Vm
+
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("state_home")]
+
+DEADLINE_S = 180
+# Files in memory are copied, compressed and compared with what they were; a second process writes
+# the whole time, and a clock that ever goes back is told.
+WORK = """
+dd if=/dev/urandom of=/tmp/a bs=1M count=8 2>/dev/null
+sum=$(sha256sum </tmp/a); bad=0; pass=0; before=0
+(while :; do cp /tmp/a /tmp/busy; done) &
+while [ $pass -lt %d ]; do
+  cp /tmp/a /tmp/b; gzip -1c /tmp/b >/tmp/c; rm /tmp/b
+  [ "$(gunzip -c /tmp/c | sha256sum)" = "$sum" ] || bad=$((bad + 1))
+  [ "$(sha256sum </tmp/a)" = "$sum" ] || bad=$((bad + 1))
+  now=$(cut -d. -f1 /proc/uptime); [ $now -ge $before ] || bad=$((bad + 1)); before=$now
+  pass=$((pass + 1)); echo pass $pass: $bad bad
+done
+kill $!
+dmesg | grep -E 'BUG|Oops|Call Trace|stall|soft lockup' && bad=$((bad + 1))
+exit $bad
+"""
+
+
+async def upgrade_under_load(coco: str, times: int) -> None:
+    guest = resolve("debian", exec_command=WORK % (times + 1))
+    vm = Vm(
+        kernel=guest.kernel, initrd=guest.initrd, append=guest.append, memory="512M", coco=coco,
+        net="user", cpus=2,
+    )  # fmt: skip
+    pids = set()
+    async with vm:
+        for number in range(1, times + 1):
+            await vm.wait_for(f"pass {number}: 0 bad", fail=[r"[1-9]\d* bad"], timeout_s=DEADLINE_S)
+            before = vm.pages.counters()
+            upgrade = await vm.upgrade()
+            pids.add(upgrade.new_pid)
+            assert upgrade.bytes_sent < 1 << 20
+            after = vm.pages.counters()
+            assert all(after[counter] >= before[counter] for counter in Counter)
+        outcome = await vm.wait_exit(timeout_s=DEADLINE_S)
+        assert (outcome.end, outcome.guest_status) == (End.POWERED_OFF, 0), vm.console.last_lines()
+        assert len(pids) == times
+        assert vm.pages.phase is Phase.USER
+        assert vm.last_info is not None
+        assert vm.last_info.counters.guest_violations == 0
+
+
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("coco", ["generic", "tdx"])
+async def test_a_working_guest_outlives_three_qemus(coco: str) -> None:
+    await upgrade_under_load(coco, 3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("coco", ["generic", "tdx"])
+async def test_a_working_guest_outlives_many_qemus(coco: str) -> None:
+    await upgrade_under_load(coco, int(os.environ.get("CVMLAB_UPGRADES", "20")))
