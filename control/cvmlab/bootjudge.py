@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from cvmlab import __version__, blame, budgets, phases, summary
+from cvmlab import __version__, baselines, blame, budgets, costs, phases, summary
 from cvmlab.bootplan import Plan
 from cvmlab.bootrequest import Request
 from cvmlab.bootspec import BootSpec
@@ -21,7 +22,7 @@ from cvmlab.records import RECORD
 from cvmlab.records import Phase as PhaseName
 from cvmlab.replay import Slot
 from cvmlab.report import CONSOLE_LINES
-from cvmlab.result import EXIT_CODES, Counters, Outcome, Pages, Qemu, Result
+from cvmlab.result import EXIT_CODES, Counters, Estimate, Outcome, Pages, Qemu, Result
 from cvmlab.symbols import KERNEL_ENTRY, LazySymbols, Symbols
 from cvmlab.timeline import Names, name_functions
 from cvmlab.vm import Vm
@@ -85,7 +86,9 @@ def collect(plan: Plan, vm: Vm, start: Start, ending: Ending, ended_ns: int) -> 
     )
     lines = budgets.measure(plan.budgets, counters, cut)
     verdict = budgets.judge(_explained(ending, records, resolve), lines, evidence.of)
-    return Finished(
+    result = _against_baseline(
+        plan,
+        vm,
         Result(
             **_what(plan, vm),
             outcome=verdict.outcome,
@@ -99,13 +102,37 @@ def collect(plan: Plan, vm: Vm, start: Start, ending: Ending, ended_ns: int) -> 
             functions=evidence.functions,
             refused=summary.refused(records, resolve),
             budgets=lines,
+            estimate=_estimate(plan, counters),
             guest_exit=None if vm.outcome is None else vm.outcome.guest_status,
             command=_command(vm),
             run_dir=str(vm.run.path) if plan.keep or verdict.outcome is not Outcome.OK else None,
             started=start.wall.isoformat(timespec="seconds"),
             duration=round(time.monotonic() - start.monotonic_s, 3),
         ),
-        vm.console.last_lines(CONSOLE_LINES),
+    )
+    return Finished(result, vm.console.last_lines(CONSOLE_LINES))
+
+
+def _estimate(plan: Plan, counters: Counters) -> Estimate | None:
+    return costs.estimate(plan.spec.coco, str(plan.spec.firmware), counters, costs.load())
+
+
+def _against_baseline(plan: Plan, vm: Vm, result: Result) -> Result:
+    """Return *result*, failed if it is good and took more than the plan's baseline."""
+    if plan.baseline is None or result.outcome is not Outcome.OK:
+        return result
+    wrong = list(baselines.regressions(plan.baseline.entry, plan.baseline.tolerance, result))
+    if result.counters.events_dropped:
+        wrong = ["events were dropped: nothing can be held against the baseline"]
+    if not wrong:
+        return result
+    return msgspec.structs.replace(
+        result,
+        outcome=Outcome.BUDGET_EXCEEDED,
+        exit_code=EXIT_CODES[Outcome.BUDGET_EXCEEDED],
+        message="; ".join(wrong),
+        hint="`cvmlab baseline update` if that is meant so",
+        run_dir=str(vm.run.path),
     )
 
 

@@ -12,6 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from cvmlab.baselinefile import load as load_baselines
+from cvmlab.baselines import Entry, Tolerance, key
 from cvmlab.bootguest import guest_of
 from cvmlab.bootrequest import Request
 from cvmlab.bootspec import (
@@ -51,6 +53,14 @@ _DEBUGGER_TIMEOUT_S = 24 * 3600.0  # a person sits there
 _QCOW2_MAGIC = b"QFI\xfb"
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an earlier boot like this one took, and how much more is no regression."""
+
+    entry: Entry
+    tolerance: Tolerance
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A boot that can start: what, where, until when, and how it is judged."""
@@ -64,6 +74,7 @@ class Plan:
     runs_command: bool
     timeout_s: float
     budgets: tuple[Budget, ...]
+    baseline: "Measured | None"
     release: str | None
     own_qemu: bool  # the one that `cvmlab build` made, or CVMLAB_QEMU
     symbols: LazySymbols
@@ -79,9 +90,10 @@ class Plan:
         return command_line(qemu, self.spec, Channels.example(folder), fds)
 
 
-def _events(machine: BootSpec, budgets: Iterable[Budget]) -> EventLoss:
+def _events(machine: BootSpec, budgets: Iterable[Budget], baseline: Measured | None) -> EventLoss:
     """What happened in a phase is known from events only: then none may be missing."""
-    return EventLoss.LOSSLESS if any(item.phase for item in budgets) else machine.events
+    by_phase = baseline is not None or any(item.phase for item in budgets)
+    return EventLoss.LOSSLESS if by_phase else machine.events
 
 
 def plan(
@@ -96,24 +108,20 @@ def plan(
     _require_one_source(request)
     _require_files(request, words.firmware)
     machine = _machine(request, words)
+    baseline = _baseline(request, machine)
     machine.validate()  # before anything is fetched or built
     qemu = _qemu(request, build=build, style=style)
     guest = guest_of(request, on_step)
     spec = replace(
         machine,
-        events=_events(machine, budgets),
+        events=_events(machine, budgets, baseline),
         kernel=guest.kernel,
         initrd=guest.initrd,
         append=guest.append,
         rom_dirs=tuple(rom_dirs()),
     )
     spec.validate()
-    setting = Setting(
-        name=request.name or "vm",
-        qemu=qemu,
-        run_dir=request.run_dir,
-        keep=True,  # until the verdict, which comes after the end of the VM
-    )
+    setting = _setting(request, qemu)
     Vm(spec, setting=setting)  # starts nothing, but knows what a VM may be called
     return Plan(
         title=request.title,
@@ -125,11 +133,21 @@ def plan(
         runs_command=request.exec is not None,
         timeout_s=timeout_s,
         budgets=budgets,
+        baseline=baseline,
         release=guest.release,
         own_qemu=request.qemu is None,
         symbols=LazySymbols(guest.load_symbols),
         is_linux=guest.is_linux,
         fixed_addresses=guest.fixed_addresses,
+    )
+
+
+def _setting(request: Request, qemu: Path) -> Setting:
+    return Setting(
+        name=request.name or "vm",
+        qemu=qemu,
+        run_dir=request.run_dir,
+        keep=True,  # until the verdict, which comes after the end of the VM
     )
 
 
@@ -159,6 +177,15 @@ def _budgets(request: Request) -> tuple[Budget, ...]:
         (Resource.ACCEPTS, request.max_accepts),
     )
     return tuple(Budget.parse(resource, text) for resource, texts in given for text in texts)
+
+
+def _baseline(request: Request, machine: BootSpec) -> Measured | None:
+    if request.baseline is None:
+        return None
+    firmware, memory = str(machine.firmware), machine.memory_bytes
+    name = key(request.title, machine.coco, firmware, machine.cpus, memory)
+    known = load_baselines(request.baseline)
+    return Measured(known.entry(name, str(request.baseline)), known.tolerance)
 
 
 def _timeout(request: Request) -> float:

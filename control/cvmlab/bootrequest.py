@@ -32,6 +32,7 @@ class Request:
     max_faults: tuple[str, ...] = ()
     max_conversions: tuple[str, ...] = ()
     max_accepts: tuple[str, ...] = ()
+    baseline: Path | None = None
     name: str | None = None
     run_dir: Path | None = None
     keep: bool = False

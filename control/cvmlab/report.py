@@ -7,7 +7,7 @@ from itertools import groupby
 from cvmlab.budgets import describe
 from cvmlab.pagemap import share
 from cvmlab.ranges import PAGE_SIZE, format_size
-from cvmlab.result import Conversion, Fault, FunctionCount, Outcome, Phase, Result
+from cvmlab.result import Conversion, Estimate, Fault, FunctionCount, Outcome, Phase, Result
 
 
 FAULTS_SHOWN = 4  # of each actor
@@ -49,6 +49,7 @@ def render(result: Result, *, console: Sequence[str] = (), verbose: bool = False
         _sizes(result.functions),
         _refused(result),
         _faults(result, limit),
+        _estimate(result.estimate),
         _budgets(result),
         _verdict(result, console[-CONSOLE_LINES:]),
     ]
@@ -177,6 +178,16 @@ def say_fault(fault: Fault) -> str:
 def _more(number: int, limit: int | None, *, indent: str = "  ") -> Iterator[str]:
     if limit is not None and number > limit:
         yield f"{indent}and {number - limit} more, in result.json"
+
+
+def _estimate(estimate: Estimate | None) -> Iterator[str]:
+    if estimate is None:
+        return
+    low, high = estimate.seconds_low, estimate.seconds_high
+    counted = ", ".join(f"{term.count} {term.counter}" for term in estimate.terms)
+    left = f"; not counted: {', '.join(estimate.not_counted)}" if estimate.not_counted else ""
+    yield f"Estimate    {low:.2f} to {high:.2f} s of {estimate.technology} hardware for {counted}{left}"
+    yield "            (an estimate by public measurements, which result.json cites)"
 
 
 def _budgets(result: Result) -> Iterator[str]:

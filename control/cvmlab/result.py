@@ -174,6 +174,32 @@ class BudgetLine(_Document, frozen=True, kw_only=True):
     kept: bool
 
 
+class CostTerm(_Document, frozen=True, kw_only=True):
+    """What the operations behind one counter would take."""
+
+    counter: str
+    count: Count
+    seconds_low: Seconds
+    seconds_high: Seconds
+    source: Annotated[tuple[str, ...], Meta(description="the public measurements")]
+
+
+class Estimate(_Document, frozen=True, kw_only=True):
+    """Time that page-state changes would take on hardware, from counts and public measurements."""
+
+    is_estimate: Annotated[
+        Literal[True],
+        Meta(description="nothing was measured here; the range is that of the sources"),
+    ] = True
+    technology: str
+    seconds_low: Seconds
+    seconds_high: Seconds
+    terms: tuple[CostTerm, ...]
+    not_counted: Annotated[
+        tuple[str, ...], Meta(description="counters nobody has measured the cost of")
+    ] = ()
+
+
 class Qemu(_Document, frozen=True, kw_only=True):
     """Which QEMU ran; ``patch`` is the hash of all that was added to it."""
 
@@ -212,6 +238,7 @@ class Result(_Document, frozen=True, kw_only=True):
     ] = ()
     refused: tuple[Refused, ...] = ()
     budgets: tuple[BudgetLine, ...] = ()
+    estimate: Estimate | None = None
     guest_exit: Annotated[int | None, Meta(description="status of the --exec command")] = None
     command: Annotated[tuple[str, ...], Meta(description="the QEMU command")] = ()
     run_dir: str | None = None

@@ -152,6 +152,23 @@ def test_a_boot_ends_in_the_exit_code_of_the_contract(
     assert found.message.startswith(message)
 
 
+def test_a_boot_is_held_against_its_baseline(
+    boot: Boot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, measured = tmp_path / "base.json", tmp_path / "measured.json"
+    measured.write_text(result.to_json(boot("", (*LOGIN, *OFF))[1]))
+    assert main(["baseline", "update", str(file), str(measured), "--pages", "0"]) == 0
+    capsys.readouterr()
+
+    assert boot(f"--baseline {file}", (*LOGIN, *OFF))[0] == 0
+    code, found = boot(f"--baseline {file}", (*LOGIN, {"touch": [300, 6]}, *OFF))
+
+    assert (code, found.outcome) == (80, Outcome.BUDGET_EXCEEDED)
+    expected = "56 accepted pages in phase kernel: the baseline is 50, 55 are allowed"
+    assert found.message == expected
+    assert found.run_dir is not None
+
+
 def test_a_result_tells_pages_counters_phases_and_faults(boot: Boot) -> None:
     _, found = boot("", (*LOGIN, {"host_fault": 0x5010}, *OFF))
 

@@ -220,3 +220,20 @@ def test_a_refused_conversion_is_explained() -> None:
     assert "  2 by-policy, in __tdcall, the first of 0x7e000000+64M" in text
     assert "advice: its conversions were answered by --mapgpa" in text
     assert "--mapgpa" not in report.render(changed(mapgpa="all", outcome=Outcome.GUEST_FAILED))
+
+
+def test_an_estimate_is_called_one_and_says_what_it_leaves_out() -> None:
+    term = result.CostTerm(
+        counter="accepted", count=100, seconds_low=0.5, seconds_high=1, source=("somebody",)
+    )
+    estimate = result.Estimate(
+        technology="tdx", seconds_low=0.5, seconds_high=1, terms=(term,), not_counted=("to_shared",)
+    )
+
+    lines = report.render(msgspec.structs.replace(BOOTED, estimate=estimate)).splitlines()
+
+    first = next(number for number, line in enumerate(lines) if line.startswith("Estimate"))
+    assert lines[first : first + 2] == [
+        "Estimate    0.50 to 1.00 s of tdx hardware for 100 accepted; not counted: to_shared",
+        "            (an estimate by public measurements, which result.json cites)",
+    ]

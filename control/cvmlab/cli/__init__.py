@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cvmlab import __version__
-from cvmlab.cli import boot, matrix, publish, recorded, running, setup
+from cvmlab.cli import baseline, boot, matrix, publish, recorded, running, setup
 from cvmlab.cli.session import INTERRUPTED, Session
 from cvmlab.errors import ConfigError, CvmError, InvariantError
 
@@ -37,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 boot.add_to(app)
+baseline.add_to(app)
 matrix.add_to(app)
 running.add_to(app)
 recorded.add_to(app)

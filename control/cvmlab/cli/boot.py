@@ -82,6 +82,7 @@ def boot(
     max_faults: options.MaxFaults = None,
     max_conversions: options.MaxConversions = None,
     max_accepts: options.MaxAccepts = None,
+    baseline: options.Baseline = None,
     json: options.Json = None,
     junit: options.Junit = None,
     trace: options.Trace = None,
@@ -116,7 +117,7 @@ def boot(
         expect=expect, timeout_s=timeout,
         max_faults=tuple(max_faults or ()),
         max_conversions=tuple(max_conversions or ()),
-        max_accepts=tuple(max_accepts or ()),
+        max_accepts=tuple(max_accepts or ()), baseline=baseline,
         name=name, run_dir=run_dir, keep=keep, gdb=gdb, qemu=qemu, symbols=symbols,
     )  # fmt: skip
     broker = publish.broker_of(

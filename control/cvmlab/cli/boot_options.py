@@ -84,6 +84,9 @@ MaxConversions = Annotated[
 MaxAccepts = Annotated[
     list[str] | None, Option(metavar=_BUDGET, help="Pages that may be accepted.")
 ]
+Baseline = Annotated[
+    Path | None, Option(metavar="FILE", help="Fail if it takes more than that file says it took.")
+]
 Json = Annotated[
     str | None, Option("--json", metavar="FILE|-", help="Write result.json; the report to stderr.")
 ]
