@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from cvmlab.cells import Cell
 from cvmlab.errors import ConfigError
-from cvmlab.result import Outcome, Result
+from cvmlab.result import EXIT_CODES, Outcome, Result
 
 
 SEVERAL_FAILED = 1  # and not for one and the same reason
@@ -60,7 +60,12 @@ class MatrixResult(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 def judged(
     cell: Cell, *, status: int, result: Result | None, said: str, seconds: float, folder: str
 ) -> CellResult:
-    """Return the verdict on a boot that ended with *status*; *said* is its last word."""
+    """Return the verdict on a boot that ended with *status*; *said* is its last word.
+
+    A boot that says it is good must have a result that says so, too.
+    """
+    if status == 0 and (result is None or result.outcome is not Outcome.OK):
+        status, said = EXIT_CODES[Outcome.DEFECT], f"there is no good result of it: {said}"
     if status == 0:
         verdict = Verdict.PASSED
     else:

@@ -14,6 +14,7 @@ from cvmlab.matrixresult import (
     judged,
     worse,
 )
+from tests.fakes import journals
 
 
 AXIS = Axis(
@@ -64,9 +65,20 @@ def test_an_unstable_cell_may_fail_and_is_said_to(
 ) -> None:
     boot = Cell(number=1, axis=AXIS, words=(), timeout_s=None, memory_bytes=0, unstable=unstable)
 
-    made = judged(boot, status=status, result=None, said="no result", seconds=1, folder="f")
+    left = journals.result() if status == 0 else None
+    made = judged(boot, status=status, result=left, said="no result", seconds=1, folder="f")
 
-    assert (made.verdict, made.reason, made.message) == (verdict, unstable, "no result")
+    assert (made.verdict, made.reason) == (verdict, unstable)
+    assert made.message == (left.message if left is not None else "no result")
+
+
+def test_a_boot_without_a_result_has_not_passed_whatever_it_says() -> None:
+    boot = Cell(number=1, axis=AXIS, words=(), timeout_s=None, memory_bytes=0)
+
+    made = judged(boot, status=0, result=None, said="OK", seconds=1, folder="f")
+
+    assert (made.verdict, made.exit_code) == (Verdict.FAILED, 86)
+    assert made.message == "there is no good result of it: OK"
 
 
 @pytest.mark.parametrize("other", [PASSED, UNSTABLE, IGNORED])
