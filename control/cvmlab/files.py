@@ -80,6 +80,14 @@ class RestrictedFiles:
                 ) from error
             return cls(size_bytes, mine, stack.pop_all())
 
+    @classmethod
+    def taken(cls, size_bytes: int, fds: BackendFds) -> Self:
+        """Take over descriptors that somebody sent."""
+        with ExitStack() as stack:
+            for fd in fds.all:
+                stack.callback(os.close, fd)
+            return cls(size_bytes, fds, stack.pop_all())
+
     def __enter__(self) -> Self:
         return self
 

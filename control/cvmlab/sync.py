@@ -13,10 +13,12 @@ import concurrent.futures
 import re
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Self, TypeVar, final
 
 from cvmlab.bootspec import AccessPolicy, BootSpec
 from cvmlab.errors import VmExited
+from cvmlab.handover import Upgrade
 from cvmlab.journal import Journal
 from cvmlab.launch import Setting
 from cvmlab.operations import BackendInfo, Content, RangesLike, Target
@@ -25,6 +27,7 @@ from cvmlab.pages import Pages, StateRun
 from cvmlab.ranges import GpaRange
 from cvmlab.rundir import RunDir
 from cvmlab.selection import Selection
+from cvmlab.upgrade import UPGRADE_TIMEOUT_S
 from cvmlab.vm import WAIT_TIMEOUT_S, Vm
 
 
@@ -189,6 +192,9 @@ class SyncVm:
 
     def qmp(self, name: str, **arguments: object) -> Any:
         return self._call(self._vm.qmp(name, **arguments))
+
+    def upgrade(self, qemu: Path | None = None, *, timeout_s: float = UPGRADE_TIMEOUT_S) -> Upgrade:
+        return self._call(self._vm.upgrade(qemu, timeout_s=timeout_s))
 
     def pause(self) -> None:
         self._call(self._vm.pause())

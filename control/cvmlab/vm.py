@@ -32,6 +32,7 @@ from cvmlab.launch import Memory, Parts, Setting, launch
 from cvmlab.operations import BackendInfo, Operations
 from cvmlab.options import boot_spec
 from cvmlab.outcome import End, Outcome
+from cvmlab.ownersocket import answering
 from cvmlab.pages import Pages
 from cvmlab.qmp import DEFAULT_TIMEOUT_S, QmpEvent
 from cvmlab.ranges import GpaRange
@@ -126,6 +127,7 @@ class Vm(Operations):
         supervisor = Supervisor(parts, stop_timeout_s=self.setting.stop_timeout_s)
         self._supervisor = supervisor
         await self._stack.enter_async_context(self._later)
+        await self._later.enter_async_context(answering(self._run.path, self))
         # Entered last, so that no task is left when the parts that it uses are closed.
         supervisor.start(await self._stack.enter_async_context(asyncio.TaskGroup()))
         if not self._paused:

@@ -2,12 +2,19 @@
 """The QEMU under a bare-metal guest that writes and verifies its memory is replaced."""
 
 import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from cvmlab.errors import ConfigError, VmExited
+from cvmlab.files import RestrictedFiles
 from cvmlab.journal import JournalFile
 from cvmlab.outcome import End
+from cvmlab.ownersocket import OWNER_SOCKET, take_files
 from cvmlab.ranges import PAGE_SIZE, GpaRange
 from cvmlab.records import Actor, Kind
 from cvmlab.rundir import load_run
@@ -76,9 +83,52 @@ async def test_other_terminals_find_the_new_qemu(churning: MakeVm) -> None:
         assert run.info.qemu.pid == upgrade.new_pid
         async with Vm.attach("moved") as other:
             assert await other.convert(FREE, "shared") == FREE.size // PAGE_SIZE
-        assert not [path for path in vm.run.path.iterdir() if path.name.endswith(".sock")
-                    and path.name != "qmp.sock"]  # fmt: skip
+        sockets = {path.name for path in vm.run.path.iterdir() if path.is_socket()}
+        assert sockets == {"qmp.sock", OWNER_SOCKET}
         await finish(vm)
+
+
+async def test_another_terminal_asks_the_owner(churning: MakeVm, patched_qemu: Path) -> None:
+    async with churning(name="asked") as vm:
+        await passes(vm)
+        pid = vm.qemu_pid
+        words = [sys.executable, "-m", "cvmlab", "upgrade", "asked"]
+        told = await run_program(*words, "--qemu", str(patched_qemu))
+        assert told == (0, told[1], "")
+        assert f"(process {pid}) was replaced by 10.0." in told[1]
+        assert f"(process {vm.qemu_pid})\ndowntime " in told[1]
+        await passes(vm)
+        pid = vm.qemu_pid
+        status, out, error = await run_program(*words, "--qemu", "/bin/false", "--json")
+        assert (status, out) == (VmExited.exit_code, "")
+        assert "QEMU did not start, it ended with status 1" in error
+        assert vm.qemu_pid == pid
+        await passes(vm)
+        await finish(vm)
+
+
+async def test_the_owner_hands_out_the_memory_files(churning: MakeVm) -> None:
+    async with churning(coco="sw-protected") as vm:
+        await passes(vm)
+        with await take_files(vm.run.path) as files:
+            mine = [os.fstat(fd).st_ino for fd in vm.memory_files.fds.all]
+            assert [os.fstat(fd).st_ino for fd in files.fds.all] == mine
+            assert files.page_table().states()[FREE.start // PAGE_SIZE] == PageState.PENDING
+            with (
+                RestrictedFiles.of_process(os.getpid(), files.size_bytes, files.fds) as others,
+                pytest.raises(ConfigError, match="already bound"),
+            ):
+                others.bind()
+        assert (vm.run.path / OWNER_SOCKET).stat().st_mode & 0o777 == 0o600
+        await finish(vm)
+    with pytest.raises(ConfigError, match="owner does not answer"):
+        await take_files(vm.run.path)
+
+
+async def run_program(*words: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(*words, stdout=PIPE, stderr=PIPE)
+    out, error = await asyncio.wait_for(process.communicate(), WAIT_S)
+    return process.returncode, out.decode(), error.decode()
 
 
 async def test_commands_wait_while_the_qemu_is_replaced(churning: MakeVm) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cvmlab import __version__
-from cvmlab.cli import baseline, boot, matrix, publish, recorded, running, setup
+from cvmlab.cli import baseline, boot, matrix, publish, recorded, running, setup, upgrading
 from cvmlab.cli.session import INTERRUPTED, Session
 from cvmlab.errors import ConfigError, CvmError, InvariantError
 
@@ -40,6 +40,7 @@ boot.add_to(app)
 baseline.add_to(app)
 matrix.add_to(app)
 running.add_to(app)
+upgrading.add_to(app)
 recorded.add_to(app)
 publish.add_to(app)
 setup.add_to(app)

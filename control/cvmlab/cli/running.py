@@ -48,6 +48,13 @@ async def attached(name: str | None) -> AsyncIterator["AttachedVm"]:
         yield vm
 
 
+def chosen_run(name: str | None) -> "Run":
+    """Find the running VM of that name, or the only one."""
+    from cvmlab.rundir import find_running
+
+    return _only_running() if name is None else find_running(name)
+
+
 def _only_running() -> "Run":
     from cvmlab.rundir import find_runs
 
