@@ -42,8 +42,8 @@ class Request:
 
     @property
     def title(self) -> str:
-        """What is booted, in a word."""
-        if self.image is not None:
-            return self.image
+        """What is booted, in a word: the name it was given, the image, or a file."""
+        if self.name is not None or self.image is not None:
+            return self.name or self.image or ""
         files = [self.kernel, *self.disks]
         return next((path.name for path in files if path is not None), "default")

@@ -3,6 +3,7 @@
 
 import hashlib
 import itertools
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from cvmlab.states import profiles
 
 # What a guest takes besides its memory and QEMU's translation cache: QEMU itself and its controller.
 _OVERHEAD_BYTES = 256 << 20
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _BUDGETS = {f"max_{resource}": resource for resource in Resource}
 
 
@@ -129,13 +131,17 @@ def applies(rule: Rule, axis: Axis) -> bool:
 def _guest_options(guests: Mapping[str, Guest], name: str) -> dict[str, Any]:
     if name not in guests:
         return {"image": name}
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"guest.{name}: that cannot name a VM", hint="use letters, digits, - and _"
+        )
     chain, seen = [guests[name]], {name}
     while (base := chain[-1].extends) is not None:
         if base in seen:
             raise ConfigError(f"guest.{name}: extends goes in a circle at {base!r}")
         seen.add(base)
         chain.append(guests[choose(f"guest.{name}: extends", base, guests)])
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"name": name}
     for guest in reversed(chain):
         options |= guest.options()
     return options

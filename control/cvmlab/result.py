@@ -218,7 +218,9 @@ class Result(_Document, frozen=True, kw_only=True):
     exit_code: ExitCode
     message: Annotated[str, Meta(description="one sentence")]
     hint: str | None = None
-    guest: Annotated[str | None, Meta(description="the image, or the file that was booted")] = None
+    guest: Annotated[
+        str | None, Meta(description="the name given, the image, or the file that was booted")
+    ] = None
     coco: str
     layout: str | None = None
     on_host_access: str | None = None

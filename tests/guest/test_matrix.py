@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from cvmlab.result import Outcome
 from tests.guest.program import cvmlab
 from tests.qemu import bare
 
@@ -34,6 +35,24 @@ GOOD = {
     "early-control/tdx", "dma-control/sw-protected", "greedy-control/sw-protected",
     "stock/generic", "stock/sw-protected", "stock/tdx",
 }  # fmt: skip
+
+
+def test_a_regression_names_phase_count_and_function(tmp_path: Path) -> None:
+    elf, base = bare.build(tmp_path), str(tmp_path / "base.json")
+    boot = ("boot", "-k", str(elf), "-m", "64M", "--coco", "sw-protected")
+    before = tmp_path / "before.json"
+    fewer = cvmlab(*boot, "--append", "-- vmcall c 2000000 20 0 0; --", "--json", str(before))
+    assert fewer.code == 0, fewer.err
+    assert cvmlab("baseline", "update", base, str(before), "--pages", "8").code == 0
+
+    more = "-- vmcall c 2000000 40 0 0; --"
+    done = cvmlab(*boot, "--append", more, "--baseline", base, "--json", "-")
+
+    assert (done.code, done.result.outcome) == (80, Outcome.BUDGET_EXCEEDED)
+    assert done.result.message == (
+        "64 pages converted to shared in phase kernel: the baseline is 32, 40 are allowed; "
+        "32 more in probe_vmcall"
+    )
 
 
 def test_broken_guests_fail_usefully_and_their_controls_pass(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_the_words_of_a_cell_are_those_of_cvmlab_boot() -> None:
 
     assert cell.words == (
         "debian", "--expect=log.n", "--timeout=2.5", "--max-accepts=kernel=5", "--max-accepts=7",
-        "--append=-- x", "--disk=/here/a.img", "--disk=/b.img", "--tb-cache=64M", "--keep",
+        "--name=mine", "--append=-- x", "--disk=/here/a.img", "--disk=/b.img", "--tb-cache=64M", "--keep",
         "--coco", "tdx", "--firmware", "seabios", "--memory", "1G", "--cpus", "1",
         "--on-host-access", "deny",
     )  # fmt: skip
@@ -53,8 +53,8 @@ def test_rules_go_over_guests_and_guests_over_defaults_and_the_last_rule_wins() 
         '[guest.mine]\nexec = "b"\n[[rule]]\nexec = "c"\n[[rule]]\nwhen = { cpus = 2 }\nexec = "d"\n'
     )
 
-    assert first.words[:2] == ("--exec=c", "--net=user")
-    assert second.words[:2] == ("--exec=d", "--net=user")
+    assert first.words[:3] == ("--exec=c", "--net=user", "--name=mine")
+    assert second.words[:3] == ("--exec=d", "--net=user", "--name=mine")
 
 
 def test_conditions_hold_on_all_axes_named_unless_the_other_does() -> None:

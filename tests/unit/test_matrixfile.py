@@ -98,6 +98,11 @@ def written(folder: Path, text: str, name: str = "m.toml") -> Path:
             "m.toml: guest.mine: extends: there is no 'mien'",
             "did you mean mine?",
         ),
+        (
+            "[axes]\nguest = ['a.b']\n[guest.'a.b']\nkernel = 'k'",
+            "m.toml: guest.a.b: that cannot name a VM",
+            "use letters, digits, - and _",
+        ),
         (AXES + "cpus = [1, 1]", "m.toml: cell debian/generic/", "name each value of an axis once"),
         (AXES + "memory = ['1M']", "m.toml: 1M of memory is too little", "give it 16M or more"),
         ("extends = 'm.toml'", "m.toml extends itself", "take one `extends` out of the circle"),
