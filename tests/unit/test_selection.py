@@ -47,8 +47,8 @@ def test_conditions_can_be_added_one_after_the_other(everything: Selection) -> N
 def test_a_word_there_is_not_is_an_error_and_not_an_empty_selection(
     everything: Selection, condition: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"{condition}: there is no 'convrt'"):
-        everything.where(**{condition: "convrt"})
+    with pytest.raises(ConfigError, match=f"{condition}: there is no 'convertt'"):
+        everything.where(**{condition: "convertt"})
 
 
 def test_what_was_not_to_be_there_is_shown(everything: Selection) -> None:
