@@ -127,6 +127,8 @@ void do_fwcfg_dma(const uint64_t *arg)
             | (uint64_t)__builtin_bswap32((uint32_t)arg[1]) << 32,
         __builtin_bswap64(arg[2]),
     };
+    // The device knows no address bits.
+    const uint64_t gpa = arg[3] & (SHARED_MAP - 1);
     struct fault fault = {0};
     uint64_t word = 0;
 
@@ -140,8 +142,8 @@ void do_fwcfg_dma(const uint64_t *arg)
             return;
         }
     }
-    out32(FWCFG_DMA_HIGH, __builtin_bswap32((uint32_t)(arg[3] >> 32)));
-    out32(FWCFG_DMA_LOW, __builtin_bswap32((uint32_t)arg[3]));
+    out32(FWCFG_DMA_HIGH, __builtin_bswap32((uint32_t)(gpa >> 32)));
+    out32(FWCFG_DMA_LOW, __builtin_bswap32((uint32_t)gpa));
     if (probe_read64(arg[3], &word, &fault)) {
         fault.gpa = arg[3];
         answer_fault(&fault);

@@ -282,7 +282,8 @@ class FirmwareConfig:
     def transfer(self, key: int, way: int, gpa: int, size: int) -> None:
         """Have fw_cfg copy between the start of the file and guest memory."""
         control = key << 16 | self._SELECT | way
-        self._guest.value("fwcfg-dma", control, size, gpa, self._descriptor)
+        descriptor = self._guest.reach(self._descriptor)
+        self._guest.value("fwcfg-dma", control, size, gpa, descriptor)
 
 
 class Floppy:

@@ -18,6 +18,7 @@ from tests.qemu import dma
 from tests.qemu.bare_machine import EDU_BUFFER, BareMachine, page
 from tests.qemu.conftest import Boot
 from tests.qemu.gdbremote import GdbRemote
+from tests.qemu.tdx import become_td
 
 
 SIZE = 64
@@ -84,22 +85,26 @@ async def open_lab(boot: Boot, folder: Path, **options: Any) -> AsyncIterator[La
             gdb=f"unix:{folder}/gdb,server=on,wait=off",
             **options,
         ) as vm:
+            if vm.spec.coco == "tdx":
+                become_td(vm)
             await vm.convert("shared", page(0), count=SECRET_PAGES, content="discard")
             yield Lab(vm, folder, wire)
 
 
 _DISKS = ("blk", "platform-blk", "nvme", "ahci")
 _SLOTS = {"blk": 8, "platform-blk": 9, "nvme": 10, "ahci": 11, "net": 12, "9p": 13}
+# A machine with a confidential guest object would have it the other way round.
+_LEGACY = "iommu_platform=off,disable-legacy=off"
 _DEVICES = (
     "edu,id=edu,dma_mask=0xffffffff",
-    "virtio-blk-pci,id=blk-pci,drive=blk,addr=8.1",
+    f"virtio-blk-pci,id=blk-pci,drive=blk,addr=8.1,{_LEGACY}",
     "virtio-blk-pci,id=platform-blk-pci,drive=platform-blk,addr=9.1,iommu_platform=on,disable-legacy=on",
     "nvme,id=nvme-pci,drive=nvme,serial=1,addr=a.1",
     "ahci,id=ahci-pci,addr=b.1",
     "ide-hd,drive=ahci,bus=ahci-pci.0",
-    "virtio-net-pci,id=net-pci,netdev=net,romfile=,addr=c.1",
+    f"virtio-net-pci,id=net-pci,netdev=net,romfile=,addr=c.1,{_LEGACY}",
     "vmcoreinfo",
-    "virtio-9p-pci,id=share-pci,fsdev=fs,mount_tag=share,addr=d.1",
+    f"virtio-9p-pci,id=share-pci,fsdev=fs,mount_tag=share,addr=d.1,{_LEGACY}",
 )
 
 

@@ -5,10 +5,9 @@ Numbers are those of the TDX Module v1.5 ABI specification and of GHCI, written 
 take them from the plugin, which they check.
 """
 
-from collections.abc import Callable
-from typing import Any
-
+from cvmlab.states import PageState
 from tests.qemu.bare import BareGuest, Fault, Registers
+from tests.qemu.bare_machine import BareMachine
 
 
 VMCALL, INFO, RTMR_EXTEND, VEINFO_GET, REPORT, CPUIDVE_SET, PAGE_ACCEPT = range(7)
@@ -62,4 +61,13 @@ def accept(guest: BareGuest, gpa: int, level: int = 0) -> int:
     return tdcall(guest, PAGE_ACCEPT, rcx=gpa | level).rax
 
 
-Boot = Callable[..., Any]
+def become_td(vm: BareMachine) -> None:
+    """Have the guest make its first TDCALL, and reach shared pages at their shared address."""
+    tdcall(vm.guest, INFO)
+    vm.guest.done("map-shared", 47)
+
+    def reach(gpa: int) -> int:
+        in_ram = gpa < vm.spec.memory_bytes
+        return SHARED_MAP + gpa if in_ram and vm.state(gpa) is PageState.SHARED else gpa
+
+    vm.guest.reach = reach
