@@ -36,17 +36,6 @@ def assert_is_td(booted: Booted) -> None:
     assert booted.channel[-1] == "cvmlab exit 0"
 
 
-@pytest.mark.parametrize("image", ["debian", "debian-backports"])
-@pytest.mark.parametrize("firmware", ["seabios", "ovmf"])
-@pytest.mark.parametrize(("gpaw", "cpus"), [(48, 2), (52, 1)])
-def test_stock_kernels_boot(
-    tmp_path: Path, image: str, firmware: str, gpaw: int, cpus: int
-) -> None:
-    bios = ("-bios", str(ovmf())) if firmware == "ovmf" else ()
-    extra = td(f",gpaw={gpaw}", "-smp", str(cpus), *bios)
-    assert_is_td(boot(tmp_path, resolve(image, exec_command=LOOK), extra=extra))
-
-
 @pytest.mark.parametrize("firmware", ["seabios", "ovmf"])
 def test_a_stock_kernel_takes_every_ve(tmp_path: Path, firmware: str) -> None:
     bios = ("-bios", str(ovmf())) if firmware == "ovmf" else ()
