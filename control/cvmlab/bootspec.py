@@ -146,7 +146,9 @@ class BootSpec:
                 hint="64M to 256M serve a guest; more guests fit with less",
             )
         if not 1 <= self.cpus <= MAX_CPUS:
-            raise ConfigError(f"{self.cpus} CPUs: there may be 1 to {MAX_CPUS}")
+            raise ConfigError(
+                f"{self.cpus} CPUs: there may be 1 to {MAX_CPUS}", hint="one or two serve a guest"
+            )
         if self.kernel is None and (self.initrd is not None or self.append):
             raise ConfigError("an initrd or a kernel command line needs a kernel", hint="--kernel")
         self._validate_policies()

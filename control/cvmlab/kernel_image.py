@@ -133,7 +133,9 @@ def _identify_elf(path: Path, data: bytes) -> KernelImage:
             machine = elf["e_machine"]
             pvh_entry = _pvh_entry(elf)
         except ELFError as error:
-            raise ImageError(f"{path} is a damaged ELF file: {error}") from error
+            raise ImageError(
+                f"{path} is a damaged ELF file: {error}", hint="build it, or fetch it, again"
+            ) from error
     arch = _ELF_MACHINES.get(machine, str(machine).removeprefix("EM_").lower())
     # QEMU takes the Multiboot entry of 32-bit files only.
     multiboot = machine == "EM_386" and _has_multiboot(data)

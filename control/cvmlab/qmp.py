@@ -198,7 +198,10 @@ class Qmp:
                 f"QEMU to answer {command}", timeout_s, hint="it may still take effect"
             ) from error
         except ExecuteError as error:
-            raise CommandRefused(command, str(error), error.error_class) from error
+            refused = CommandRefused(command, str(error), error.error_class)
+            if error.error_class == "CommandNotFound":
+                refused.hint = "query-commands lists those that there are"
+            raise refused from error
         except ExecInterruptedError as error:
             raise OutcomeUnknown(command) from error
         except StateError as error:

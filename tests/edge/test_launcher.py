@@ -127,6 +127,52 @@ def test_an_old_python_is_refused_in_two_lines(checkout: Path) -> None:
     assert second.startswith("hint: ")
 
 
+def bare_machine(checkout: Path, folder: Path, *, apt: str) -> dict[str, str]:
+    """Return the environment of root on a machine whose apt-get is *apt* and which has no Python."""
+    launcher = checkout / "cvmlab"
+    launcher.write_text(launcher.read_text().replace("/usr/bin/python3", "/none/python3"))
+    folder.mkdir()
+    for name in ("readlink", "cmp", "cp", "mkdir", "sh"):
+        (folder / name).symlink_to(shutil.which(name) or name)
+    for name, script in {"id": "echo 0", "apt-get": apt}.items():
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    return {"PATH": os.fspath(folder), "HOME": os.fspath(folder)}
+
+
+def test_a_machine_without_python_gets_it(checkout: Path, tmp_path: Path) -> None:
+    """Root on a bare Debian, as a container is."""
+    python = checkout / "python"
+    install = (
+        f"echo \"$*\" >>{tmp_path}/asked; [ $2 = update ] || cp '{python}' {tmp_path}/bin/python3"
+    )
+    environment = bare_machine(checkout, tmp_path / "bin", apt=install)
+    done = subprocess.run(
+        [checkout / "cvmlab", "ps"], env=environment, capture_output=True, text=True, check=False,
+        timeout=30,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "-P -m cvmlab ps\n"), done.stderr
+    assert done.stderr.splitlines()[0] == "cvmlab: installing python3"
+    asked = (tmp_path / "asked").read_text()
+    assert "install -y --no-install-recommends python3 python3-venv" in asked
+
+
+@pytest.mark.parametrize("variable", ["CVMLAB_NO_INSTALL", "CVMLAB_OFFLINE"])
+def test_nothing_is_installed_where_that_is_not_wanted(
+    checkout: Path, tmp_path: Path, variable: str
+) -> None:
+    environment = bare_machine(checkout, tmp_path / "bin", apt=f"touch {tmp_path}/asked") | {
+        variable: "1"
+    }
+    done = subprocess.run(
+        [checkout / "cvmlab", "ps"], env=environment, capture_output=True, text=True, check=False,
+        timeout=30,
+    )  # fmt: skip
+    assert (done.returncode, (tmp_path / "asked").exists()) == (85, False)
+    assert done.stderr.splitlines()[-1].startswith("hint: ")
+
+
 def test_bootstrap_needs_nothing_but_the_standard_library() -> None:
     code = "import sys; sys.path.insert(0, sys.argv[1]); import cvmlab.bootstrap"
     command = [sys.executable, "-I", "-S", "-c", code, os.fspath(ROOT / "control")]
