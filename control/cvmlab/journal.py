@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cvmlab.channel import Subscription, Topic
 from cvmlab.errors import ConfigError, PluginError
 from cvmlab.records import RECORD, RECORDS_OFFSET, SHARED, Kind, Phase, header_fault
-from cvmlab.states import Counter
+from cvmlab.states import Counter, PageState
 from cvmlab.table import PageCounts
 
 
@@ -276,6 +276,7 @@ class JournalFile:
     """Read ``events.bin``.  A torn last record, of a controller that was killed, is left out."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             size = path.stat().st_size
         except OSError as error:
@@ -287,6 +288,16 @@ class JournalFile:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def require_sense(self) -> None:
+        """Raise ConfigError if this was never a journal, or is not one any more."""
+        states = (self.records["from"] >= len(PageState)) | (self.records["to"] >= len(PageState))
+        wrong = np.flatnonzero(states | (self.records["kind"] >= _KINDS))
+        if len(wrong) or (self.torn_bytes and not len(self)):
+            which = f"record {wrong[0]} makes no sense" if len(wrong) else "it is cut short"
+            raise ConfigError(
+                f"{self.path} is no journal of cvmlab: {which}", hint="run the guest again"
+            )
 
     def of_kind(self, kind: Kind) -> Records:
         chosen: Records = self.records[self.records["kind"] == kind]

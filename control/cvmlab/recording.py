@@ -35,7 +35,9 @@ def load(folder: Path) -> Recording:
     result = None
     if (folder / "result.json").is_file():
         result = from_json((folder / "result.json").read_bytes())
-    records = JournalFile(folder / "events.bin").records
+    journal = JournalFile(folder / "events.bin")
+    journal.require_sense()
+    records = journal.records
     title = folder.absolute().name
     return Recording(title, result, records, _names(folder, result, records))
 
@@ -51,7 +53,7 @@ def _names(folder: Path, result: Result | None, records: Records) -> Names:
     except FileNotFoundError:
         return Names(slots=(_one_slot(result, records),))
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{folder / NAMES_FILE} is damaged: {error}") from error
+        raise ConfigError(f"{folder / NAMES_FILE} is damaged: {error}", hint=_HINT) from error
 
 
 def _one_slot(result: Result | None, records: Records) -> Slot:

@@ -258,7 +258,9 @@ def from_json(text: str | bytes) -> Result:
     try:
         return msgspec.json.decode(text, type=Result)
     except msgspec.DecodeError as error:
-        raise ConfigError(f"this is not a result of cvmlab: {error}") from error
+        raise ConfigError(
+            f"this is not a result of cvmlab: {error}", hint="`cvmlab boot --json FILE` writes one"
+        ) from error
 
 
 def schema() -> dict[str, Any]:

@@ -378,3 +378,18 @@ def test_starting_loads_nothing_that_is_slow() -> None:
     )
 
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_output_on_a_full_disk_is_a_sentence_and_no_defect() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cvmlab", "--help"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr.splitlines()) == (
+        85,
+        [
+            "cvmlab: the output cannot be written: No space left on device",
+            "hint: free some space, or send it elsewhere",
+        ],
+    )

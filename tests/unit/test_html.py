@@ -122,6 +122,25 @@ def test_mistakes_are_said(
     assert capsys.readouterr().err.startswith(message.format(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (b"\xff" * 128, "record 0 makes no sense"),
+        (b"cut", "it is cut short"),
+    ],
+)
+@pytest.mark.parametrize("command", ["report", "events"])
+def test_a_damaged_journal_is_said(
+    command: str, damage: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make.run_folder(tmp_path / "run", make.small())
+    (folder / "events.bin").write_bytes(damage)
+    assert main((command, f"{folder}/")) == 85
+    assert capsys.readouterr().err == (
+        f"cvmlab: {folder}/events.bin is no journal of cvmlab: {message}\nhint: run the guest again\n"
+    )
+
+
 def test_report_compares_two_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = make.run_folder(tmp_path / "one", make.small())
     two = make.run_folder(tmp_path / "two", make.large(1000))

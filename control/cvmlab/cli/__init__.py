@@ -5,6 +5,7 @@ Whatever goes wrong ends as ``cvmlab: <what>`` and ``hint: <what to do>`` on sta
 documented exit code; a traceback only with ``--debug``.
 """
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -95,6 +96,14 @@ def _run(words: list[str], session: Session) -> int:
         # Whoever read our output has seen enough; Python must not complain at exit.
         sys.stdout = None
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        sys.stdout = None
+        raise ConfigError(
+            f"the output cannot be written: {error.strerror}",
+            hint="free some space, or send it elsewhere",
+        ) from error
     if status == INTERRUPTED and not session.reported:
         return _interrupted()
     return status if isinstance(status, int) else 0

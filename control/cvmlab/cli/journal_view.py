@@ -40,7 +40,9 @@ async def _show(folder: Path, kinds: set[Kind], say: Say, *, follow: bool) -> No
         while True:
             # Asked before reading: what a VM wrote before it ended is printed.
             alive = follow and _alive(folder)
-            records = JournalFile(folder / "events.bin").records
+            journal = JournalFile(folder / "events.bin")
+            journal.require_sense()
+            records = journal.records
             for record in records[position:]:
                 if record["kind"] in kinds:
                     sys.stdout.write(say(record, await names.for_record(record)) + "\n")
