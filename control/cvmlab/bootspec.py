@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from cvmlab.errors import ConfigError, Unsupported
+from cvmlab.errors import ConfigError
 from cvmlab.guestobject import mapgpa_options, require_guest_options
 from cvmlab.ranges import PAGE_SIZE, format_size
 from cvmlab.states import Layout, profiles
@@ -165,7 +165,7 @@ class BootSpec:
         if not self.restricted:
             return
         if self.on_host_access is AccessPolicy.SHARE and self.memory_layout is Layout.SPLIT:
-            raise Unsupported(
+            raise ConfigError(
                 f"policy share needs content to stay in place, and {self.coco} has two files",
                 hint="--on-host-access deny, zero or stop",
             )

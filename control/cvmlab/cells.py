@@ -13,7 +13,7 @@ import msgspec
 from cvmlab.bootspec import PROFILE_OFF, AccessPolicy, BootSpec, Firmware
 from cvmlab.budgets import Budget, Resource
 from cvmlab.choices import choose
-from cvmlab.errors import ConfigError, Unsupported
+from cvmlab.errors import ConfigError
 from cvmlab.matrixfile import ALL, Boot, Guest, Matrix, Rule
 from cvmlab.ranges import parse_size
 from cvmlab.states import profiles
@@ -148,17 +148,22 @@ def _guest_options(guests: Mapping[str, Guest], name: str) -> dict[str, Any]:
 
 
 def _unsupported(axis: Axis) -> str | None:
-    """Return why no boot can be like that, though each word of it is fine."""
+    """Return why no VM can be like that, though each value of it is fine.
+
+    Raises ConfigError for a value that is not.
+    """
+    size = parse_size(axis.memory)
+    BootSpec(coco=PROFILE_OFF, memory_bytes=size, cpus=axis.cpus).validate()
     spec = BootSpec(
         coco=axis.coco,
-        memory_bytes=parse_size(axis.memory),
+        memory_bytes=size,
         cpus=axis.cpus,
         firmware=_firmware(axis.firmware),
         on_host_access=AccessPolicy(axis.on_host_access),
     )
     try:
         spec.validate()
-    except Unsupported as error:
+    except ConfigError as error:
         return error.message
     return None
 

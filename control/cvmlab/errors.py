@@ -4,7 +4,6 @@
 
     CvmError                        85
     ├── ConfigError                 85   the user asked for something that cannot be
-    │   └── Unsupported             85   … because of how its parts go together
     ├── BuildError                  85   QEMU could not be built
     ├── ImageError                  85   a kernel, initrd or disk is not what it should be
     ├── CommandRefused              85   QEMU understood a command and refused it
@@ -42,10 +41,6 @@ class CvmError(Exception):
 
 class ConfigError(CvmError):
     """A value given by the user is wrong; nothing was started."""
-
-
-class Unsupported(ConfigError):
-    """Each value is fine by itself, and no VM can have all of them."""
 
 
 class BuildError(CvmError):

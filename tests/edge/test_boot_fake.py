@@ -167,6 +167,10 @@ def test_a_boot_is_held_against_its_baseline(
     expected = "56 accepted pages in phase kernel: the baseline is 50, 55 are allowed"
     assert found.message == expected
     assert found.run_dir is not None
+    code, found = boot(f"--baseline {file}", (*LOGIN, {"unpublished": 0}, *OFF))
+    assert (code, found.message) == (
+        80, "events were dropped: nothing can be held against the baseline",
+    )  # fmt: skip
 
 
 def test_a_result_tells_pages_counters_phases_and_faults(boot: Boot) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cvmlab.cells import Axis, Cell
+from cvmlab.errors import ConfigError
 from cvmlab.matrix.machine import Capacity, capacity
 from cvmlab.matrix.scheduler import run_all
 from cvmlab.matrixresult import CellResult, Verdict
@@ -112,6 +113,20 @@ async def test_cancelling_waits_for_every_guest() -> None:
         await task
 
     assert (sorted(guests.cancelled), guests.running) == ([1, 2], {})
+
+
+async def test_an_error_of_one_guest_ends_the_others_and_is_what_is_said() -> None:
+    guests = Guests()
+
+    async def run(cell: Cell) -> CellResult:
+        if cell.number == 1:
+            raise ConfigError("the disk is full")
+        return await guests.run(cell)
+
+    with pytest.raises(ConfigError, match="the disk is full"):
+        await run_all([cell(1), cell(2)], run, Capacity(2, 8 * GIB), guests.took)
+
+    assert guests.running == {}
 
 
 def test_a_containers_limits_count(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 """What may be in the file of a matrix, and what is said to what may not."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -141,6 +142,18 @@ def test_the_example_is_two_kernels_by_every_profile_and_two_firmwares() -> None
 
     assert len(loaded.cells) == 2 * (len(profiles()) + 1) * 2
     assert {cell.axis.coco for cell in loaded.cells} == {*profiles(), "off"}
+
+
+def test_the_document_of_the_manual_is_one(tmp_path: Path) -> None:
+    manual = (ROOT / "docs" / "matrix.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```toml\n(.*?)^```", manual, re.MULTILINE | re.DOTALL)
+    written(tmp_path, "[defaults]\nnet = 'none'\n", "common.toml")
+
+    cells = load(written(tmp_path, shown)).cells
+
+    assert any("--max-conversions=kernel=20000" in cell.words for cell in cells)
+    assert {cell.ignored for cell in cells} >= {None, "it refuses to boot outside a TD"}
+    assert any(cell.unstable for cell in cells)
 
 
 def test_a_file_extends_others_which_come_first(tmp_path: Path) -> None:

@@ -25,17 +25,21 @@ async def run_all(cells: Sequence[Cell], run: RunCell, room: Capacity, on_end: O
     async def one(cell: Cell) -> None:
         on_end(await run(cell))
 
-    async with asyncio.TaskGroup() as group:
-        while waiting:
-            busy = list(running.values())
-            cell = next((cell for cell in waiting if _fits(cell, busy, room)), None)
-            if cell is not None:
-                waiting.remove(cell)
-                running[group.create_task(one(cell))] = cell
-                continue
-            ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                del running[task]
+    try:
+        async with asyncio.TaskGroup() as group:
+            while waiting:
+                busy = list(running.values())
+                cell = next((cell for cell in waiting if _fits(cell, busy, room)), None)
+                if cell is not None:
+                    waiting.remove(cell)
+                    running[group.create_task(one(cell))] = cell
+                    continue
+                ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    del running[task]
+    except ExceptionGroup as errors:
+        # What went wrong first; the others were only cancelled, or suffered from the same.
+        raise errors.exceptions[0] from errors
 
 
 def _fits(cell: Cell, running: Sequence[Cell], room: Capacity) -> bool:
