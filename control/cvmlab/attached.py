@@ -20,12 +20,14 @@ from cvmlab.rundir import Run, find_running
 class AttachedVm(Operations):
     """The operations and the pages of somebody else's VM; leaving it does not stop it."""
 
-    def __init__(self, run: Run, connection: Qmp, pages: Pages | None) -> None:
+    def __init__(
+        self, run: Run, connection: Qmp, memory: tuple[RestrictedFiles, Pages] | None
+    ) -> None:
         super().__init__(connection.execute)
         self.run = run
         self.connection = connection
-        self._pages = pages
-        self.ram = () if pages is None else tuple(slot.range for slot in pages.slots)
+        self._memory = memory
+        self.ram = () if memory is None else tuple(slot.range for slot in memory[1].slots)
 
     @property
     def name(self) -> str:
@@ -33,9 +35,16 @@ class AttachedVm(Operations):
 
     @property
     def pages(self) -> Pages:
-        if self._pages is None:
+        return self._require_memory()[1]
+
+    @property
+    def memory_files(self) -> RestrictedFiles:
+        return self._require_memory()[0]
+
+    def _require_memory(self) -> tuple[RestrictedFiles, Pages]:
+        if self._memory is None:
             raise ConfigError(f"the VM {self.name!r} has no restricted memory")
-        return self._pages
+        return self._memory
 
     async def stop(self, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Tell QEMU to quit; its owner sees a VM that was stopped."""
@@ -49,13 +58,15 @@ async def attach(name: str, *, where: Path | None = None) -> AsyncIterator[Attac
     run = find_running(name, where)
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(Qmp.connect(run.path / "qmp.sock"))
-        pages = None
+        memory = None
         if run.info.files is not None:
-            pages = await _pages(stack, run, connection)
-        yield AttachedVm(run, connection, pages)
+            memory = await _memory(stack, run, connection)
+        yield AttachedVm(run, connection, memory)
 
 
-async def _pages(stack: AsyncExitStack, run: Run, connection: Qmp) -> Pages:
+async def _memory(
+    stack: AsyncExitStack, run: Run, connection: Qmp
+) -> tuple[RestrictedFiles, Pages]:
     numbers = run.info.files
     if numbers is None:
         raise AssertionError
@@ -66,4 +77,4 @@ async def _pages(stack: AsyncExitStack, run: Run, connection: Qmp) -> Pages:
     ring = Ring(files.fds.ring)
     stack.callback(ring.close)
     info = one_backend(await connection.execute("query-restricted-memory"))
-    return Pages(ring, files.page_table(), info.memory_slots)
+    return files, Pages(ring, files.page_table(), info.memory_slots)

@@ -9,7 +9,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Self, final
+from typing import Protocol, Self, final
 
 from cvmlab.bootspec import require_memory_size
 from cvmlab.errors import ConfigError
@@ -29,6 +29,12 @@ def require_ring_size(records: int) -> None:
         raise ConfigError(f"the event ring cannot hold {records} records: not a power of two")
 
 
+class HasFileno(Protocol):
+    """Something with a descriptor, such as Fd of cvmlab.generations."""
+
+    def fileno(self) -> int: ...
+
+
 @final
 class RestrictedFiles:
     """All files of one backend.  A context manager: leaving it closes every descriptor."""
@@ -42,10 +48,16 @@ class RestrictedFiles:
 
     @classmethod
     def create(
-        cls, size_bytes: int, *, layout: Layout, ring_records: int = DEFAULT_RING_RECORDS
+        cls,
+        size_bytes: int,
+        *,
+        layout: Layout,
+        ring_records: int = DEFAULT_RING_RECORDS,
+        private: HasFileno | None = None,
     ) -> Self:
         """Make fresh files for *size_bytes* of guest memory; on failure nothing stays open.
 
+        *private* is to be the private one, opened again, so that its lock is this VM's own.
         Table and ring are sealed against changes of size, so that a mapping of them cannot fault.
         """
         require_memory_size(size_bytes)
@@ -53,7 +65,9 @@ class RestrictedFiles:
         table_bytes = -(-size_bytes // PAGE_SIZE // PAGE_SIZE) * PAGE_SIZE
         with ExitStack() as stack:
             fds = BackendFds(
-                private=_memfd(stack, "private", size_bytes),
+                private=_memfd(stack, "private", size_bytes)
+                if private is None
+                else _reopened(stack, private, size_bytes),
                 shared=_memfd(stack, "shared", size_bytes) if layout is Layout.SPLIT else None,
                 table=_memfd(stack, "table", table_bytes, seal=True),
                 ring=_memfd(
@@ -134,6 +148,16 @@ def _already_bound() -> ConfigError:
 def _opened(stack: ExitStack, opener: Callable[[], int]) -> int:
     fd = opener()
     stack.callback(os.close, fd)
+    return fd
+
+
+def _reopened(stack: ExitStack, file: HasFileno, size_bytes: int) -> int:
+    fd = _opened(stack, lambda: os.open(f"/proc/self/fd/{file.fileno()}", _OPEN_FLAGS))
+    if (size := os.fstat(fd).st_size) != size_bytes:
+        raise ConfigError(
+            f"the private file has {size} bytes, the guest's memory {size_bytes}",
+            hint="make them equal",
+        )
     return fd
 
 

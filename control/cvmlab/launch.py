@@ -18,7 +18,7 @@ from cvmlab.agent import Agent
 from cvmlab.bootspec import BootSpec
 from cvmlab.console import Console
 from cvmlab.errors import ConfigError, CvmError, DeadlineExceeded, VmExited
-from cvmlab.files import DEFAULT_RING_RECORDS, RestrictedFiles
+from cvmlab.files import DEFAULT_RING_RECORDS, HasFileno, RestrictedFiles
 from cvmlab.journal import Journal, Ring
 from cvmlab.machine import Channels, command_line, printable
 from cvmlab.operations import one_backend
@@ -37,13 +37,15 @@ _DRAIN_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a VM needs besides its BootSpec; ``qemu`` None means the one that cvmlab built."""
+    """What a VM needs besides its BootSpec; ``qemu`` None means the one that cvmlab built,
+    ``private_file`` None a fresh one."""
 
     name: str = "vm"
     qemu: Path | None = None
     run_dir: Path | None = None
     keep: bool = False
     ring_records: int = DEFAULT_RING_RECORDS
+    private_file: HasFileno | None = None
     start_timeout_s: float = 30.0
     stop_timeout_s: float = 5.0
 
@@ -188,7 +190,10 @@ def _make_files(stack: AsyncExitStack, spec: BootSpec, setting: Setting) -> Rest
         return None
     files = stack.enter_context(
         RestrictedFiles.create(
-            spec.memory_bytes, layout=spec.memory_layout, ring_records=setting.ring_records
+            spec.memory_bytes,
+            layout=spec.memory_layout,
+            ring_records=setting.ring_records,
+            private=setting.private_file,
         )
     )
     files.bind()

@@ -40,6 +40,13 @@ class Content(StrEnum):
     PRESERVE = "preserve"
 
 
+class Invalidation(StrEnum):
+    """Around a change by the host: the guest's CPUs stand still between the two."""
+
+    START = "start"
+    END = "end"
+
+
 class _Reply(msgspec.Struct, frozen=True, rename="kebab"):
     """A QMP object; members that a newer plugin adds are ignored."""
 
@@ -189,6 +196,13 @@ class Operations:
     async def poison(self, ranges: RangesLike) -> int:
         """Make error pages; return how many pages changed."""
         return await self._change("restricted-memory-poison", ranges, {})
+
+    async def invalidate(self, event: Invalidation, ranges: RangesLike) -> None:
+        """Begin or end a change of *ranges* by the host; each begin needs an end."""
+        listed = [{"gpa": item.start, "size": item.size} for item in read_ranges(ranges)]
+        await self.command(
+            "restricted-memory-invalidate", {"id": BACKEND_ID, "event": event, "ranges": listed}
+        )
 
     async def set_policy(self, policy: AccessPolicy | str) -> None:
         """Change what happens when the host touches private memory."""
