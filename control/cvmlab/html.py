@@ -68,13 +68,19 @@ def _facts(run: Recording) -> dict[str, Any]:
         "title": run.title,
         "result": result,
         "events": len(run.records),
-        "memory": format_size(total * PAGE_SIZE),
+        "memory": format_size(_memory_bytes(run)),
         "pages": [
             (state.word, count, share(count, total))
             for state, count in zip(PageState, pages, strict=True)
         ],
         "dropped": result.counters.events_dropped if result is not None else 0,
     }
+
+
+def _memory_bytes(run: Recording) -> int:
+    """What the machine was given; its slots leave out what the PC keeps for itself below 1 MiB."""
+    given = 0 if run.result is None else run.result.memory_bytes
+    return given or _total_pages(run) * PAGE_SIZE
 
 
 def _total_pages(run: Recording) -> int:

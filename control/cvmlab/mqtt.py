@@ -8,9 +8,10 @@ that is away is waited for; then everything promised and not confirmed is sent a
 
 import asyncio
 import json
+import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from cvmlab.telemetry import (
 )
 
 
+Say = Callable[[str], None]
 PORT, TLS_PORT = 1883, 8883
 RECONNECT_S = 0.5
 FAREWELL_S = 15.0  # how long the end of a boot waits for a broker that is away
@@ -41,6 +43,10 @@ _GREETING_S = 4.0
 # time tells.  Shorter than the farewell, so that a last message gets another try.
 _CONFIRM_S = 4.0
 _KEEPALIVE_S = 20
+# The client's library reports each broken connection in words of its own; we say it once, in ours.
+_SILENT = logging.getLogger(__name__)
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
 _COMMANDS = ("convert", "pause", "cont", "stop")
 
 
@@ -81,6 +87,7 @@ class Broker:
             will=aiomqtt.Will(f"{base}/{will.topic}", will.payload, qos=1, retain=True),
             # A broker that goes down just then never answers the greeting, and nobody is told.
             timeout=_GREETING_S,
+            logger=_SILENT,
         )
 
 
@@ -118,8 +125,9 @@ async def require_reachable(broker: Broker) -> None:
 class Publisher:
     """Publishes one VM until finish(), over as many connections as that takes."""
 
-    def __init__(self, feed: Feed, broker: Broker, label: str) -> None:
+    def __init__(self, feed: Feed, broker: Broker, label: str, say: Say) -> None:
         self.base = topic_base(label)
+        self._say = say
         self.sent = 0  # messages that were promised, and confirmed
         self.connections = 0
         self._feed = feed
@@ -135,15 +143,24 @@ class Publisher:
 
     async def run(self) -> None:
         """Publish; reconnect for ever."""
+        away = False
         while True:
+            client = self._broker.client(state_message("lost"), self.base)
             try:
-                async with self._broker.client(state_message("lost"), self.base) as client:
+                async with client:
                     self.connections += 1
+                    if away:
+                        self._say("the broker is back")
+                        away = False
                     await self._session(client)
                     return
             except (aiomqtt.MqttError, OSError):
+                if not away:
+                    self._say("the broker is away: trying again, what is to be sent is kept")
+                    away = True
                 with suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.Event().wait(), RECONNECT_S)
+                _take_note(client)  # not before: the news of the end may come after the error
 
     async def _session(self, client: aiomqtt.Client) -> None:
         await self._send(client, state_message("running", run=self._feed.vm.run.path.name))
@@ -198,6 +215,13 @@ class Publisher:
             await self._send(client, Message("reply", encoded(reply), promised=True))
 
 
+def _take_note(client: aiomqtt.Client) -> None:
+    """Look at what ended the connection, or asyncio prints a traceback of what nobody looked at."""
+    for ended in (client._connected, client._disconnected):  # noqa: SLF001 - nothing public says it
+        if ended.done() and not ended.cancelled():
+            ended.exception()
+
+
 async def _obeyed(vm: Watched, verb: str, payload: Any) -> dict[str, object]:
     """Run one command; return what to answer, the sender's ``id`` in it."""
     number: object = None
@@ -241,14 +265,20 @@ def _verdict(vm: Watched) -> dict[str, object]:
 
 @asynccontextmanager
 async def publishing(
-    vm: Watched, broker: Broker, *, label: str | None = None, farewell_s: float = FAREWELL_S
+    vm: Watched,
+    broker: Broker,
+    *,
+    label: str | None = None,
+    farewell_s: float = FAREWELL_S,
+    say: Say = lambda _text: None,
 ) -> AsyncIterator[Publisher]:
     """Publish *vm* while the block runs; leaving it sends the rest, for at most *farewell_s*.
 
-    *label* takes the place of the VM's name in topics.  Raise ConfigError in the end if promised events could not be delivered.
+    *label* takes the place of the VM's name in topics.  *say* is told when the broker goes away and
+    comes back.  Raise ConfigError in the end if promised events could not be delivered.
     """
     with Feed(vm) as feed:
-        publisher = Publisher(feed, broker, label or vm.name)
+        publisher = Publisher(feed, broker, label or vm.name, say)
         task = asyncio.create_task(publisher.run())
         try:
             yield publisher

@@ -51,7 +51,7 @@ async def _serve_one(found: Run, broker: "Broker | None", readings: Readings, sa
     readings.now = {**readings.now, name: NOTHING_YET}
     try:
         await _wait_for_socket(found)
-        async with attach(f"{found.path}/") as vm, _published(vm, broker, name):
+        async with attach(f"{found.path}/") as vm, _published(vm, broker, name, say):
             say(f"serving {name}")
             while found.running:
                 readings.now = {**readings.now, name: Reading.of(vm)}
@@ -64,13 +64,13 @@ async def _serve_one(found: Run, broker: "Broker | None", readings: Readings, sa
 
 
 def _published(
-    vm: AttachedVm, broker: "Broker | None", name: str
+    vm: AttachedVm, broker: "Broker | None", name: str, say: Say
 ) -> AbstractAsyncContextManager[object]:
     if broker is None:
         return nullcontext()
     from cvmlab.mqtt import publishing
 
-    return publishing(vm, broker, label=name)
+    return publishing(vm, broker, label=name, say=lambda text: say(f"{name}: {text}"))
 
 
 async def _wait_for_socket(found: Run) -> None:

@@ -74,7 +74,9 @@ async def test_the_last_will_says_lost(tmp_path: Path) -> None:
             await client.__aexit__(None, None, None)
 
 
-async def test_three_restarts_under_load_lose_nothing_promised(tmp_path: Path) -> None:
+async def test_three_restarts_under_load_lose_nothing_promised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """300 000 events, 100 000 a second: the file is the queue, so memory does not grow."""
     vm = FakeWatched(tmp_path / "run")
     journal = make.large(300_000)
@@ -88,7 +90,8 @@ async def test_three_restarts_under_load_lose_nothing_promised(tmp_path: Path) -
 
     async with running(tmp_path / "broker") as broker, listening(broker.port) as listener:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        async with publishing(vm, at(broker), farewell_s=60) as publisher:
+        said: list[str] = []
+        async with publishing(vm, at(broker), farewell_s=60, say=said.append) as publisher:
             writer = asyncio.create_task(load())
             for _ in range(3):
                 await asyncio.sleep(0.5)
@@ -97,6 +100,13 @@ async def test_three_restarts_under_load_lose_nothing_promised(tmp_path: Path) -
         await listener.until("state", state="ended")
         grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         assert publisher.connections >= 4
+        # Once for each time, not once for each try; and nothing in words of a library.
+        away, back = (
+            "the broker is away: trying again, what is to be sent is kept",
+            "the broker is back",
+        )
+        assert said == [away, back] * (publisher.connections - 1)
+        assert [record for record in caplog.records if record.name != "asyncio"] == []
         assert sorted(set(listener.faults)) == wanted
         assert grown_kib < 64 << 10
 

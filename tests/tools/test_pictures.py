@@ -21,7 +21,7 @@ def test_picture_of_the_report(tmp_path: Path) -> None:
     page = tmp_path / "demo.html"
     assert main(("report", str(run), "-o", str(page))) == 0
     with browser(tmp_path / "profile") as shown:
-        shown.open(page.as_uri(), height=1850)
+        shown.open(page.as_uri(), height=1990)
         assert shown.trouble == []
         picture = screenshots.keep("report.png", shown.screenshot(), tmp_path / "out")
     assert 20_000 < picture.stat().st_size < 400_000
