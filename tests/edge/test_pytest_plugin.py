@@ -2,7 +2,9 @@
 """The pytest plugin in projects of its own, in a pytest of their own."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -44,6 +46,14 @@ def _plugin() -> tuple[str, ...]:
 
     installed = any(point.name == "cvmlab" for point in entry_points(group="pytest11"))
     return () if installed else ("-p", "cvmlab.pytest_plugin")
+
+
+@pytest.fixture
+def state_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Run folders go where a path leaves room for that of a socket in it."""
+    with TemporaryDirectory(prefix="cvm-") as folder:
+        monkeypatch.setenv("XDG_STATE_HOME", folder)
+        yield Path(folder)
 
 
 @pytest.fixture
