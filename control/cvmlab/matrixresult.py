@@ -133,4 +133,7 @@ def cell_from_json(text: bytes, where: str) -> CellResult:
     try:
         return msgspec.json.decode(text, type=CellResult)
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{where} is not the result of a cell: {error}") from error
+        raise ConfigError(
+            f"{where} is not the result of a cell: {error}",
+            hint="`cvmlab matrix --fresh` throws an earlier run away",
+        ) from error

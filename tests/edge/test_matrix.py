@@ -180,6 +180,35 @@ def test_an_unfinished_run_of_another_document_is_not_mixed_with(
     assert matrix(document, "--run-dir", kept, "--fresh")[0] == 0
 
 
+def test_json_goes_to_standard_output_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = matrices.write(tmp_path, {"good": BOOTED})
+    words = ["--run-dir", str(tmp_path / "k"), "--json", "-", "--progress", "none"]
+
+    assert main(["matrix", str(document), *words]) == 0
+
+    out, err = capsys.readouterr()
+    assert json.loads(out)["counts"]["passed"] == 1
+    assert COUNTS.format(1, 1, 0, 0, 0, 0) in err
+
+
+def test_a_place_that_cannot_be_written_or_read_is_said(tmp_path: Path, matrix: Matrix) -> None:
+    document = matrices.write(tmp_path, {"good": BOOTED})
+    (tmp_path / "file").touch()
+
+    code, said = matrix(document, "--run-dir", tmp_path / "file" / "k")
+    assert (code, "cannot be written: Not a directory" in said) == (85, True)
+    code, said = matrix(document, "--junit", tmp_path / "gone" / "junit.xml")
+    assert (code, "cannot be written" in said) == (85, True)
+    kept = tmp_path / "k"
+    assert matrix(document, "--run-dir", kept)[0] == 0
+    (kept / "matrix.json").unlink()
+    (kept / "cells" / "001" / "cell.json").write_text("{")
+    code, said = matrix(document, "--run-dir", kept)
+    assert (code, "001/cell.json is not the result of a cell" in said) == (85, True)
+
+
 def test_two_runs_cannot_share_a_folder(tmp_path: Path, matrix: Matrix) -> None:
     document = matrices.write(tmp_path, {"slow": HANGS})
     kept = tmp_path / "kept"

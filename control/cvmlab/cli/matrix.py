@@ -59,7 +59,10 @@ def add_to(app: typer.Typer) -> None:
 
 Junit = Annotated[Path | None, Option(metavar="FILE", help="Write JUnit XML there, too.")]
 Tap = Annotated[Path | None, Option(metavar="FILE", help="Write TAP there, too.")]
-Json = Annotated[Path | None, Option("--json", metavar="FILE", help="Write JSON there, too.")]
+Json = Annotated[
+    str | None,
+    Option("--json", metavar="FILE|-", help="Write JSON there, too; the table to stderr."),
+]
 Markdown = Annotated[Path | None, Option(metavar="FILE", help="Write the summary there, too.")]
 
 
@@ -69,24 +72,34 @@ class _Copies:
 
     junit: Path | None
     tap: Path | None
-    json: Path | None
+    json: str | None
     markdown: Path | None
+
+    @property
+    def json_to_stdout(self) -> bool:
+        return self.json == "-"
+
+    @property
+    def _files(self) -> dict[str, Path]:
+        json = Path(self.json) if self.json is not None and not self.json_to_stdout else None
+        places = (self.junit, self.tap, self.markdown, json)
+        names = ("junit.xml", "matrix.tap", "matrix.md", "matrix.json")
+        return {name: path for name, path in zip(names, places, strict=True) if path is not None}
 
     def require(self) -> None:
         """Raise ConfigError now rather than after hours."""
-        for path in (self.junit, self.tap, self.json, self.markdown):
-            if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        for path in self._files.values():
+            if path.is_dir() or not path.absolute().parent.is_dir():
                 raise ConfigError(f"{path} cannot be written", hint="give a file in a folder")
 
     def write(self, files: dict[str, str]) -> None:
-        for path, name in (
-            (self.junit, "junit.xml"),
-            (self.tap, "matrix.tap"),
-            (self.json, "matrix.json"),
-            (self.markdown, "matrix.md"),
-        ):
-            if path is not None:
+        for name, path in self._files.items():
+            try:
                 path.write_text(files[name], encoding="utf-8")
+            except OSError as error:
+                raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+        if self.json_to_stdout:
+            typer.echo(files["matrix.json"], nl=False)
 
 
 @matrix.command("run", epilog=_EPILOG)
@@ -209,9 +222,9 @@ def _deliver(result: "MatrixResult", copies: _Copies, kept: "Folder | None") -> 
     if kept is not None:
         kept.write(files.items())
     copies.write(files)
-    typer.echo(matrixtext.text(result), nl=False)
+    typer.echo(matrixtext.text(result), nl=False, err=copies.json_to_stdout)
     if kept is not None:
-        typer.echo(f"results: {kept.path}")
+        typer.echo(f"results: {kept.path}", err=copies.json_to_stdout)
     return result.exit_code
 
 

@@ -54,18 +54,14 @@ class Folder:
         A run that was interrupted goes on; one that has ended, and one that is to be *fresh*,
         begins anew.
         """
-        try:
+        with _written(path):
             path.mkdir(parents=True, exist_ok=True)
-            with (path / ".lock").open("w") as lock:
-                _lock(lock.fileno(), path)
-                self = cls(path.absolute(), record)
-                self._begin(fresh=fresh)
-                yield self
-        except OSError as error:
-            raise ConfigError(
-                f"{error.filename or path} cannot be written: {error.strerror}",
-                hint="choose another place with --run-dir",
-            ) from error
+            lock = (path / ".lock").open("w")
+        with lock:
+            _lock(lock.fileno(), path)
+            self = cls(path.absolute(), record)
+            self._begin(fresh=fresh)
+            yield self
 
     def _begin(self, *, fresh: bool) -> None:
         ended = (self.path / "matrix.json").exists()
@@ -75,16 +71,21 @@ class Folder:
                 f"{self.path} holds an unfinished run of another document or shard",
                 hint="--fresh throws it away; --run-dir takes another place",
             )
-        if fresh or ended:
+        with _written(self.path):
+            self._clear(everything=fresh or ended)
+        _write(self.path / "record.json", to_json(self.record))
+
+    def _clear(self, *, everything: bool) -> None:
+        if everything:
             (self.path / "matrix.json").unlink(missing_ok=True)
             shutil.rmtree(self.path / "cells", ignore_errors=True)
         (self.path / "cells").mkdir(exist_ok=True)
-        _write(self.path / "record.json", to_json(self.record))
 
     def of(self, cell: Cell) -> Path:
         """Return the folder of *cell*, empty but for what an earlier, unfinished run of it left."""
         folder = self.path / "cells" / cell.folder
-        folder.mkdir(exist_ok=True)
+        with _written(folder):
+            folder.mkdir(exist_ok=True)
         return folder
 
     def keep(self, result: CellResult) -> None:
@@ -137,10 +138,23 @@ def _lock(descriptor: int, path: Path) -> None:
         ) from error
 
 
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Say an error of the disk as one of the place that was chosen."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or path} cannot be written: {error.strerror}",
+            hint="choose another place with --run-dir",
+        ) from error
+
+
 def _write(path: Path, text: str) -> None:
     fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("w", encoding="utf-8") as file:
+    with _written(path), fresh.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    fresh.replace(path)
+    with _written(path):
+        fresh.replace(path)
