@@ -5,23 +5,19 @@ One build at a time, by a lock on the cache.  The tree is kept in a checkout, wh
 worked on: a changed plugin file then costs one incremental ninja run.
 """
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
 from cvmlab import apt, qemu_source
-from cvmlab.errors import BuildError, ConfigError, DeadlineExceeded
+from cvmlab.errors import BuildError, ConfigError
+from cvmlab.locks import exclusive
 from cvmlab.paths import checkout_dir
 from cvmlab.progress import Phase, Style, Task, task
 from cvmlab.qemu_recipe import (
@@ -53,7 +49,6 @@ _CONFIGURE_DEADLINE_S = 600.0
 _COMPILE_DEADLINE_S = 7200.0
 _PROBE_DEADLINE_S = 30.0
 _LOCK_DEADLINE_S = 7200.0
-_LOCK_POLL_S = 0.5
 _NEEDED_BYTES = 1 << 30
 _KEPT_BUILDS = 4
 _NINJA_STEP = re.compile(r"\[(\d+)/(\d+)\]")
@@ -91,7 +86,10 @@ def compile_qemu(flavour: Flavour, source: Source | None, *, force: bool, style:
     taken as it is, unless ``force``.
     """
     apt.ensure([apt.Need.BUILD], style=style)
-    with _lock(), task(f"QEMU ({flavour})", _PHASES, style=style, stream=sys.stderr) as running:
+    with (
+        exclusive(builds_dir() / "lock", "build of QEMU", deadline_s=_LOCK_DEADLINE_S),
+        task(f"QEMU ({flavour})", _PHASES, style=style, stream=sys.stderr) as running,
+    ):
         running.enter(_FETCH.name)
         chosen = _source(source, running, force=force)
         found = None if force else find(flavour, chosen)
@@ -265,39 +263,3 @@ def _require_space(folder: Path) -> None:
             f"{folder} has {free >> 20} MiB free, and a build needs {_NEEDED_BYTES >> 20} MiB",
             hint="free some disk space, or point XDG_CACHE_HOME elsewhere",
         )
-
-
-@contextmanager
-def _lock() -> Iterator[None]:
-    """Hold the cache's build lock; raise DeadlineExceeded if another build keeps it too long."""
-    folder = builds_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w", encoding="utf-8")
-    except OSError as error:
-        raise BuildError(
-            f"cannot write {error.filename}: {error.strerror}",
-            hint="point XDG_CACHE_HOME to a folder that can be written",
-        ) from error
-    with lock:
-        if not _try_lock(lock.fileno()):
-            sys.stderr.write("cvmlab: another build is running; waiting for it\n")
-            _wait_for_lock(lock.fileno())
-        yield
-
-
-def _wait_for_lock(lock: int) -> None:
-    end = time.monotonic() + _LOCK_DEADLINE_S
-    never = threading.Event()  # flock() knows no deadline
-    while not _try_lock(lock):
-        if time.monotonic() > end:
-            raise DeadlineExceeded("another build of QEMU to end", _LOCK_DEADLINE_S)
-        never.wait(_LOCK_POLL_S)
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -11,18 +11,13 @@ same, once /dev is mounted::
 Not compressed: decompression costs more under emulation than the bytes do.
 """
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cvmlab import cpio
+from cvmlab import cpio, made
 from cvmlab.cpio import Entry
 from cvmlab.errors import ConfigError, InvariantError
 from cvmlab.modules import Module
-from cvmlab.packages import disk_errors
-from cvmlab.paths import cache_dir
 
 
 EXEC_PATH = "cvmlab/exec"
@@ -60,10 +55,7 @@ def build(busybox: bytes, modules: Sequence[Module] = ()) -> bytes:
 
 def exec_segment(command: str) -> bytes:
     """Return an archive that makes the guest run *command*, a line or more of shell."""
-    if "\0" in command or not command.strip():
-        raise ConfigError("the command to run is empty or contains a NUL character")
-    script = f"#!/bin/sh\n{command}\n".encode("utf-8", "surrogateescape")
-    return cpio.archive([_agent(), Entry.file(EXEC_PATH, script, 0o755)])
+    return cpio.archive([_agent(), Entry.file(EXEC_PATH, exec_script(command), 0o755)])
 
 
 def append_segment(initrd: bytes, segment: bytes) -> bytes:
@@ -72,29 +64,29 @@ def append_segment(initrd: bytes, segment: bytes) -> bytes:
 
 
 def cached(key: Sequence[bytes | str], make: Callable[[], bytes]) -> Path:
-    """Return the file with what *make* returns for *key*; made once, then found again.
-
-    The file appears complete or not at all, also when two processes make it at the same time.
-    """
-    folder = cache_dir() / "initrd"
-    path = folder / f"{_digest(key)}.cpio"
-    if path.is_file():
-        os.utime(path)  # keeps it among the ones in use
-        return path
-    contents = make()
-    with disk_errors():
-        _write_whole(path, contents)
-        _forget_oldest(folder)
-    return path
+    """Return the file with what *make* returns for *key*; made once, then found again."""
+    return made.kept("initrd", ".cpio", key, lambda path: _write(path, make()), keep=_KEPT)
 
 
 def scripts_digest() -> str:
     """Name the version of the scripts that build() packs."""
-    return _digest([_script(name) for name in ("init", "agent", "wait-for")])
+    return made.digest([_script(name) for name in ("init", "agent", "wait-for")])
+
+
+def agent() -> bytes:
+    """Return the script that runs a command in the guest and reports how it ended."""
+    return _script("agent")
+
+
+def exec_script(command: str) -> bytes:
+    """Return what the agent runs for *command*, a line or more of shell."""
+    if "\0" in command or not command.strip():
+        raise ConfigError("the command to run is empty or contains a NUL character")
+    return f"#!/bin/sh\n{command}\n".encode("utf-8", "surrogateescape")
 
 
 def _agent() -> Entry:
-    return Entry.file("cvmlab/agent", _script("agent"), 0o755)
+    return Entry.file("cvmlab/agent", agent(), 0o755)
 
 
 def _script(name: str) -> bytes:
@@ -110,39 +102,5 @@ def _module_entries(modules: Sequence[Module]) -> list[Entry]:
     return [Entry.file("cvmlab/modules", listing.encode()), *files]
 
 
-def _digest(parts: Sequence[bytes | str]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()[:32]
-
-
-def _write_whole(path: Path, contents: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix="new-", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(contents)
-            file.flush()
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def _forget_oldest(folder: Path) -> None:
-    by_age = sorted(
-        (status.st_mtime_ns, path)
-        for path in folder.glob("*.cpio")
-        if (status := _status(path)) is not None
-    )
-    for _, path in by_age[:-_KEPT]:
-        path.unlink(missing_ok=True)
-
-
-def _status(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except FileNotFoundError:  # another process forgot it first
-        return None
+def _write(path: Path, contents: bytes) -> None:
+    path.write_bytes(contents)

@@ -231,7 +231,7 @@ def test_a_second_build_waits_for_the_first(programs: Programs, source: Path) ->
     with gate.open("w"):  # returns when the first has come to ninja, which reads it to its end
         second = start()
         assert second.stderr is not None
-        assert "another build is running" in second.stderr.readline()
+        assert "another build of QEMU is running" in second.stderr.readline()
     answers = [process.communicate(timeout=30)[0] for process in (first, second)]
     assert answers[0] == answers[1] != ""
     assert len(programs.calls("ninja")) == 1
