@@ -32,6 +32,8 @@ class Need(StrEnum):
     BUILD = "build"
     TEST = "test"
     WHEEL = "wheel"
+    DISK = "disk image"
+    FOLDER = "file system of a folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,12 @@ PACKAGES = (
     AptPackage("libcap-ng-dev", Need.BUILD, "9p shared folders"),
     AptPackage("libattr1-dev", Need.BUILD, "9p shared folders"),
     AptPackage("patchelf", Need.WHEEL, "lets QEMU find the libraries beside it"),
+    AptPackage("mmdebstrap", Need.DISK, "installs a system into a folder"),
+    AptPackage("uidmap", Need.DISK, "lets mmdebstrap work without root"),
+    AptPackage("fakeroot", Need.DISK, "keeps owners without root"),
+    AptPackage("fdisk", Need.DISK, "sfdisk, which writes partition tables"),
+    AptPackage("mtools", Need.DISK, "writes the EFI system partition"),
+    AptPackage("e2fsprogs", Need.FOLDER, "mke2fs, which makes a file system of a folder"),
     AptPackage("git", Need.TEST, "lists the repository's files"),
     AptPackage("cpio", Need.TEST, "reads our initramfs back"),
     AptPackage("libarchive-tools", Need.TEST, "bsdtar, which reads our initramfs back"),

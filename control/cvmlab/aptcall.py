@@ -61,6 +61,11 @@ class Archive:
         suffix = "" if self.arch == "amd64" else f"-{self.arch}"
         return cache_dir() / "apt" / f"{self.suite}{'-source' if self.source else suffix}"
 
+    def entry(self) -> str:
+        """Return the source of packages (deb822), on the mirror that this machine uses."""
+        archive = debian_archive(machine_sources(*_machine_places()))
+        return archive.for_suite(self.suite, source=self.source)
+
     def update(self) -> None:
         """Fetch the package lists; raise ImageError or BuildError with what apt said."""
         self._configure()
@@ -120,9 +125,7 @@ class Archive:
 
     def _configure(self) -> None:
         """Write the configuration; it is made anew, as the machine's may have changed."""
-        folder = self.folder
-        archive = debian_archive(machine_sources(*_machine_places()))
-        sources = archive.for_suite(self.suite, source=self.source)
+        folder, sources = self.folder, self.entry()
         for name in ("lists/partial", "cache/archives/partial", "state"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         settings = {
@@ -149,7 +152,7 @@ class Archive:
         own = "".join(f'{key} "{value}";\n' for key, value in settings.items())
         own += f'APT::Architectures {{ "{self.arch}"; }};\n'
         replace_text(folder / "debian.sources", sources)
-        replace_text(folder / "apt.conf", _machine_settings() + own)
+        replace_text(folder / "apt.conf", machine_settings() + own)
 
 
 def run(
@@ -205,7 +208,7 @@ def _machine_places() -> tuple[Path, Path]:
     return Path(told.get("F", "/dev/null")), Path(told.get("D", "/dev/null"))
 
 
-def _machine_settings() -> str:
+def machine_settings() -> str:
     """How the machine reaches its mirrors, in the syntax of apt.conf."""
     status, output, _ = run(
         ["apt-config", "dump", "Acquire"], what="apt-config", deadline_s=_QUERY_DEADLINE_S

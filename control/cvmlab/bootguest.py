@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The guest that a request asks for: its files, its command line, and how its functions are named."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from cvmlab.bootdisk import boots_from_disk, disk_guest, shared_disks
 from cvmlab.bootrequest import Request
 from cvmlab.bootspec import DEFAULT_APPEND, DiskInterface, Net
-from cvmlab.errors import ConfigError, ImageError
-from cvmlab.images import resolve
+from cvmlab.errors import ConfigError
+from cvmlab.guestfiles import Guest
+from cvmlab.images import image_has, resolve
 from cvmlab.kernel_image import KernelKind, extract_vmlinux, identify
+from cvmlab.kerneltree import has_9p
 from cvmlab.packages import OnStep
+from cvmlab.progress import Style
 from cvmlab.symbols import Symbols, from_elf, load
 
 
@@ -21,6 +25,8 @@ _DISK_DRIVERS: Mapping[DiskInterface, tuple[str, ...]] = {
     DiskInterface.NVME: (),
     DiskInterface.AHCI: ("ahci", "sd_mod"),
 }
+_NINE_P_DRIVERS = ("9pnet_virtio", "9p")
+_SHARED_DISK_DRIVERS = ("virtio_blk", "ext4")
 _NET_DRIVERS = ("virtio_net",)
 _TSM_DRIVERS = ("tdx-guest",)  # configfs-tsm
 # An event's address names a function only if the kernel is where it was linked.
@@ -28,28 +34,22 @@ _NO_KASLR = "nokaslr"
 _KASLR = frozenset({_NO_KASLR, "kaslr"})
 
 
-@dataclass(frozen=True, slots=True)
-class Guest:
-    """The guest's files, wherever they came from; no kernel: the firmware boots a disk."""
-
-    kernel: Path | None = None
-    initrd: Path | None = None
-    append: str = ""
-    release: str | None = None
-    is_linux: bool = True
-    fixed_addresses: bool = False
-    load_symbols: Callable[[], Symbols] = field(default=lambda: _nameless())
-
-
-def guest_of(request: Request, on_step: OnStep) -> Guest:
-    if request.disks and request.image is None and request.kernel is None:
-        return _disk_guest(request)
+def guest_of(request: Request, on_step: OnStep, style: Style) -> Guest:
+    """Return the guest that *request* names, fetched and built where it has to be."""
+    if boots_from_disk(request):
+        return disk_guest(request, style)
+    if request.user_data is not None:
+        raise ConfigError(
+            "--user-data is for cloud-init on a disk, and this guest boots from none of its own",
+            hint="give the disk with --disk and no kernel, or boot debian-cloud",
+        )
+    by_9p = request.share is not None and _has_9p(request, on_step)
     files = resolve(
         request.image,
         kernel=request.kernel,
         initrd=request.initrd,
         append=request.append or "",
-        extra_modules=() if request.initrd else _drivers(request),
+        extra_modules=() if request.initrd else _drivers(request, by_9p=by_9p),
         exec_command=request.exec,
         on_step=on_step,
     )
@@ -62,6 +62,8 @@ def guest_of(request: Request, on_step: OnStep) -> Guest:
         kernel=files.kernel,
         initrd=files.initrd,
         append=files.append,
+        late_disks=() if by_9p else shared_disks(request.share),
+        share=request.share if by_9p else None,
         release=files.release,
         is_linux=is_linux,
         fixed_addresses=not is_linux or _NO_KASLR in words,
@@ -69,31 +71,24 @@ def guest_of(request: Request, on_step: OnStep) -> Guest:
     )
 
 
-def _drivers(request: Request) -> tuple[str, ...]:
+def _has_9p(request: Request, on_step: OnStep) -> bool:
+    if request.kernel is not None:
+        return has_9p(request.kernel)
+    if request.initrd is not None:
+        return False  # what it loads is not known; a disk needs the fewest drivers
+    return image_has(request.image, _NINE_P_DRIVERS, on_step=on_step)
+
+
+def _drivers(request: Request, *, by_9p: bool) -> tuple[str, ...]:
     """Name the modules that an image of ours needs for the devices it is given."""
     if request.kernel is not None:
         return ()  # its modules are not known
     interface = request.disk_interface or DiskInterface.VIRTIO_BLK
     disk = _DISK_DRIVERS[DiskInterface(interface)] if request.disks else ()
+    shared = () if request.share is None else _NINE_P_DRIVERS if by_9p else _SHARED_DISK_DRIVERS
     net = _NET_DRIVERS if request.net == Net.USER else ()
-    return (*disk, *net, *(_TSM_DRIVERS if request.quotes else ()))
-
-
-def _disk_guest(request: Request) -> Guest:
-    for option, value in (("--append", request.append), ("--exec", request.exec)):
-        if value is not None:
-            raise ConfigError(
-                f"{option} cannot reach a guest that boots from its own disk",
-                hint="add --kernel, or an image",
-            )
-    if request.symbols is None:
-        return Guest()
-    return Guest(load_symbols=partial(load, request.symbols))
+    return (*disk, *shared, *net, *(_TSM_DRIVERS if request.quotes else ()))
 
 
 def _symbols(given: Path | None, kernel: Path) -> Symbols:
     return load(given) if given is not None else from_elf(extract_vmlinux(kernel))
-
-
-def _nameless() -> Symbols:
-    raise ImageError("the kernel is on the guest's disk", hint="give its symbols with --symbols")

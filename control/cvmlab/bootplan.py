@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from cvmlab.baselinefile import load as load_baselines
 from cvmlab.baselines import Entry, Tolerance, key
+from cvmlab.bootdisk import default_firmware, require_bootable
 from cvmlab.bootguest import guest_of
 from cvmlab.bootrequest import Request
 from cvmlab.bootspec import (
@@ -33,7 +34,9 @@ from cvmlab.build import install, qemu_binary
 from cvmlab.choices import choose
 from cvmlab.errors import ConfigError
 from cvmlab.firmware import rom_dirs
+from cvmlab.guestfiles import Guest
 from cvmlab.images import NO_INITRD
+from cvmlab.kerneltree import kernel_file
 from cvmlab.launch import Setting, locate_qemu
 from cvmlab.machine import EXAMPLE_FDS, Channels, command_line
 from cvmlab.packages import OnStep, silent
@@ -41,6 +44,7 @@ from cvmlab.progress import Style
 from cvmlab.qemu_recipe import Flavour
 from cvmlab.ranges import parse_size
 from cvmlab.rundir import runs_dir
+from cvmlab.share import require_folder
 from cvmlab.states import profiles
 from cvmlab.symbols import LazySymbols
 from cvmlab.vm import WAIT_TIMEOUT_S, Vm
@@ -104,22 +108,17 @@ def plan(
     *build*: make QEMU if it is missing, and show progress in *style*.
     """
     expect, budgets, timeout_s = _expect(request.expect), _budgets(request), _timeout(request)
-    words = _words(request)
     _require_one_source(request)
+    request = replace(request, kernel=kernel_file(request.kernel))
+    words = _words(request)
     _require_files(request, words.firmware)
     machine = _machine(request, words)
     baseline = _baseline(request, machine)
     machine.validate()  # before anything is fetched or built
+    require_bootable(request, machine)
     qemu = _qemu(request, build=build, style=style)
-    guest = guest_of(request, on_step)
-    spec = replace(
-        machine,
-        events=_events(machine, budgets, baseline),
-        kernel=guest.kernel,
-        initrd=guest.initrd,
-        append=guest.append,
-        rom_dirs=tuple(rom_dirs()),
-    )
+    guest = guest_of(request, on_step, style)
+    spec = _with_guest(replace(machine, events=_events(machine, budgets, baseline)), guest)
     spec.validate()
     setting = _setting(request, qemu)
     Vm(spec, setting=setting)  # starts nothing, but knows what a VM may be called
@@ -148,6 +147,18 @@ def _setting(request: Request, qemu: Path) -> Setting:
         qemu=qemu,
         run_dir=request.run_dir,
         keep=True,  # until the verdict, which comes after the end of the VM
+    )
+
+
+def _with_guest(machine: BootSpec, guest: Guest) -> BootSpec:
+    return replace(
+        machine,
+        kernel=guest.kernel,
+        initrd=guest.initrd,
+        append=guest.append,
+        disks=(*guest.disks, *machine.disks, *guest.late_disks),
+        share=guest.share,
+        rom_dirs=tuple(rom_dirs()),
     )
 
 
@@ -213,9 +224,10 @@ class _Words:
 
 def _words(request: Request) -> _Words:
     default = BootSpec()
+    coco = choose("--coco", request.coco or default.coco, [*profiles(), PROFILE_OFF])
     return _Words(
-        coco=choose("--coco", request.coco or default.coco, [*profiles(), PROFILE_OFF]),
-        firmware=_firmware(request.firmware, default.firmware),
+        coco=coco,
+        firmware=_firmware(request.firmware, default_firmware(request, coco)),
         net=_member("--net", request.net, default.net),
         disk_interface=_member(
             "--disk-interface", request.disk_interface, DiskInterface.VIRTIO_BLK
@@ -255,6 +267,8 @@ def _require_files(request: Request, firmware: Firmware | Path) -> None:
                 f"{option}: cannot read {path}: {error.strerror}",
                 hint=f"{option} takes the path of a file",
             ) from error
+    if request.share is not None:
+        require_folder(request.share)
 
 
 def _require_one_source(request: Request) -> None:

@@ -15,6 +15,8 @@ class Request:
     append: str | None = None
     disks: tuple[Path, ...] = ()
     disk_interface: str | None = None
+    share: Path | None = None
+    user_data: Path | None = None
     coco: str | None = None
     coco_options: tuple[str, ...] = ()
     mapgpa: str | None = None

@@ -22,6 +22,8 @@ MAX_MEMORY_BYTES = 1 << 46
 MAX_CPUS = 255
 MIN_TB_CACHE_BYTES = 8 << 20
 MAX_TB_CACHE_BYTES = 2047 << 20
+# By this name the agent finds the shared folder, as a 9p device or as a disk.
+SHARE_NAME = "cvmlab-share"
 # panic=-1 reboots at once, which ends the run; the console says that it was a panic.
 DEFAULT_APPEND = "console=ttyS0,115200 panic=-1 loglevel=4"
 
@@ -72,11 +74,15 @@ class DiskFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk image.  It is never written: what the guest writes is lost with the VM."""
+    """A disk image.  It is never written: what the guest writes is lost with the VM.
+
+    ``serial`` is a number by which the guest can find it; virtio-blk alone is given one.
+    """
 
     path: Path
     interface: DiskInterface = DiskInterface.VIRTIO_BLK
     format: DiskFormat = DiskFormat.RAW
+    serial: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +93,7 @@ class BootSpec:
     one we know or a file; ``guest_options`` are properties of the confidential-guest object, such
     as "sept-ve-disable=off"; ``mapgpa`` is how a TD's conversions are answered (guestobject.py);
     ``quote_socket`` is a quote generation service's, ``quotes`` has the VM bring one of its own;
+    ``share`` is a folder that the guest may read by 9p;
     ``tb_cache_bytes`` is how much QEMU may keep of
     translated guest code, which is then translated again;
     ``gdb`` is what QEMU's ``-gdb`` takes; ``rng_seed`` makes QEMU's own
@@ -105,6 +112,7 @@ class BootSpec:
     initrd: Path | None = None
     append: str = ""
     disks: tuple[Disk, ...] = ()
+    share: Path | None = None
     net: Net = Net.NONE
     devices: tuple[str, ...] = ()
     firmware: Firmware | Path = Firmware.SEABIOS

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cvmlab import initramfs
+from cvmlab import diskimage, initramfs
 from cvmlab.aptcall import run
+from cvmlab.choices import choose
 from cvmlab.errors import ConfigError, ImageError
 from cvmlab.kernel_image import X86_64, KernelImage, KernelKind, identify
 from cvmlab.modules import ModuleTree
 from cvmlab.packages import OnStep, cached_kernel, fetch, fetch_kernel, silent, unpack
-from cvmlab.recipes import Recipe, load
+from cvmlab.progress import Style
+from cvmlab.recipes import DiskRecipe, Recipe, load
 
 
 NO_INITRD = Path("none")  # what to give as initrd to boot without one
@@ -23,6 +25,7 @@ _BUSYBOX_PATHS = ("usr/bin/busybox", "bin/busybox")
 _KERNEL_PLACES = ("boot/vmlinu[xz]-*", "usr/lib/modules/*/vmlinuz")  # until and since 6.17
 _LAYOUT = "1"  # of our initramfs; a new number makes cached ones be built again
 _REAL_MAP_BYTES = 4096  # Debian's System.map is one line that names another package
+_STAT_BLOCK = 512
 _BZIMAGE_DEPTH = 3  # arch/x86/boot/ in a build folder
 _QEMU_IMG_DEADLINE_S = 60
 
@@ -85,7 +88,7 @@ def resolve(
             "an image and --kernel: only one can be booted", hint="leave one of them out"
         )
     if kernel is None:
-        recipe = image if isinstance(image, Recipe) else load().find(image)
+        recipe = image if isinstance(image, Recipe) else _recipe(image)
         found = _from_recipe(recipe, on_step)
         words, names = f"{recipe.append} {append}".strip(), (*recipe.modules, *extra_modules)
     else:
@@ -99,6 +102,12 @@ def resolve(
         system_map=_system_map(found.image),
         arch=found.image.arch,
     )
+
+
+def image_has(image: str | None, modules: Sequence[str], *, on_step: OnStep = silent) -> bool:
+    """Tell whether the kernel of *image* has all *modules*, built in or not."""
+    tree = _from_recipe(_recipe(image), on_step).modules
+    return tree is not None and all(name in tree.files or name in tree.builtin for name in modules)
 
 
 def overlay(disk: Path, run_dir: Path, qemu_img: Path) -> Path:
@@ -116,9 +125,18 @@ def listing() -> list[ImageInfo]:
     """Return all images with what is in the cache of each; asks no network."""
     recipes = load()
     return [
-        _info(name, recipe, is_default=name == recipes.default)
-        for name, recipe in recipes.image.items()
+        *(
+            _info(name, recipe, is_default=name == recipes.default)
+            for name, recipe in recipes.image.items()
+        ),
+        *(_disk_info(name, recipe) for name, recipe in recipes.disk.items()),
     ]
+
+
+def rebuild(name: str, style: Style) -> None:
+    """Build the disk *name* again; raise ConfigError if it is none."""
+    disks = load().disk
+    diskimage.build(name, disks[choose("--rebuild", name, disks)], style=style, force=True)
 
 
 def main(*, as_json: bool) -> int:
@@ -132,6 +150,16 @@ def main(*, as_json: bool) -> int:
         state = f"{info.size_bytes >> 20} MiB, {info.release}" if info.is_cached else "not fetched"
         sys.stdout.write(f"{mark} {info.name:18}{info.suite:11}{info.description}  ({state})\n")
     return 0
+
+
+def _recipe(name: str | None) -> Recipe:
+    found = load().find(name)
+    if isinstance(found, DiskRecipe):
+        raise ConfigError(
+            f"{name} is a disk, and what boots from one has no kernel to give",
+            hint="cvmlab.diskimage.build() makes the disk, for disks=",
+        )
+    return found
 
 
 def _from_recipe(recipe: Recipe, on_step: OnStep) -> _Kernel:
@@ -238,6 +266,20 @@ def _info(name: str, recipe: Recipe, *, is_default: bool) -> ImageInfo:
         is_cached=unpacked is not None,
         release=ModuleTree.find(unpacked).release if unpacked else None,
         size_bytes=sum(path.lstat().st_size for path in files),
+    )
+
+
+def _disk_info(name: str, recipe: DiskRecipe) -> ImageInfo:
+    built = diskimage.cached(name, recipe)
+    return ImageInfo(
+        name=name,
+        description=recipe.description,
+        suite=recipe.suite,
+        arch=X86_64,
+        is_default=False,
+        is_cached=built is not None,
+        release=built.release if built else None,
+        size_bytes=built.disk.stat().st_blocks * _STAT_BLOCK if built else 0,
     )
 
 

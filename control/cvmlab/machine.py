@@ -10,6 +10,7 @@ from pathlib import Path
 from cvmlab.bootspec import (
     DEFAULT_APPEND,
     LARGE_MEMORY_BYTES,
+    SHARE_NAME,
     AccessPolicy,
     BootSpec,
     Disk,
@@ -74,6 +75,7 @@ def command_line(
         *_monitors(channels),
         *_serial_ports(channels),
         *_disks(spec),
+        *_share(spec),
         *_net(spec),
         *_options("-device", spec.devices),
         *([] if spec.gdb is None else ["-gdb", spec.gdb]),
@@ -219,11 +221,20 @@ def _disk_device(spec: BootSpec, disk: Disk, number: int) -> str:
     name = f"disk{number}"
     match disk.interface:
         case DiskInterface.VIRTIO_BLK:
-            return f"virtio-blk-pci,id={name}-pci,drive={name}{_virtio(spec)}"
+            serial = f",serial={disk.serial}" if disk.serial else ""
+            return f"virtio-blk-pci,id={name}-pci,drive={name}{serial}{_virtio(spec)}"
         case DiskInterface.NVME:
             return f"nvme,id={name}-nvme,drive={name},serial={name}"
         case DiskInterface.AHCI:
             return f"ide-hd,id={name}-ide,drive={name},bus=ide.{number}"
+
+
+def _share(spec: BootSpec) -> list[str]:
+    if spec.share is None:
+        return []
+    folder = f"local,id=share,path={_value(spec.share)},security_model=none,readonly=on"
+    device = f"virtio-9p-pci,id=share-pci,fsdev=share,mount_tag={SHARE_NAME}{_virtio(spec)}"
+    return ["-fsdev", folder, "-device", device]
 
 
 def _net(spec: BootSpec) -> list[str]:

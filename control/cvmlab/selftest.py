@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("tests run from a checkout only", hint="clone the repository")
     if importlib.util.find_spec("tox") is None:
         raise ConfigError("tox is not installed", hint="run ./cvmlab test, which installs it")
-    apt.ensure([apt.Need.BUILD, apt.Need.TEST])
+    apt.ensure([apt.Need.BUILD, apt.Need.TEST, apt.Need.DISK, apt.Need.FOLDER])
     if not arguments:
         qemu_binary()
         stock_qemu_binary()

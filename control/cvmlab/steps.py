@@ -24,6 +24,7 @@ _GRACE_S = 5.0
 # What a line of the log means for the user; the first match of the last lines wins.
 _ADVICE = (
     ("No space left on device", "free some disk space, or point XDG_CACHE_HOME elsewhere"),
+    ("Could not allocate block", "the disk is too small for its packages: give the recipe more"),
     ("Killed signal terminated program", "memory ran out; try again with CVMLAB_JOBS=1"),
     ("Temporary failure", "the network is not reachable; try again when it is"),
     ("Could not resolve", "the network is not reachable; try again when it is"),

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from cvmlab import images, initramfs, recipes
+from cvmlab import diskimage, images, initramfs, recipes
 from cvmlab.errors import ConfigError, CvmError, ImageError
 from cvmlab.images import NO_INITRD, BootFiles, listing, overlay, resolve
+from cvmlab.progress import Style
 from cvmlab.recipes import Recipe
 from tests.fakes.cpio_reader import read_archive
 from tests.fakes.debian_archive import DebianArchive
@@ -244,6 +245,44 @@ def test_a_wrong_recipe_is_refused_with_a_suggestion(
     assert (caught.value.hint or "").startswith(hint)
 
 
+_DISK: dict[str, Any] = {"suite": "trixie", "boot": "grub"}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message", "hint"),
+    [
+        ("b", {"boot": "lilo"}, "Invalid enum value 'lilo'", "the head of"),
+        ("b", {"pakages": ["x"]}, "unknown field `pakages`", "did you mean packages?"),
+        ("b", {"suite": "trixi"}, "there is no 'trixi'", "did you mean trixie?"),
+        ("b", {"size": "big"}, "'big' is not a size", "write a number of bytes"),
+        ("b", {"size": "100M"}, "b: a system does not fit on a disk of 100M", "give it 512M"),
+        ("a", {}, "a is an image and a disk", "give one another name"),
+    ],
+)
+def test_a_wrong_recipe_of_a_disk_is_refused(
+    name: str, change: dict[str, Any], message: str, hint: str
+) -> None:
+    assert recipes.parse({**_GOOD, "disk": {"b": _DISK}}).disk["b"].size_bytes == 1 << 30
+    with pytest.raises(ConfigError) as caught:
+        recipes.parse({**_GOOD, "disk": {name: {**_DISK, **change}}})
+    assert message in caught.value.message
+    assert (caught.value.hint or "").startswith(hint)
+
+
+def test_a_disk_has_no_kernel_to_give(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="debian-disk is a disk"):
+        resolve("debian-disk")
+
+
+@needs_apt
+def test_a_disk_is_not_built_offline(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CVMLAB_OFFLINE", "1")
+    monkeypatch.setenv("CVMLAB_NO_INSTALL", "1")
+    with pytest.raises((ImageError, ConfigError), match=r"not in the cache|packages are missing"):
+        diskimage.build("debian-disk", recipes.load().disk["debian-disk"], style=Style.NONE)
+    assert not list(empty_cache.glob("cvmlab/disks/*/*"))
+
+
 def test_a_default_that_is_no_image_is_refused() -> None:
     with pytest.raises(ConfigError, match="default: there is no 'b'"):
         recipes.parse({**_GOOD, "default": "b"})
@@ -277,5 +316,9 @@ def test_the_listing_tells_what_is_in_the_cache(
 
 
 def test_scripts_in_the_repository_are_executable() -> None:
-    for path in (initramfs.guest_images_dir() / "initramfs").iterdir():
-        assert path.stat().st_mode & stat.S_IXUSR, path.name
+    for folder in ("initramfs", "disk/usr/lib/cvmlab"):
+        scripts = list((initramfs.guest_images_dir() / folder).iterdir())
+        assert scripts
+        for path in scripts:
+            assert path.read_bytes().startswith(b"#!")
+            assert path.stat().st_mode & stat.S_IXUSR, path.name

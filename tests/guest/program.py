@@ -39,10 +39,10 @@ class Done:
         return json.loads(self.out)
 
 
-def cvmlab(*words: str, env: dict[str, str] | None = None) -> Done:
+def cvmlab(*words: str, env: dict[str, str] | None = None, deadline_s: float = DEADLINE_S) -> Done:
     """Run ``python -m cvmlab`` to its end."""
     with start(*words, env=env) as process:
-        return finish(process)
+        return finish(process, deadline_s=deadline_s)
 
 
 @contextmanager
@@ -65,8 +65,8 @@ def start(*words: str, env: dict[str, str] | None = None) -> Iterator[subprocess
                 process.kill()
 
 
-def finish(process: subprocess.Popen[str]) -> Done:
-    out, err = process.communicate(timeout=DEADLINE_S)
+def finish(process: subprocess.Popen[str], *, deadline_s: float = DEADLINE_S) -> Done:
+    out, err = process.communicate(timeout=deadline_s)
     return Done(process.returncode, out, err)
 
 

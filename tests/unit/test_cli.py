@@ -36,6 +36,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+_IMAGES = [*recipes.load().image, *recipes.load().disk]
 PHASES = "phases are launch, firmware, efi-stub, kernel, user"
 NUMBER = "write a limit such as 100, or a phase and its limit such as kernel=100"
 BOOT_HELP = "`cvmlab boot --help` shows what there is"
@@ -163,12 +164,12 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         (
             "boot debain",
             "image: there is no 'debain'",
-            f"did you mean debian? known are {', '.join(recipes.load().image)}",
+            f"did you mean debian? known are {', '.join(_IMAGES)}",
         ),
         (
-            "boot --disk disk.raw --exec true",
-            "--exec cannot reach a guest that boots from its own disk",
-            "add --kernel, or an image",
+            "boot --disk disk.raw --append quiet",
+            "--append cannot reach a guest that boots from its own disk",
+            "add --kernel, or an image that is no disk",
         ),
         (
             "boot image -k kernel",

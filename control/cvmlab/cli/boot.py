@@ -66,6 +66,8 @@ def boot(
     disk: options.Disks = None,
     disk_interface: options.DiskInterface = None,
     exec_: options.Exec = None,
+    share: options.Share = None,
+    user_data: options.UserData = None,
     coco: options.Coco = None,
     coco_option: options.CocoOptions = None,
     mapgpa: options.MapGpa = None,
@@ -111,6 +113,7 @@ def boot(
     request = Request(
         image=image, kernel=kernel, initrd=initrd, append=append, exec=exec_,
         disks=tuple(disk or ()), disk_interface=disk_interface, net=net,
+        share=share, user_data=user_data,
         coco=coco, coco_options=tuple(coco_option or ()), mapgpa=mapgpa, quotes=quotes,
         firmware=firmware, memory=memory, cpus=cpus, tb_cache=tb_cache,
         on_host_access=on_host_access, on_pending=on_pending,

@@ -18,7 +18,8 @@ Image = Annotated[
     str | None, Argument(metavar="[IMAGE]", help="One of `cvmlab images`; default: the first.")
 ]
 Kernel = Annotated[
-    Path | None, Option("--kernel", "-k", help="Linux kernel, or an ELF guest (PVH).")
+    Path | None,
+    Option("--kernel", "-k", help="Linux kernel, its build tree, or an ELF guest (PVH)."),
 ]
 Initrd = Annotated[Path | None, Option(help="Initial RAM disk.")]
 Append = Annotated[str | None, Option(help="Added to the kernel's command line.")]
@@ -27,6 +28,12 @@ Disks = Annotated[
 ]
 DiskInterface = Annotated[
     str | None, Option(metavar="virtio-blk|nvme|ahci", help="Default: virtio-blk.")
+]
+Share = Annotated[
+    Path | None, Option(metavar="DIR", help="A folder that the guest may read, on /share.")
+]
+UserData = Annotated[
+    Path | None, Option(metavar="FILE", help="For cloud-init in a disk: a NoCloud seed.")
 ]
 Exec = Annotated[
     str | None, Option("--exec", metavar="CMD", help="Run CMD in the guest; its status is ours.")

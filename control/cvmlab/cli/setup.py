@@ -84,8 +84,17 @@ def doctor(*, json_: AsJson = False) -> None:
     raise typer.Exit(examination.main(as_json=json_))
 
 
-def images(*, json_: AsJson = False) -> None:
+def images(
+    *,
+    json_: AsJson = False,
+    rebuild: Annotated[
+        str | None, typer.Option(metavar="DISK", help="Build this disk again, of today's packages.")
+    ] = None,
+    progress: ProgressStyle = None,
+) -> None:
     """List the images that `cvmlab boot` knows."""
     from cvmlab import images as known
 
+    if rebuild is not None:
+        known.rebuild(rebuild, style_of(progress))
     raise typer.Exit(known.main(as_json=json_))

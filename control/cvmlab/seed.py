@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a command reaches a guest that boots from its own disk: a NoCloud seed, a small second disk.
+
+Any image with cloud-init reads it, and so does the service in our own images.  systemd's credentials
+by SMBIOS would need no disk, but a confidential guest does not trust them, rightly.
+
+The user-data is one script that carries the agent and the command, so that an image needs to know
+nothing of either.
+"""
+
+import base64
+import hashlib
+import io
+from collections.abc import Sequence
+from email.mime.base import MIMEBase
+from email.mime.multipart import MIMEMultipart
+from pathlib import Path
+
+from pycdlib import PyCdlib
+
+from cvmlab import made
+from cvmlab.initramfs import agent, exec_script
+
+
+_LABEL = "cidata"  # what NoCloud looks for
+_KEPT = 64
+# At once, so that the command's output is the last on the console.  cloud-init, which runs the script
+# in the middle of its work, complains at length when systemd goes first: there, in good order.
+_POWER_OFF = """\
+if command -v cloud-init >/dev/null; then how=--no-block; else how=--force; fi
+systemctl "$how" poweroff || poweroff -f
+"""
+_HEAD = """\
+#!/bin/sh
+# Written by cvmlab: runs a command and tells the host how it ended.
+exec >/dev/console 2>&1 </dev/null
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux
+mkdir -p /run/cvmlab
+"""
+
+
+def script(command: str | None, *, power_off: bool) -> bytes:
+    """Return the script that runs the agent, with *command* if there is one."""
+    parts = [_HEAD, _unpack("agent", agent())]
+    if command is not None:
+        parts.append(_unpack("exec", exec_script(command)))
+    parts.append("/bin/sh /run/cvmlab/agent\n")
+    if power_off:
+        parts.append(_POWER_OFF)
+    return "".join(parts).encode()
+
+
+def user_data(ours: bytes | None, users: bytes | None) -> bytes:
+    """Return the user-data: our script, the user's own, or both; at least one is given.
+
+    Of both, cloud-init runs scripts in the order of their names, so ours comes last.
+    """
+    if users is None or ours is None:
+        return ours or users or b""
+    boundary = f"cvmlab-{hashlib.sha256(users).hexdigest()[:32]}"
+    both = MIMEMultipart("mixed", boundary)
+    # cloud-init tells by the first line of a text/plain part what it is.
+    for name, kind, contents in (
+        ("users", ("text", "plain"), users),
+        ("zz-cvmlab", ("text", "x-shellscript"), ours),
+    ):
+        part = MIMEBase(*kind)
+        part.set_payload(base64.encodebytes(contents).decode())
+        part["Content-Transfer-Encoding"] = "base64"
+        part.add_header("Content-Disposition", "attachment", filename=name)
+        both.attach(part)
+    return both.as_bytes()
+
+
+def image(data: bytes) -> Path:
+    """Return a seed (ISO 9660) with *data* as user-data, from the cache."""
+    # A new instance for each content: cloud-init runs a script once per instance.
+    meta = f"instance-id: cvmlab-{hashlib.sha256(data).hexdigest()[:16]}\n".encode()
+    files = (("meta-data", meta), ("user-data", data))
+    key = [part for name, contents in files for part in (name, contents)]
+    return made.kept("seed", ".iso", key, lambda path: _write(path, files), keep=_KEPT)
+
+
+def _unpack(name: str, contents: bytes) -> str:
+    """Return shell that writes a file; in base64 nothing in it can end the text too early."""
+    text = base64.encodebytes(contents).decode()
+    return f"base64 -d >/run/cvmlab/{name} <<end\n{text}end\n"
+
+
+def _write(path: Path, files: Sequence[tuple[str, bytes]]) -> None:
+    iso = PyCdlib()
+    iso.new(interchange_level=3, vol_ident=_LABEL, rock_ridge="1.09", joliet=3)
+    for number, (name, contents) in enumerate(files):
+        iso.add_fp(
+            io.BytesIO(contents),
+            len(contents),
+            f"/FILE{number}.;1",
+            rr_name=name,
+            joliet_path=f"/{name}",
+        )
+    iso.write(str(path))
+    iso.close()
