@@ -151,6 +151,7 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on(
 
     assert done.code == 130
     assert f"interrupted; the same command goes on from {kept}" in done.err
+    assert "done in" not in done.err
     assert all(qemu_is_gone(run) for run in find_runs(kept / "cells"))
     assert known(kept) == {}
     for guest in ("slow", "second"):

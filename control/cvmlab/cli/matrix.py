@@ -150,29 +150,36 @@ def run_file(
     where = run_dir or folder.default_place(record.name, record.digest, shard)
     with folder.Folder.open(where, record, fresh=fresh) as kept:
         room = capacity(jobs or loaded.matrix.run.jobs)
-        status = _run(kept, copies, room, scheduler, style_of(progress))
+        try:
+            _run(kept, room, scheduler, style_of(progress))
+            status = _deliver(_result(kept), copies, kept)
+        except KeyboardInterrupt:
+            typer.echo(f"cvmlab: interrupted; the same command goes on from {kept.path}", err=True)
+            status = INTERRUPTED
     context.obj.reported = True
     raise typer.Exit(status)
 
 
-def _run(
-    kept: "Folder", copies: _Copies, room: "Capacity", scheduler: str | None, style: "Style"
-) -> int:
-    """Run what is missing and write the summaries; return the exit code."""
+def _run(kept: "Folder", room: "Capacity", scheduler: str | None, style: "Style") -> None:
+    """Run what is missing; raise KeyboardInterrupt if a stop signal ended that."""
     from cvmlab.matrix import running
     from cvmlab.progress import task
 
     cells = running.missing(kept)
     _say_what_is_known(kept, cells, style)
-    _build(cells, style)
+    if scheduler is None:
+        _build(cells, style)
     pace = running.Pace.of(cells)
     with task("matrix", [pace.phase(room)], style=style, stream=sys.stderr) as shown:
         pace.task = shown
         if cells and not run(running.uninterrupted(_work(kept, cells, room, pace, scheduler))):
-            typer.echo(f"cvmlab: interrupted; the same command goes on from {kept.path}", err=True)
-            return INTERRUPTED
-    result = running.total(kept.record, kept.known(), kept.record.mine)
-    return _deliver(result, copies, kept)
+            raise KeyboardInterrupt
+
+
+def _result(kept: "Folder") -> "MatrixResult":
+    from cvmlab.matrix.running import total
+
+    return total(kept.record, kept.known(), kept.record.mine)
 
 
 async def _work(
