@@ -29,7 +29,7 @@ class FakeSource:
 
     def __init__(self) -> None:
         half = 64 << 20
-        self.title = "lab  generic"
+        self.title = "lab  generic  128M"
         self.slots: tuple[Slot, ...] = (Slot(0, 0, half), Slot(GAP, half, half))
         self.table: NDArray[np.uint8] = np.zeros(2 * half // PAGE_SIZE, np.uint8)
         self.phase = Phase.KERNEL

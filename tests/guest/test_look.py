@@ -50,6 +50,7 @@ async def test_a_running_guest_is_watched_and_its_memory_converted(tmp_path: Pat
             async with app.run_test(size=(80, 24), notifications=True) as pilot:
                 while vm.pages.phase is not Phase.USER:
                     await pilot.pause(0.2)
+                assert LiveSource(vm).title == "watched  generic  1G"
                 before = vm.pages.counts()
                 await pilot.press("end", "v", "left", "s", "y")
                 while vm.pages.counts().shared == before.shared:

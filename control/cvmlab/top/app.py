@@ -106,10 +106,9 @@ class Top(App[None]):
         self._lines[where].update(text)
 
     def _show_head(self) -> None:
-        size = format_size(sum(slot.size for slot in self._source.slots))
         doing = "paused" if self._paused else "running"
         doing = doing if self._source.alive else "ended"
-        self._say("head", f" cvmlab top  {self._source.title}  {size}  {doing}  (emulated)")
+        self._say("head", f" cvmlab top  {self._source.title}  {doing}  (emulated)")
         phases = Text(" ")
         for phase in Phase:
             now = phase is self._source.phase

@@ -13,7 +13,7 @@ from cvmlab.journal import JournalFile
 from cvmlab.livemap import Sample
 from cvmlab.operations import Target
 from cvmlab.pages import Slot
-from cvmlab.ranges import GpaRange
+from cvmlab.ranges import GpaRange, format_size
 from cvmlab.records import NO_DEVICE, Kind, Phase, describe
 from cvmlab.table import Extent, PageCounts
 
@@ -25,7 +25,10 @@ class Source(Protocol):
     """A VM as the view needs it."""
 
     @property
-    def title(self) -> str: ...
+    def title(self) -> str:
+        """Name, profile, memory."""
+        ...
+
     @property
     def slots(self) -> Sequence[Slot]: ...
     @property
@@ -57,7 +60,9 @@ class LiveSource:
 
     @property
     def title(self) -> str:
-        return f"{self._vm.name}  {self._vm.run.info.coco}"
+        # As it was asked for: the slots leave out what a PC keeps for itself below 1 MiB.
+        info = self._vm.run.info
+        return f"{info.name}  {info.coco}  {format_size(info.memory_bytes)}"
 
     @property
     def slots(self) -> Sequence[Slot]:
