@@ -7,7 +7,7 @@ sent as the last command of all (design D11).
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, final
 
 from cvmlab.channel import Subscription, Topic
@@ -19,6 +19,7 @@ from cvmlab.qmp import Qmp, QmpEvent
 
 
 _SILENCE_TIMEOUT_S = 2.0
+_FATAL = " guest reports a fatal error "  # QEMU's words, in its log
 # QEMU that others told to quit does not pause but goes: a command now may hit a monitor that is
 # half torn down.
 # A QEMU that hands its guest over stops it, and one that takes it over starts it.
@@ -107,7 +108,9 @@ class Supervisor:
             async for event in events:
                 if not (self._replacing and event.name in _OF_A_HANDOVER):
                     self._events.publish(event)
-                if event.name == "SHUTDOWN":
+                if event.name == "GUEST_PANICKED":
+                    self.decide(End.PANICKED, "the guest told QEMU so")
+                elif event.name == "SHUTDOWN":
                     reason = str(event.data.get("reason", ""))
                     self._leaving = self._leaving or reason in _LEAVING
                     self.decide(shutdown_end(reason), f"QEMU says {reason}")
@@ -161,4 +164,12 @@ class Supervisor:
             end = End.DIED
         elif panic is not None and end in (End.REBOOTED, End.POWERED_OFF, End.PANICKED):
             end, detail = End.PANICKED, panic
+        elif end is End.PANICKED:
+            detail = _last_words(self._parts.process.log_tail()) or detail
         return Outcome(end, detail, status, self._parts.agent.exit_status)
+
+
+def _last_words(log: Sequence[str]) -> str | None:
+    """Return what QEMU reported for a guest that gave up by a call to its host."""
+    said = [line for line in log if _FATAL in line]
+    return said[-1].partition(": ")[2] if said else None

@@ -290,3 +290,24 @@ uint64_t tdx_page_accept(TdxCall *call)
                           RUN_ON_CPU_HOST_PTR(g_memdup2(&req, sizeof(req))));
     return TDX_DEFERRED;
 }
+
+TdxMapping tdx_mapping(TdxCall *call, uint64_t gpa)
+{
+    TdxGuest *tdx = call->tdx;
+    uint64_t page = page_at(tdx, gpa);
+    RestrictedFill fill = {
+        .cpu = call->cpu, .pa = gpa, .access = MMU_DATA_LOAD, .ra = call->ra,
+    };
+    RmemRun run;
+
+    if (page == UINT64_MAX) {
+        return (TdxMapping){ TDX_4K, false };   /* the firmware, or nothing */
+    }
+    run = rmem_run_at(&tdx->rm->core, page, 1);
+    if (run.state != RMEM_PRIVATE && run.state != RMEM_PENDING) {
+        /* An EPT violation exit; the guest tries again when it goes on. */
+        restricted_guest_fault(tdx->rm, &fill, gpa, run.state);
+        restricted_fill_stop(&fill);
+    }
+    return (TdxMapping){ leaf_level(tdx, page), !is_accepted(tdx, &run) };
+}

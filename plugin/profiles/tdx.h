@@ -194,6 +194,21 @@ bool tdx_read(TdxCall *call, uint64_t gpa, void *buf, size_t size,
 bool tdx_write(TdxCall *call, uint64_t gpa, const void *buf, size_t size,
                TdxReach reach);
 
+/* How a page is mapped. */
+typedef struct TdxMapping {
+    int level;
+    bool pending;
+} TdxMapping;
+/* Does not return if the host would have to map the page first. */
+TdxMapping tdx_mapping(TdxCall *call, uint64_t gpa);
+
+/* tdx-partition.c */
+uint64_t tdx_page_attr_rd(TdxCall *call);
+uint64_t tdx_page_attr_wr(TdxCall *call);
+uint64_t tdx_vp_enter(TdxCall *call);
+uint64_t tdx_vp_invept(TdxCall *call);
+uint64_t tdx_vp_invgla(TdxCall *call);
+
 /* tdx-map-gpa.c */
 uint64_t tdx_vmcall_map_gpa(TdxCall *call);
 

@@ -216,3 +216,12 @@ async def test_a_ring_that_overflows_counts_what_it_lost(tmp_path: Path) -> None
         await vm.wait_exit(timeout_s=5)
         assert vm.journal.total + vm.journal.ring.dropped == 500
         assert vm.journal.ring.dropped > 0
+
+
+async def test_a_guest_that_gives_up_by_a_call_to_its_host_is_quoted(tmp_path: Path) -> None:
+    said = "qemu: TD guest reports a fatal error 0x0: no memory"
+    plan = Plan(boot=({"log": said}, {"event": ["GUEST_PANICKED", {"action": "pause"}]}))
+    async with fake_vm(tmp_path, plan) as vm:
+        outcome = await vm.wait_exit(timeout_s=10)
+    assert (outcome.end, outcome.exit_code) == (End.PANICKED, 255)
+    assert outcome.detail == "TD guest reports a fatal error 0x0: no memory"

@@ -222,6 +222,7 @@ class FakeQemu:
             "console": lambda text: self.console.sendall(text.encode()),
             "agent": lambda text: self.agent.sendall(text.encode()),
             "event": lambda event: self.event(*event),
+            "log": lambda text: sys.stderr.write(f"{text}\n"),
             "shutdown": self._shutdown,
             "die": leave,
         }

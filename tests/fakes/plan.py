@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 class Plan:
     """``boot`` are steps, run at the first ``cont``; each is a name and a value:
 
-    console TEXT, agent TEXT, event [NAME, DATA], shutdown REASON, die STATUS (negative: signal),
+    console TEXT, agent TEXT, log TEXT, event [NAME, DATA], shutdown REASON, die STATUS (negative: signal),
     touch [FIRST, COUNT], phase N, host_fault GPA, records COUNT, unpublished, write_ring [OFFSET,
     HEX].
 

@@ -114,3 +114,13 @@ def test_attestation_by_configfs(tmp_path: Path) -> None:
     assert "tdx_guest" in console
     assert "A" * 64 in console
     assert not (folder / "quotes.sock").exists()
+
+
+def test_a_kernel_s_last_call_is_the_verdict() -> None:
+    """Linux insists on SEPT_VE_DISABLE, and tells the host so when it is missing."""
+    done = cvmlab(
+        "boot", "--coco", "tdx", "--coco-option", "sept-ve-disable=off", "--json", "-"
+    )  # fmt: skip
+    assert done.code == 255
+    assert "TD guest reports a fatal error" in done.result.message
+    assert "SEPT #VE has to be disabled" in done.result.message

@@ -20,6 +20,8 @@ from tests.qemu.tdx import (
     NO_VALID_VE_INFO,
     OPERAND_INVALID,
     PAGE_ACCEPT,
+    PAGE_ATTR_RD,
+    PAGE_ATTR_WR,
     R8,
     RAX,
     RCX,
@@ -35,6 +37,9 @@ from tests.qemu.tdx import (
     VM_RD,
     VM_WR,
     VMCALL,
+    VP_ENTER,
+    VP_INVEPT,
+    VP_INVGLA,
     VP_RD,
     VP_WR,
     accept,
@@ -61,8 +66,23 @@ REPORT_GPA, DATA_GPA = page(16), page(17)
         (SYS_RDALL, {}, OPERAND_INVALID | RAX),
         (18, {}, OPERAND_INVALID | RAX),
         (22, {}, OPERAND_INVALID | RAX),
-        (23, {}, OPERAND_INVALID | RAX),
-        (27, {}, OPERAND_INVALID | RAX),
+        (28, {}, OPERAND_INVALID | RAX),
+        (PAGE_ATTR_RD, {"rcx": SHARED | page(0)}, OPERAND_INVALID | RCX),
+        (PAGE_ATTR_RD, {"rcx": 1 << 48 | page(0)}, OPERAND_INVALID | RCX),
+        (PAGE_ATTR_WR, {"rcx": page(0), "rdx": 1}, OPERAND_INVALID | RDX),
+        (PAGE_ATTR_WR, {"rcx": page(0), "rdx": 1 << 63}, OPERAND_INVALID | RDX),
+        (PAGE_ATTR_WR, {"rcx": page(0), "r8": 1 << 31}, OPERAND_INVALID | R8),
+        (PAGE_ATTR_WR, {"rcx": page(0), "rdx": 1 << 32, "r8": 1}, OPERAND_INVALID | R8),
+        (PAGE_ATTR_WR, {"rcx": page(0) | 3}, OPERAND_INVALID | RCX),
+        (PAGE_ATTR_WR, {"rcx": page(0) | 8}, OPERAND_INVALID | RCX),
+        (PAGE_ATTR_WR, {"rcx": page(1) | 1}, OPERAND_INVALID | RCX),
+        (PAGE_ATTR_WR, {"rcx": SHARED | page(0)}, OPERAND_INVALID | RCX),
+        (PAGE_ATTR_WR, {"rcx": page(0)}, SUCCESS),
+        (VP_ENTER, {"rcx": 1, "rdx": page(0) + 8}, OPERAND_INVALID | RDX),
+        (VP_ENTER, {"rcx": 1, "rdx": page(0)}, OPERAND_INVALID | RCX),
+        (VP_INVEPT, {"rcx": 2}, OPERAND_INVALID | RCX),
+        (VP_INVEPT, {}, SUCCESS),
+        (VP_INVGLA, {"rcx": 1, "rdx": page(0)}, OPERAND_INVALID | RCX),
         (0xFFFF, {}, OPERAND_INVALID | RAX),
         (INFO | 1 << 16, {}, OPERAND_INVALID | RAX),
         (VM_RD | 2 << 16, {}, OPERAND_INVALID | RAX),
@@ -203,6 +223,26 @@ async def test_acceptance_of_1_gib(boot: Boot) -> None:
         assert accept(vm.guest, start, 2) == ALREADY_ACCEPTED | 2
         assert accept(vm.guest, start + MIB2, 1) == ALREADY_ACCEPTED | 2
         assert accept(vm.guest, start + 3 * PAGE_SIZE) == ALREADY_ACCEPTED | 2
+
+
+async def test_how_a_page_is_mapped(boot: Boot) -> None:
+    pending = 1 << 62
+    async with boot(coco="tdx") as vm:
+
+        def mapping(gpa: int) -> int:
+            answer = tdcall(vm.guest, PAGE_ATTR_RD, rcx=gpa, rdx=5)
+            assert (answer.rax, answer.rdx) == (SUCCESS, 0)
+            return answer.rcx
+
+        assert mapping(page(0) + 8) == page(0)  # the launch has placed it
+        map_gpa(vm.guest, SHARED | AREA, MIB2)
+        map_gpa(vm.guest, AREA, MIB2)
+        assert mapping(page(3)) == page(3) | pending
+        assert accept(vm.guest, AREA, 1) == SUCCESS
+        assert mapping(page(3)) == AREA | 1
+        assert tdcall(vm.guest, PAGE_ATTR_WR, rcx=AREA | 1).rcx == AREA | 1
+        mismatch = tdcall(vm.guest, PAGE_ATTR_WR, rcx=page(3))
+        assert (mismatch.rax, mismatch.rcx) == (SIZE_MISMATCH | 1, 0)
 
 
 def rtmr(report: bytes, index: int) -> bytes:

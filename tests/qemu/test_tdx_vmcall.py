@@ -10,13 +10,15 @@ from cvmlab.quotes import fake_quote, quote_service
 from cvmlab.ranges import PAGE_SIZE
 from cvmlab.records import Actor, Kind
 from cvmlab.states import PageState, Refusal
-from tests.qemu.bare import WORD
+from tests.qemu.bare import WORD, Registers
 from tests.qemu.bare_machine import MEMORY_BYTES, Event, page
 from tests.qemu.conftest import Boot
 from tests.qemu.tdx import (
     ALIGN_ERROR,
+    ALL_REGISTERS,
     CPUID,
     EVENT_NOTIFY,
+    FATAL_ERROR,
     GET_INFO,
     GET_QUOTE,
     INVALID_OPERAND,
@@ -42,6 +44,9 @@ pytestmark = pytest.mark.qemu
 
 HPET = 0xFED0_0000
 COM1_SCRATCH = 0x3FF
+X2APIC = 3 << 10
+MSR_X2APIC_SIVR, MSR_X2APIC_ISR_32 = 0x80F, 0x811
+QUOTE_VECTOR = 0x2A  # one of those that the guest has a gate for
 MSR_APIC_BASE, MSR_X2APIC_ID, MSR_KERNEL_GS = 0x1B, 0x802, 0xC000_0102
 PRIVATE, PENDING, SHARED_STATE = PageState.PRIVATE, PageState.PENDING, PageState.SHARED
 
@@ -250,6 +255,9 @@ async def test_get_quote(boot: Boot, tmp_path: Path) -> None:
         vm.guest.write_bytes(buffer + 24, report)
         vm.guest.done("write", buffer, 1)
         vm.guest.done("write", buffer + 16, 1024)
+        vm.guest.done("wrmsr", MSR_APIC_BASE, vm.guest.value("rdmsr", MSR_APIC_BASE) | X2APIC)
+        vm.guest.done("wrmsr", MSR_X2APIC_SIVR, 0x1FF)
+        vmcall(vm.guest, EVENT_NOTIFY, r12=QUOTE_VECTOR)
         answer = vmcall(vm.guest, GET_QUOTE, r12=SHARED | page(0), r13=4 * PAGE_SIZE)
         assert answer.r10 == SUCCESS
         async with asyncio.timeout(10):
@@ -259,3 +267,23 @@ async def test_get_quote(boot: Boot, tmp_path: Path) -> None:
         size = vm.guest.value("read", buffer + 16) >> 32
         quote = vm.guest.read_bytes(buffer + 24, (size + 7) & ~7)[:size]
         assert quote == fake_quote(report)
+        # The guest takes the interrupt, but does not tell its APIC when it is done with it.
+        async with asyncio.timeout(10):
+            while vm.guest.value("rdmsr", MSR_X2APIC_ISR_32) != 1 << QUOTE_VECTOR - 32:
+                await vm.info()
+
+
+async def test_a_fatal_error_is_a_panic_with_the_guest_s_message(
+    boot: Boot, tmp_path: Path
+) -> None:
+    words = [int.from_bytes(part, "little") for part in (b"no page ", b"was left")]
+    async with boot(coco="tdx") as vm:
+        with vm.qmp.events() as stream:
+            registers = {"rcx": ALL_REGISTERS, "r11": FATAL_ERROR, "r12": 7}
+            values = {**registers, "r14": words[0], "r15": words[1]}
+            vm.guest.start("tdcall", VMCALL, *(values.get(n, 0) for n in Registers.NAMES[1:]))
+            async with asyncio.timeout(20):
+                while (await anext(stream)).name != "GUEST_PANICKED":
+                    pass
+        log = (tmp_path / "qemu.log").read_text()
+        assert "TD guest reports a fatal error 0x7: no page was left" in log
