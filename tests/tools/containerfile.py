@@ -56,6 +56,14 @@ def environment(stage: Sequence[Instruction]) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
+def can_enter() -> bool:
+    """Tell whether this user may do what inside() does."""
+    words = ["unshare", "--mount", "--fork", "--pid", "sh", "-c"]
+    words += ["mount -t proc proc /proc && exec chroot / true"]
+    done = subprocess.run(words, capture_output=True, check=False, timeout=60)
+    return done.returncode == 0
+
+
 def inside(
     root: Path, command: str, *, user: str = "root", variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
