@@ -178,11 +178,21 @@ def _boot_words(options: Mapping[str, Any]) -> Iterator[str]:
         yield options["image"]
     for name, value in options.items():
         if name not in ("image", "extra"):
-            option = f"--{name.replace('_', '-')}"
-            for item in value if isinstance(value, (tuple, list)) else (value,):
-                # With =, so that a value may begin with a dash.
-                yield f"{option}={item:g}" if isinstance(item, float) else f"{option}={item}"
+            yield from _option_words(f"--{name.replace('_', '-')}", value)
     yield from options.get("extra", ())
+
+
+def _option_words(option: str, value: object) -> Iterator[str]:
+    """Yield an option as it is typed: with =, so that a value may begin with a dash."""
+    match value:
+        case bool():
+            yield from [option] if value else []
+        case tuple() | list():
+            yield from (f"{option}={item}" for item in value)
+        case float():
+            yield f"{option}={value:g}"
+        case _:
+            yield f"{option}={value}"
 
 
 def _require_axes(matrix: Matrix, images: Collection[str]) -> None:

@@ -22,7 +22,7 @@ ALL: Final = "all"
 
 Limit = int | str
 Reason = Annotated[str, Meta(description="a sentence; it is shown wherever the cell is")]
-_PATHS = ("kernel", "initrd", "symbols", "baseline", "qemu")
+_PATHS = ("kernel", "initrd", "share", "user-data", "symbols", "baseline", "qemu")
 _NO_FILE = "none"  # initrd = "none": boot without one
 
 
@@ -39,11 +39,15 @@ class Boot(_Document, frozen=True, kw_only=True):
     append: str | None = None
     disk: tuple[str, ...] | None = None
     disk_interface: str | None = None
+    share: str | None = None
+    user_data: str | None = None
     exec: str | None = None
     expect: str | None = None
     net: str | None = None
     on_pending: str | None = None
     coco_option: tuple[str, ...] | None = None
+    mapgpa: str | None = None
+    quotes: bool | None = None
     timeout: Annotated[float, Meta(gt=0, description="seconds until a boot has failed")] | None = (
         None
     )

@@ -4,13 +4,16 @@
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
+import typer.main
 
 from cvmlab import cells
 from cvmlab.cells import Cell
+from cvmlab.cli import app
 from cvmlab.documents import read
 from cvmlab.errors import ConfigError
-from cvmlab.matrixfile import Matrix, parse
+from cvmlab.matrixfile import Boot, Matrix, parse
 
 
 def expanded(text: str) -> tuple[Cell, ...]:
@@ -45,6 +48,21 @@ def test_the_words_of_a_cell_are_those_of_cvmlab_boot() -> None:
     )  # fmt: skip
     assert cell.timeout_s == 2.5
     assert cell.memory_bytes == (1 << 30) + (64 << 20) + (256 << 20)
+
+
+def test_every_option_of_a_document_is_one_of_cvmlab_boot() -> None:
+    boot = typer.main.get_command(app).commands["boot"]  # type: ignore[attr-defined]
+    known = {word for parameter in boot.params for word in parameter.opts}
+    fields = {field.encode_name for field in msgspec.structs.fields(Boot)} - {"image", "extra"}
+
+    assert {f"--{name}" for name in fields} - known == set()
+
+
+@pytest.mark.parametrize(("text", "words"), [("true", ["--quotes"]), ("false", [])])
+def test_a_switch_is_a_word_or_none(text: str, words: list[str]) -> None:
+    (cell,) = expanded(f'[axes]\nguest = ["debian"]\n[defaults]\nquotes = {text}')
+
+    assert [word for word in cell.words if "quotes" in word] == words
 
 
 def test_rules_go_over_guests_and_guests_over_defaults_and_the_last_rule_wins() -> None:

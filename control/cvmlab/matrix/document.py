@@ -18,7 +18,7 @@ from cvmlab.matrixfile import Matrix, merge, parse
 
 
 _FORMAT = 1  # of the folder; another number and nothing is resumed
-_FILE_OPTIONS = ("--kernel=", "--initrd=", "--disk=", "--baseline=", "--qemu=")
+_FILE_OPTIONS = ("--kernel=", "--initrd=", "--disk=", "--user-data=", "--baseline=", "--qemu=")
 
 
 @dataclass(frozen=True, slots=True)
