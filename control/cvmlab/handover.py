@@ -88,7 +88,7 @@ class WayBack(Enum):
 def on_the_way_back(look: Look) -> WayBack:
     """Return what to do next; the destination was killed before."""
     match look.migration, look.source:
-        case None, _:
+        case (None, _) | (_, None):  # it may die between two questions
             return WayBack.LOST
         case "cancelling", _:
             return WayBack.WAIT
