@@ -110,13 +110,25 @@ def image_has(image: str | None, modules: Sequence[str], *, on_step: OnStep = si
     return tree is not None and all(name in tree.files or name in tree.builtin for name in modules)
 
 
-def overlay(disk: Path, run_dir: Path, qemu_img: Path) -> Path:
-    """Make a qcow2 file in *run_dir* that takes what the guest writes; *disk* stays as it is."""
+def overlay(
+    disk: Path,
+    run_dir: Path,
+    qemu_img: Path,
+    *,
+    disk_format: str | None = None,
+    name: str | None = None,
+) -> Path:
+    """Make a qcow2 file in *run_dir* that takes what the guest writes; *disk* stays as it is.
+
+    A disk whose format is not said is of the one it looks like.
+    """
     if not disk.is_file():
         raise ImageError(f"there is no disk {disk}")
-    told = _qemu_img(qemu_img, "info", "--force-share", "--output=json", str(disk.absolute()))
-    made = run_dir / f"{disk.name}.overlay.qcow2"
-    backing = ("-F", json.loads(told)["format"], "-b", str(disk.absolute()))
+    if disk_format is None:
+        told = _qemu_img(qemu_img, "info", "--force-share", "--output=json", str(disk.absolute()))
+        disk_format = json.loads(told)["format"]
+    made = run_dir / (name or f"{disk.name}.overlay.qcow2")
+    backing = ("-F", disk_format, "-b", str(disk.absolute()))
     _qemu_img(qemu_img, "create", "-q", "-f", "qcow2", *backing, str(made.absolute()))
     return made
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from cvmlab.agent import Agent
 from cvmlab.bootspec import BootSpec
 from cvmlab.console import Console
-from cvmlab.errors import ConfigError, CvmError, DeadlineExceeded, VmExited
+from cvmlab.errors import BuildError, ConfigError, CvmError, DeadlineExceeded, VmExited
 from cvmlab.files import DEFAULT_RING_RECORDS, HasFileno, RestrictedFiles
 from cvmlab.journal import Journal, Ring
 from cvmlab.machine import Channels, command_line, printable
@@ -71,6 +71,7 @@ class Parts:
     memory: Memory | None
     qemu_version: str
     spec: BootSpec  # with everything that was found out to start it
+    channels: Channels
 
 
 def locate_qemu(chosen: Path | None) -> Path:
@@ -95,9 +96,15 @@ async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: R
     files = _make_files(stack, spec, setting)
     spec = _with_roms(spec, setting)
     wires = Wires.make(stack)
+    channels = Channels(
+        *wires.theirs,
+        run.qmp_socket,
+        quote_socket=run.quote_socket,
+        overlays=await asyncio.to_thread(_make_overlays, stack, spec, run),
+    )
     if spec.quotes:
         await stack.enter_async_context(quote_service(run.quote_socket))
-    process = _start(stack, spec, setting, run, files, wires)
+    process = _start(stack, spec, setting, run, files, channels, wires)
     try:
         console_ends = await stack.enter_async_context(stream(wires.console.ours))
         console = Console(*console_ends, log_path=run.console_log)
@@ -112,7 +119,9 @@ async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: R
             memory = await _memory(stack, run, files, connection)
     except (VmExited, DeadlineExceeded) as error:
         raise await start_failure(process, setting.stop_timeout_s, error) from error
-    return Parts(run, process, connection, console, Agent(agent_reader), memory, version, spec)
+    return Parts(
+        run, process, connection, console, Agent(agent_reader), memory, version, spec, channels
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,15 @@ def start_successor(
         stack.callback(path.unlink, missing_ok=True)
     # The one before the one before is gone, and with it what it would remove at its end.
     qmp_socket = run.path / f"qmp{number % 2}"
-    channels = Channels(*wires.theirs, qmp_socket, cpr_socket=cpr_socket)
+    qmp_fd, console_fd, agent_fd = wires.theirs
+    channels = replace(
+        source.channels,
+        qmp_fd=qmp_fd,
+        console_fd=console_fd,
+        agent_fd=agent_fd,
+        qmp_socket=qmp_socket,
+        cpr_socket=cpr_socket,
+    )
     argv = command_line(locate_qemu(setting.qemu), source.spec, channels, memory.files.fds)
     log = run.path / f"qemu-{number}.log"
     log.unlink(missing_ok=True)
@@ -177,6 +194,28 @@ async def adopt_ports(stack: AsyncExitStack, successor: Successor, source: Parts
     source.agent.go_on_with(reader)
 
 
+def _make_overlays(stack: AsyncExitStack, spec: BootSpec, run: RunDir) -> tuple[Path, ...]:
+    """Make files that take what the guest writes to its disks, and that a second QEMU can open.
+
+    None without restricted memory, or without qemu-img: then QEMU makes files that only it can find.
+    """
+    if not spec.restricted or not spec.disks:
+        return ()
+    from cvmlab.build import qemu_img
+    from cvmlab.images import overlay
+
+    try:
+        program = qemu_img(build=False)
+    except BuildError:
+        return ()
+    made = []
+    for number, disk in enumerate(spec.disks):
+        name = f"disk{number}.qcow2"
+        stack.callback((run.path / name).unlink, missing_ok=True)
+        made.append(overlay(disk.path, run.path, program, disk_format=disk.format, name=name))
+    return tuple(made)
+
+
 def _with_roms(spec: BootSpec, setting: Setting) -> BootSpec:
     if spec.rom_dirs or setting.qemu is not None:
         return spec
@@ -206,10 +245,9 @@ def _start(
     setting: Setting,
     run: RunDir,
     files: RestrictedFiles | None,
+    channels: Channels,
     wires: Wires,
 ) -> QemuProcess:
-    qmp_fd, console_fd, agent_fd = wires.theirs
-    channels = Channels(qmp_fd, console_fd, agent_fd, run.qmp_socket, quote_socket=run.quote_socket)
     fds = None if files is None else files.fds
     argv = command_line(locate_qemu(setting.qemu), spec, channels, fds)
     run.write("cmdline", printable(argv) + "\n")

@@ -50,6 +50,7 @@ class Channels:
     agent_fd: int
     qmp_socket: Path
     console_log: Path | None = None  # written by QEMU, with repetitions; see console.py
+    overlays: tuple[Path, ...] = ()  # of the disks, qcow2; without them QEMU makes its own
     cpr_socket: Path | None = None  # to be made by QEMU: the guest comes over it from another
     quote_socket: Path | None = None  # of the service that a VM brings
 
@@ -74,7 +75,7 @@ def command_line(
         *_kernel(spec),
         *_monitors(channels),
         *_serial_ports(channels),
-        *_disks(spec),
+        *_disks(spec, channels.overlays),
         *_share(spec),
         *_net(spec),
         *_options("-device", spec.devices),
@@ -208,11 +209,13 @@ def _serial_ports(channels: Channels) -> list[str]:
     # fmt: on
 
 
-def _disks(spec: BootSpec) -> list[str]:
+def _disks(spec: BootSpec, overlays: tuple[Path, ...]) -> list[str]:
     argv: list[str] = []
     for number, disk in enumerate(spec.disks):
         name = f"disk{number}"
         drive = f"if=none,id={name},format={disk.format},snapshot=on,file={_value(disk.path)}"
+        if overlays:
+            drive = f"if=none,id={name},format=qcow2,file={_value(overlays[number])}"
         argv += ["-drive", drive, "-device", _disk_device(spec, disk, number)]
     return argv
 

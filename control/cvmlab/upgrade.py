@@ -9,6 +9,7 @@ whatever fails leaves the source running and the destination gone.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, final
 
 import msgspec
 
-from cvmlab.bootspec import BootSpec
+from cvmlab.bootspec import BootSpec, DiskInterface
 from cvmlab.channel import Subscription
 from cvmlab.errors import (
     CommandRefused,
@@ -59,17 +60,22 @@ _INTERVAL_S = 0.002
 _RETURN_PATH = {"capability": "return-path", "state": True}
 
 
-def require_upgradable(spec: BootSpec) -> None:
+def require_upgradable(spec: BootSpec, overlays: Sequence[Path]) -> None:
     """Raise ConfigError if this VM's QEMU cannot be replaced."""
     if not spec.restricted:
         raise ConfigError(
             "without restricted memory a guest cannot outlive its QEMU, whose memory it has",
             hint="boot it with --coco generic",
         )
-    if spec.disks:
+    if any(disk.interface is DiskInterface.NVME for disk in spec.disks):
         raise ConfigError(
-            "a VM with disks cannot be upgraded: what it wrote is in a temporary file of its QEMU",
-            hint="boot it from a kernel and an initrd",
+            "a VM with an NVMe disk cannot be upgraded: QEMU cannot transfer that device",
+            hint="attach it as virtio-blk",
+        )
+    if spec.disks and not overlays:
+        raise ConfigError(
+            "this VM's disks cannot be handed over: what it wrote is in a file of its QEMU alone",
+            hint="`cvmlab build` makes the qemu-img that is needed to boot it otherwise",
         )
     if spec.gdb is not None:
         raise ConfigError(

@@ -330,8 +330,8 @@ class Vm(Operations):
         :raise CvmError: nothing has changed, the old QEMU runs the guest.
         :raise VmExited: QEMU died on the way, at a moment that left no way back.
         """
-        require_upgradable(self.spec)
         parts, supervisor = self._running, self._supervisor
+        require_upgradable(self.spec, parts.channels.overlays)
         if supervisor is None or supervisor.ending:
             raise VmExited("the VM has ended, or is about to")
         if not self._settled.is_set():

@@ -5,9 +5,11 @@ By default three times each; ``tox -e long`` does it twenty times.
 """
 
 import os
+from pathlib import Path
 
 import pytest
 
+from cvmlab.bootspec import Disk
 from cvmlab.images import resolve
 from cvmlab.outcome import End
 from cvmlab.records import Phase
@@ -72,3 +74,36 @@ async def test_a_working_guest_outlives_three_qemus(coco: str) -> None:
 @pytest.mark.parametrize("coco", ["generic", "tdx"])
 async def test_a_working_guest_outlives_many_qemus(coco: str) -> None:
     await upgrade_under_load(coco, int(os.environ.get("CVMLAB_UPGRADES", "20")))
+
+
+DISK_WORK = """
+before=$(dd if=/dev/vda bs=1M count=4 2>/dev/null | sha256sum)
+dd if=/dev/urandom of=/tmp/new bs=1M count=2 2>/dev/null; new=$(sha256sum </tmp/new); bad=0
+for pass in 1 2 3 4 5 6; do
+  dd if=/tmp/new of=/dev/vda bs=1M seek=4 2>/dev/null; sync; echo 3 >/proc/sys/vm/drop_caches
+  [ "$(dd if=/dev/vda bs=1M skip=4 count=2 2>/dev/null | sha256sum)" = "$new" ] || bad=$((bad + 1))
+  [ "$(dd if=/dev/vda bs=1M count=4 2>/dev/null | sha256sum)" = "$before" ] || bad=$((bad + 1))
+  echo pass $pass: $bad bad; sleep 1
+done
+exit $bad
+"""
+
+
+@pytest.mark.timeout(400)
+async def test_a_disk_keeps_what_was_written_under_another_qemu(tmp_path: Path) -> None:
+    disk, content = tmp_path / "disk", os.urandom(8 << 20)
+    disk.write_bytes(content)
+    guest = resolve("debian-devices", exec_command=DISK_WORK)
+    vm = Vm(
+        kernel=guest.kernel, initrd=guest.initrd, append=guest.append, memory="512M",
+        disks=(Disk(disk),), on_host_access="share",
+    )  # fmt: skip
+    async with vm:
+        for number in (1, 3):
+            await vm.wait_for(f"pass {number}: 0 bad", fail=[r"[1-9]\d* bad"], timeout_s=DEADLINE_S)
+            await vm.upgrade()
+        outcome = await vm.wait_exit(timeout_s=DEADLINE_S)
+        assert (outcome.end, outcome.guest_status) == (End.POWERED_OFF, 0), vm.console.last_lines()
+        run = vm.run.path
+    assert disk.read_bytes() == content
+    assert not list(run.glob("*.qcow2"))
