@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cvmlab import build
-from tests.bench import boots, cli, generations, memory, ring
+from tests.bench import boots, cli, devices, generations, memory, ring
 from tests.bench.measure import Figure
 
 
@@ -26,6 +26,7 @@ GROUPS = {
     "generations": generations.figures,
     "cli": cli.figures,
     "boots": boots.figures,
+    "devices": devices.figures,
 }
 
 

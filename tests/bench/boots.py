@@ -10,30 +10,44 @@ from tests.bench.measure import Figure, paired, user_cpu_s
 
 PAIRS = 7
 TIMEOUT_S = 120.0
+MACHINE = "q35,smm=off,sata=off,memory-backend=ram0"
 
 
-def boot(qemu: Path, profile: str | None) -> Callable[[], float]:
-    """Return what boots the default image once and says the CPU time, with or without backend."""
-    files = images.resolve("debian")
-    backend = [
-        "-object", f"memory-backend-restricted,id=ram0,size=1G,profile={profile}",
-    ] if profile else ["-object", "memory-backend-memfd,id=ram0,size=1G"]  # fmt: skip
-    argv = [
-        str(qemu), "-no-user-config", "-nodefaults", *backend,
-        "-machine", "q35,smm=off,sata=off,memory-backend=ram0", "-m", "1G",
+def memory(coco: str | None) -> list[str]:
+    """Return QEMU's options for 1 GiB of RAM of a profile; None is ordinary RAM."""
+    if coco is None:
+        return ["-object", "memory-backend-memfd,id=ram0,size=1G", "-machine", MACHINE]
+    backend = ["-object", f"memory-backend-restricted,id=ram0,size=1G,profile={coco}"]
+    if coco != "tdx":
+        return [*backend, "-machine", MACHINE]
+    guest = ["-object", "tdx-guest,id=tdx0"]
+    return [*backend, *guest, "-machine", f"{MACHINE},confidential-guest-support=tdx0"]
+
+
+def command(
+    qemu: Path, coco: str | None, files: images.BootFiles, *, append: str = "", serial: str = "null"
+) -> list[str]:
+    """Return the command that boots *files* with one CPU and powers off."""
+    return [
+        str(qemu), "-no-user-config", "-nodefaults", *memory(coco), "-m", "1G",
         "-cpu", "max", "-accel", "tcg,thread=multi,tb-size=256",
         "-display", "none", "-vga", "none", "-no-reboot", "-global", "apic-common.vapic=off",
         "-kernel", str(files.kernel), "-initrd", str(files.initrd),
-        "-append", f"console=ttyS0 loglevel=4 panic=-1 {files.append}",
-        "-serial", "null", "-serial", "null",
+        "-append", f"console=ttyS0 loglevel=4 panic=-1 {files.append} {append}",
+        "-serial", serial, "-serial", "null",
         *(word for path in build.rom_dirs() for word in ("-L", str(path))),
     ]  # fmt: skip
+
+
+def boot(qemu: Path, coco: str | None) -> Callable[[], float]:
+    """Return what boots the default image once and says the CPU time, with or without backend."""
+    argv = command(qemu, coco, images.resolve("debian"))
     return lambda: user_cpu_s(argv, timeout_s=TIMEOUT_S)
 
 
 def figures() -> Iterator[Figure]:
     patched, stock = build.qemu_binary(), build.stock_qemu_binary()
     plain = boot(patched, None)
-    yield paired("boot-generic", boot(patched, "generic"), plain, PAIRS)
-    yield paired("boot-sw-protected", boot(patched, "sw-protected"), plain, PAIRS)
+    for coco in ("generic", "sw-protected", "tdx"):
+        yield paired(f"boot-{coco}", boot(patched, coco), plain, PAIRS)
     yield paired("boot-patched", plain, boot(stock, None), PAIRS)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What devices lose by the guard: a guest's throughput through bounce buffers in shared memory.
+
+Against a guest of unpatched QEMU that uses its bounce buffers just the same (``swiotlb=force``):
+what they cost by themselves is nobody's fault here.
+"""
+
+import re
+import socketserver
+import statistics
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from typing_extensions import override
+
+from cvmlab import build, images
+from tests.bench.boots import TIMEOUT_S, command
+from tests.bench.measure import Figure
+
+
+PAIRS = 5
+PASSES = 5  # the first of which touches the bounce buffer for the first time, and does not count
+DISK_MIB = 256
+NET_MIB = 8
+VIRTIO = "iommu_platform=on,disable-legacy=on"
+# Host and guest share a clock under TCG; /proc/uptime has its hundredths of a second.
+TIMED = """
+now() {{ cut -d' ' -f1 /proc/uptime; }}
+wait-for /dev/vda
+for pass in $(seq {passes}); do
+  echo 3 >/proc/sys/vm/drop_caches
+  from=$(now); dd if=/dev/vda of=/dev/null bs=1M 2>/dev/null; echo "took disk $from $(now)"
+done
+ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up
+for pass in $(seq {passes}); do
+  from=$(now); nc 10.0.2.2 {port} </dev/null >/dev/null; echo "took net $from $(now)"
+done
+"""
+
+
+class _Giver(socketserver.BaseRequestHandler):
+    """Sends as much as a pass of the network takes."""
+
+    @override
+    def handle(self) -> None:
+        for _ in range(NET_MIB):
+            self.request.sendall(bytes(1 << 20))
+
+
+@contextmanager
+def giving() -> Iterator[int]:
+    """Serve on loopback, which the guest reaches as 10.0.2.2; yield the port."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Giver) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield int(server.server_address[1])
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def throughput(qemu: Path, coco: str | None, folder: Path) -> dict[str, float]:
+    """Boot once; return the median MiB/s of disk and network as the guest sees them."""
+    disk, console = folder / "disk", folder / "console"
+    with disk.open("wb") as file:
+        file.truncate(DISK_MIB << 20)
+    with giving() as port:
+        script = TIMED.format(passes=PASSES, port=port)
+        files = images.resolve("debian-devices", exec_command=script)
+        argv = [
+            *command(qemu, coco, files, append="swiotlb=force", serial=f"file:{console}"),
+            "-drive", f"if=none,id=disk,format=raw,file={disk},cache=writeback",
+            "-device", f"virtio-blk-pci,drive=disk,{VIRTIO}",
+            "-netdev", "user,id=net", "-device", f"virtio-net-pci,netdev=net,romfile=,{VIRTIO}",
+        ]  # fmt: skip
+        subprocess.run(argv, check=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    said = console.read_text(errors="replace")
+    return {"disk": rate(said, "disk", DISK_MIB), "net": rate(said, "net", NET_MIB)}
+
+
+def rate(said: str, what: str, mib: int) -> float:
+    times = [
+        float(end) - float(start)
+        for start, end in re.findall(rf"took {what} ([0-9.]+) ([0-9.]+)", said)
+    ]
+    if len(times) != PASSES:
+        raise RuntimeError(f"the guest did not measure its {what}: {said[-500:]}")
+    return mib / max(statistics.median(times[1:]), 0.01)
+
+
+def figures() -> Iterator[Figure]:
+    patched, stock = build.qemu_binary(), build.stock_qemu_binary()
+    ours, others = [], []
+    with tempfile.TemporaryDirectory(prefix="cvmlab-bench-") as folder:
+        for _ in range(PAIRS):
+            ours.append(throughput(patched, "tdx", Path(folder)))
+            others.append(throughput(stock, None, Path(folder)))
+    for what in ("disk", "net"):
+        mine, plain = [one[what] for one in ours], [one[what] for one in others]
+        ratios = [a / b for a, b in zip(mine, plain, strict=True)]
+        detail = (
+            f"{PAIRS} pairs, {min(ratios):.3f} to {max(ratios):.3f}; "
+            f"medians {statistics.median(mine):.0f} / {statistics.median(plain):.0f} MiB/s"
+        )
+        yield Figure(f"{what}-tdx", statistics.median(ratios), detail)
