@@ -99,9 +99,11 @@ class OutcomeUnknown(VmExited):
 class UpgradeFailed(CvmError):
     """The QEMU under a guest was not replaced; the old one runs it as before."""
 
+    HINT = "the VM runs on in its old QEMU"
+
     def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
         told = "".join(f"; {reason}" for reason in reasons if reason)
-        super().__init__(f"{message}{told}", hint="the VM runs on in its old QEMU")
+        super().__init__(f"{message}{told}", hint=self.HINT)
         self.reasons = tuple(reasons)
 
 

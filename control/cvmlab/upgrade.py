@@ -121,7 +121,15 @@ class Replacement:
                     return await self._forward(stack)
             except TimeoutError as error:
                 await self._back()
-                raise DeadlineExceeded(self._stage.value, self._timeout_s) from error
+                raise DeadlineExceeded(
+                    self._stage.value, self._timeout_s, hint=UpgradeFailed.HINT
+                ) from error
+            except VmExited as error:
+                await self._back()
+                if self._successor is None:
+                    raise
+                # The source is there, so it was the destination that exited.
+                raise UpgradeFailed(error.message) from error
             except BaseException:
                 await self._back()
                 raise

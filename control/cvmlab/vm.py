@@ -28,7 +28,7 @@ from cvmlab.errors import ConfigError, CvmError, DeadlineExceeded, MarkerNotSeen
 from cvmlab.files import RestrictedFiles
 from cvmlab.handover import Upgrade
 from cvmlab.journal import Journal, JournalFile, Records
-from cvmlab.launch import Memory, Parts, Setting, launch
+from cvmlab.launch import Memory, Parts, Setting, launch, locate_qemu
 from cvmlab.operations import BackendInfo, Operations
 from cvmlab.options import boot_spec
 from cvmlab.outcome import End, Outcome
@@ -323,20 +323,20 @@ class Vm(Operations):
     async def upgrade(
         self, qemu: Path | None = None, *, timeout_s: float = UPGRADE_TIMEOUT_S
     ) -> Upgrade:
-        """Replace the QEMU process by *qemu*, or by the same program again; the guest runs on.
-
-        Commands wait meanwhile.
+        """Replace the QEMU process by *qemu*, or by the same program; the guest runs on, commands wait.
 
         :raise CvmError: nothing has changed, the old QEMU runs the guest.
         :raise VmExited: QEMU died on the way, at a moment that left no way back.
         """
+        # It may have to be built.
+        program = await asyncio.to_thread(locate_qemu, qemu or self.setting.qemu)
+        setting = replace(self.setting, qemu=program)
         parts, supervisor = self._running, self._supervisor
         require_upgradable(self.spec, parts.channels.overlays)
         if supervisor is None or supervisor.ending:
             raise VmExited("the VM has ended, or is about to")
         if not self._settled.is_set():
             raise ConfigError("the VM is being upgraded already")
-        setting = replace(self.setting, qemu=qemu or self.setting.qemu)
         self._settled.clear()
         supervisor.look_away()
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.errors import ConfigError, VmExited
+from cvmlab.errors import ConfigError, UpgradeFailed
 from cvmlab.files import RestrictedFiles
 from cvmlab.journal import JournalFile
 from cvmlab.outcome import End
@@ -100,7 +100,7 @@ async def test_another_terminal_asks_the_owner(churning: MakeVm, patched_qemu: P
         await passes(vm)
         pid = vm.qemu_pid
         status, out, error = await run_program(*words, "--qemu", "/bin/false", "--json")
-        assert (status, out) == (VmExited.exit_code, "")
+        assert (status, out) == (UpgradeFailed.exit_code, "")
         assert "QEMU did not start, it ended with status 1" in error
         assert vm.qemu_pid == pid
         await passes(vm)

@@ -17,7 +17,7 @@ from cvmlab.errors import (
     ConfigError,
     CvmError,
     DeadlineExceeded,
-    VmExited,
+    UpgradeFailed,
 )
 from cvmlab.outcome import End
 from cvmlab.records import SHARED
@@ -86,8 +86,8 @@ async def test_the_same_wrapper_without_edits_takes_over(
 @pytest.mark.parametrize(
     ("text", "error", "sentence"),
     [
-        ("echo it cannot be >&2; exit 3", VmExited, "status 3: it cannot be"),
-        ("kill -9 $$", VmExited, "SIGKILL"),
+        ("echo it cannot be >&2; exit 3", UpgradeFailed, "status 3: it cannot be"),
+        ("kill -9 $$", UpgradeFailed, "SIGKILL"),
         ("exec sleep 100", DeadlineExceeded, "waited 2 s for the new QEMU to start"),
     ],
 )
