@@ -82,7 +82,7 @@ def test_counters_end_at_the_last_level() -> None:
 
 def test_slices_of_a_track_never_cross() -> None:
     tracks: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
-    for one in events_of(make.large(20_000)):
+    for one in events_of(make.large(5_000)):
         if one["ph"] == "X":
             tracks[one["pid"], one["tid"]].append((one["ts"], one["ts"] + one["dur"]))
     assert len(tracks) == 5  # phases, four vCPUs
@@ -94,13 +94,13 @@ def test_slices_of_a_track_never_cross() -> None:
         )
 
 
-def test_100_000_events_make_a_trace_of_modest_size() -> None:
+def test_a_long_run_makes_a_trace_of_modest_size() -> None:
     stream = io.StringIO()
-    written = write_trace(stream, make.large(100_000), make.NAMES, title="large")
+    written = write_trace(stream, make.large(20_000), make.NAMES, title="large")
     document = json.loads(stream.getvalue())
     assert len(document["traceEvents"]) == written
     assert document["otherData"]["emulated"] is True
-    assert len(stream.getvalue()) < 30 << 20
+    assert len(stream.getvalue()) < 6 << 20
 
 
 def test_an_empty_journal_is_a_trace_too() -> None:
