@@ -82,22 +82,6 @@ def test_disk_contents_arrive_through_bounce_buffers(tmp_path: Path) -> None:
     assert done.result.pages.shared >= SWIOTLB_PAGES
 
 
-def test_most_of_a_large_guest_stays_unaccepted(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    done = cvmlab(
-        "boot", "--coco", "tdx", "--firmware", "ovmf", "-m", "6G",
-        "--exec", "grep Unaccepted /proc/meminfo", "--json", "-", "--run-dir", str(folder),
-    )  # fmt: skip
-    assert done.code == 0
-    (line,) = (
-        line for line in (folder / "console.log").read_text().splitlines() if "Unaccepted" in line
-    )
-    unaccepted_pages = int(line.split()[1]) // 4
-    assert unaccepted_pages > (2 << 30) >> 12
-    # The command ran before the power-off, which may accept one more unit or two.
-    assert 0 <= unaccepted_pages - done.result.pages.pending <= 2 * ((4 << 20) >> 12)
-
-
 def test_attestation_by_configfs(tmp_path: Path) -> None:
     script = (
         "mount -t configfs c /sys/kernel/config && mkdir /sys/kernel/config/tsm/report/r && "

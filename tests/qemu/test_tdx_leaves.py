@@ -134,6 +134,13 @@ async def test_info(boot: Boot) -> None:
         assert (info.r8, info.r9, info.r10, info.r11) == (2 << 32 | 2, 0, 1, 0)
 
 
+async def test_a_td_that_the_host_may_look_into_is_a_debug_td(boot: Boot) -> None:
+    async with boot(coco="tdx", debuggable=True) as vm:
+        assert tdcall(vm.guest, INFO).rdx == SEPT_VE_DISABLE | 1
+    async with boot(coco="tdx", guest_options=("attributes=1",)) as vm:
+        assert (await vm.info())["debuggable"] is True
+
+
 async def test_info_of_a_wide_guest(boot: Boot) -> None:
     async with boot(coco="tdx", guest_options=("gpaw=52", "sept-ve-disable=off")) as vm:
         info = tdcall(vm.guest, INFO)
