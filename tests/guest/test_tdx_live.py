@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A TD's kernel while the host looks at its memory."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from cvmlab.images import resolve
 from cvmlab.outcome import End
 from cvmlab.ranges import PAGE_SIZE
 from cvmlab.vm import Vm
+from tests.guest.program import cvmlab, finish, start, wait_for_run, wait_for_text
 
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("state_home"), pytest.mark.timeout(300)]
@@ -37,3 +39,28 @@ async def test_unaccepted_memory_is_what_the_host_sees(tmp_path: Path) -> None:
     unaccepted = int(line.split()[1]) * 1024 // PAGE_SIZE
     assert unaccepted > (2 << 30) // PAGE_SIZE
     assert abs(unaccepted - pending) <= UNIT_PAGES
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ((), 82, "(pending) before it had accepted it"),
+        (("attributes=1", "sept-ve-disable=off"), 255, "EPT-violation"),
+    ],
+    ids=["stopped", "told"],
+)
+def test_a_page_that_the_host_takes_away(options: tuple[str, ...], code: int, said: str) -> None:
+    """A TD is stopped, or told by #VE, which Linux, a debug TD then, answers with a panic."""
+    fill = "dd if=/dev/zero of=/tmp/f bs=1M count=400 2>/dev/null"
+    words = [word for option in options for word in ("--coco-option", option)]
+    script = f"{fill}; echo here-it-is; while true; do {fill}; done"
+    with start(
+        "boot", "--name", "victim", "--coco", "tdx", *words, "--exec", script, "--json", "-"
+    ) as process:  # fmt: skip
+        wait_for_text(wait_for_run("victim").path / "console.log", "here-it-is")
+        arguments = {"id": "ram0", "ranges": [{"gpa": 256 << 20, "size": 512 << 20}]}
+        # The VM may end before the answer is there.
+        cvmlab("qmp", "victim", "restricted-memory-discard", json.dumps(arguments))
+        done = finish(process)
+    assert done.code == code
+    assert said in done.result.message + done.err
