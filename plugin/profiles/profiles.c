@@ -11,6 +11,9 @@ static const RestrictedProfile *const profiles[] = {
     &restricted_profile_generic,
     &restricted_profile_sw_protected,
     &restricted_profile_tdx,
+    &restricted_profile_sev,
+    &restricted_profile_sev_es,
+    &restricted_profile_sev_snp,
 };
 
 const RestrictedProfile *restricted_profile_find(const char *name)

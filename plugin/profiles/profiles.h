@@ -12,5 +12,8 @@
 extern const RestrictedProfile restricted_profile_generic;
 extern const RestrictedProfile restricted_profile_sw_protected;
 extern const RestrictedProfile restricted_profile_tdx;
+extern const RestrictedProfile restricted_profile_sev;
+extern const RestrictedProfile restricted_profile_sev_es;
+extern const RestrictedProfile restricted_profile_sev_snp;
 
 #endif

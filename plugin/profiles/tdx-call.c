@@ -81,22 +81,27 @@ static void arm(CPUState *cpu, run_on_cpu_data data)
     tdx_arm(data.host_ptr);
 }
 
-void helper_tdcall(CPUX86State *env, int length)
+bool tdx_instruction(RestrictedMemory *rm, const RestrictedInsn *insn)
 {
-    CPUState *cpu = env_cpu(env);
+    CPUState *cpu = insn->cpu;
+    CPUX86State *env = cpu_env(cpu);
     TdxCall call = {
-        .tdx = tdx_guest(), .cpu = cpu, .env = env, .length = length,
-        .ra = GETPC(),
+        .tdx = tdx_guest(), .cpu = cpu, .env = env, .length = insn->length,
+        .ra = insn->ra,
     };
     uint64_t rax = env->regs[R_EAX], status;
 
-    if (!call.tdx) {
-        raise_exception_ra(env, EXCP06_ILLOP, GETPC());
+    if (insn->opcode != RESTRICTED_TDCALL
+        || !(insn->prefix & RESTRICTED_DATA)) {
+        return false;
+    }
+    if (!(env->hflags & HF_CS64_MASK) || env->hflags & HF_CPL_MASK) {
+        raise_exception_err_ra(env, EXCP0D_GPF, 0, insn->ra);
     }
     if (!qatomic_read(&call.tdx->armed)) {
         /* Then do this instruction again. */
         async_safe_run_on_cpu(cpu, arm, RUN_ON_CPU_HOST_PTR(call.tdx));
-        cpu_loop_exit_restore(cpu, GETPC());
+        cpu_loop_exit_restore(cpu, insn->ra);
     }
     call.vcpu = &call.tdx->vcpus[cpu->cpu_index];
     status = dispatch(&call);
@@ -104,4 +109,5 @@ void helper_tdcall(CPUX86State *env, int length)
         env->regs[R_EAX] = status;
     }
     trace_rmem_tdcall(cpu->cpu_index, rax, env->regs[R_ECX], status);
+    return true;
 }

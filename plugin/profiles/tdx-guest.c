@@ -28,8 +28,6 @@
 #include "tdx.h"
 
 #define CPUID_TDX           0x21
-#define KVM_CPUID_SIGNATURE 0x40000000
-#define KVM_CPUID_FEATURES  0x40000001
 
 #define ATTR_SUPPORTED (TDX_ATTR_DEBUG | TDX_ATTR_SEPT_VE_DISABLE | TDX_ATTR_PKS)
 
@@ -54,16 +52,8 @@ static bool tdx_cpuid(CPUState *cpu, uint32_t index, uint32_t subindex,
         memcpy(&regs[R_EDX], "lTDX", 4);
         memcpy(&regs[R_ECX], "    ", 4);
         return true;
-    case KVM_CPUID_SIGNATURE:
-        regs[R_EAX] = KVM_CPUID_FEATURES;
-        memcpy(&regs[R_EBX], "KVMK", 4);
-        memcpy(&regs[R_ECX], "VMKV", 4);
-        memcpy(&regs[R_EDX], "M\0\0\0", 4);
-        return true;
-    case KVM_CPUID_FEATURES:
-        return true;
     default:
-        return false;
+        return restricted_kvm_cpuid(index, 0, regs);
     }
 }
 
@@ -333,6 +323,7 @@ const RestrictedProfile restricted_profile_tdx = {
     .alias = tdx_alias,
     .fault = tdx_fault,
     .mmio = tdx_mmio,
+    .instruction = tdx_instruction,
     .has_work = tdx_has_work,
     .intercept = tdx_intercept,
 };

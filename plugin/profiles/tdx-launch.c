@@ -14,43 +14,20 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/units.h"
-#include "exec/cputlb.h"
 #include "hw/boards.h"
 #include "hw/i386/apic.h"
 #include "hw/i386/pc.h"
 #include "hw/i386/x86.h"
-#include "qemu/datadir.h"
 #include "tdx.h"
 
 #define RESET_VECTOR    0xfffffff0
 #define HOLE_START      0xa0000
 #define HOLE_SIZE       0x60000
-#define HIGH_START      0x100000
-
-/* RAM below 4 GiB of a q35 (hw/i386/pc_q35.c): all, or a part if too much. */
-#define Q35_LOW_RAM_MAX     0xb0000000
-#define Q35_LOW_RAM_SPLIT   0x80000000
-
-static uint64_t firmware_size(void)
-{
-    MemoryRegion *bios = &X86_MACHINE(qdev_get_machine())->bios;
-
-    return memory_region_is_mapped(bios) ? memory_region_size(bios) : 0;
-}
-
-static uint8_t *firmware_at(uint64_t gpa, uint64_t size)
-{
-    MemoryRegion *bios = &X86_MACHINE(qdev_get_machine())->bios;
-    uint64_t base = 4 * GiB - firmware_size();
-
-    return gpa >= base && size <= 4 * GiB - gpa
-           ? (uint8_t *)memory_region_get_ram_ptr(bios) + (gpa - base) : NULL;
-}
 
 static void launch_section(TdxGuest *tdx, const TdvfSection *section,
                            GChecksum *mrtd)
 {
-    uint8_t *content = firmware_at(section->gpa, section->size);
+    uint8_t *content = restricted_firmware_at(section->gpa, section->size);
     RestrictedPages pages;
 
     if (!content) {
@@ -153,21 +130,12 @@ void tdx_launch(RestrictedMemory *rm)
     }
 }
 
-static void flush_cpu(CPUState *cpu, run_on_cpu_data data)
-{
-    tlb_flush(cpu);
-}
-
 void tdx_arm(TdxGuest *tdx)
 {
-    CPUState *cpu;
-
     qatomic_set(&tdx->armed, true);
     restricted_seal(tdx->rm);
     /* What a TLB holds was judged without the S bit's meaning. */
-    CPU_FOREACH(cpu) {
-        async_run_on_cpu(cpu, flush_cpu, RUN_ON_CPU_NULL);
-    }
+    restricted_flush_later();
 }
 
 /* With TDVF, a PC has no hole in RAM, at private addresses. */
@@ -186,7 +154,7 @@ static bool check_section(const TdxGuest *tdx, const TdvfSection *section)
 {
     RestrictedPages pages;
 
-    return firmware_at(section->gpa, section->size)
+    return restricted_firmware_at(section->gpa, section->size)
            || restricted_pages(tdx->rm, section->gpa, section->size, &pages);
 }
 
@@ -202,7 +170,7 @@ bool tdx_launch_init(TdxGuest *tdx, Error **errp)
     if (!tdx->sections) {
         return true;
     }
-    if (!firmware_size()) {
+    if (!restricted_firmware_size()) {
         error_setg(errp, "TDVF is private memory of the guest, not flash: "
                    "say -bios FILE");
         return false;
@@ -223,44 +191,21 @@ bool tdx_launch_init(TdxGuest *tdx, Error **errp)
     return true;
 }
 
-/*
- * SeaBIOS reports the top of low RAM, where it puts the ACPI tables, as
- * reserved. Linux maps what is reserved as private early and as shared later
- * (arch/x86/mm/ioremap.c), and what is ACPI data as private always; so have
- * the kernel take the one for the other. There is no such range but this.
- */
-static void adopt_acpi_tables(const TdxGuest *tdx)
-{
-    MachineState *ms = MACHINE(qdev_get_machine());
-    uint64_t low = tdx->rm->core.pages << RMEM_PAGE_BITS;
-    char *old = ms->kernel_cmdline;
-
-    low = low >= Q35_LOW_RAM_MAX ? Q35_LOW_RAM_SPLIT : low;
-    ms->kernel_cmdline = g_strdup_printf("%s%smemmap=0x%" PRIx64 "%%0x%x-2+3",
-                                         old ? old : "", old ? " " : "",
-                                         low - HIGH_START, HIGH_START);
-    g_free(old);
-}
-
 bool tdx_launch_prepare(TdxGuest *tdx, Error **errp)
 {
-    MachineState *ms = MACHINE(qdev_get_machine());
-    g_autofree char *file = ms->firmware
-        ? qemu_find_file(QEMU_FILE_TYPE_BIOS, ms->firmware) : NULL;
-    g_autofree char *image = NULL;
     Error *err = NULL;
     gsize size;
+    g_autofree uint8_t *image = restricted_firmware_read(&size);
 
-    /* A file that cannot be read is reported when it is loaded. */
-    if (file && g_file_get_contents(file, &image, &size, NULL)) {
-        tdx->sections = tdvf_parse((uint8_t *)image, size, &err);
+    if (image) {
+        tdx->sections = tdvf_parse(image, size, &err);
     }
     if (err) {
         error_propagate(errp, err);
         return false;
     }
-    if (!tdx->sections && ms->kernel_filename) {
-        adopt_acpi_tables(tdx);
+    if (!tdx->sections) {
+        restricted_adopt_acpi_tables(tdx->rm);
     }
     return true;
 }

@@ -25,10 +25,12 @@
 
 #define PAGES_2M        512
 
-RestrictedAlias tdx_alias(const RestrictedMemory *rm, hwaddr pa)
+RestrictedAlias tdx_alias(const RestrictedMemory *rm,
+                          const RestrictedFill *fill)
 {
     const TdxGuest *tdx = tdx_guest();
     uint64_t shared = tdx_shared_bit(tdx);
+    hwaddr pa = fill->pa;
 
     if (pa & shared) {
         return (RestrictedAlias){ pa & ~shared, RESTRICTED_SHARED };
@@ -139,11 +141,11 @@ static bool reachable(const TdxGuest *tdx, uint64_t gpa, TdxReach reach)
 static hwaddr leaf_address(TdxCall *call, uint64_t gpa, MMUAccessType access)
 {
     RestrictedMemory *rm = call->tdx->rm;
-    RestrictedAlias alias = tdx_alias(rm, gpa);
-    uint64_t page = page_at(call->tdx, alias.gpa);
     RestrictedFill fill = {
         .cpu = call->cpu, .pa = gpa, .access = access, .ra = call->ra,
     };
+    RestrictedAlias alias = tdx_alias(rm, &fill);
+    uint64_t page = page_at(call->tdx, alias.gpa);
     RmemState state;
 
     if (page == UINT64_MAX) {

@@ -67,19 +67,8 @@ typedef struct TdxQuote {
 /* The buffer in shared memory, NULL if not all of it is shared. */
 static uint8_t *quote_buffer(TdxGuest *tdx, uint64_t gpa, uint64_t size)
 {
-    RestrictedMemory *rm = tdx->rm;
-    RestrictedPages pages;
-    RmemRun run;
-
-    if (size > QUOTE_MAX_BUFFER || !restricted_pages(rm, gpa, size, &pages)) {
-        return NULL;
-    }
-    run = rmem_run_at(&rm->core, pages.first, pages.count);
-    if (run.state != RMEM_SHARED || run.count != pages.count) {
-        return NULL;
-    }
-    return (uint8_t *)memory_region_get_ram_ptr(restricted_shared_ram(rm))
-           + (pages.first << RMEM_PAGE_BITS);
+    return size <= QUOTE_MAX_BUFFER
+           ? restricted_ram(tdx->rm, gpa, size, RMEM_SHARED) : NULL;
 }
 
 static void quote_status(uint8_t *buffer, uint64_t status, uint32_t out_size)

@@ -171,6 +171,9 @@ static inline bool tdx_ve_disabled(const TdxGuest *tdx)
     return qatomic_read(&tdx->td_ctls) & TDX_CTL_PENDING_VE_DISABLE;
 }
 
+/* tdx-call.c */
+bool tdx_instruction(RestrictedMemory *rm, const RestrictedInsn *insn);
+
 /* tdx-metadata.c: leaves */
 uint64_t tdx_vm_rd(TdxCall *call);
 uint64_t tdx_vm_wr(TdxCall *call);
@@ -178,7 +181,8 @@ uint64_t tdx_vp_rd_wr(TdxCall *call);
 uint64_t tdx_sys_rd(TdxCall *call);
 
 /* tdx-memory.c */
-RestrictedAlias tdx_alias(const RestrictedMemory *rm, hwaddr pa);
+RestrictedAlias tdx_alias(const RestrictedMemory *rm,
+                          const RestrictedFill *fill);
 void tdx_fault(RestrictedMemory *rm, const RestrictedFill *fill,
                RestrictedAlias alias, RmemState state);
 hwaddr tdx_mmio(RestrictedMemory *rm, const RestrictedFill *fill,

@@ -22,11 +22,13 @@
 #include "exec/address-spaces.h"
 #include "exec/cputlb.h"
 #include "exec/exec-all.h"
+#include "exec/helper-proto.h"
 #include "exec/ramblock.h"
 #include "qemu/main-loop.h"
 #include "tcg/insn-start-words.h"
 #include "system/cpus.h"
 #include "system/runstate.h"
+#include "tcg/helper-tcg.h"
 #include "hw/restricted-memory/restricted.h"
 #include "trace.h"
 
@@ -169,10 +171,27 @@ static G_NORETURN void fill_poisoned(RestrictedMemory *rm,
     cpu_loop_exit_restore(fill->cpu, fill->ra);
 }
 
+bool restricted_fill_is_delivery(const RestrictedFill *fill)
+{
+    return !fill->ra && fill->access != MMU_INST_FETCH;
+}
+
+/*
+ * EXCP_INTERRUPT leaves cpu_exec() at once. Without it, an exception whose
+ * delivery has faulted would be delivered again and again, and nothing that
+ * waits for this CPU would happen. The instruction will raise it anew.
+ */
+void restricted_fill_again(const RestrictedFill *fill)
+{
+    fill->cpu->exception_index = EXCP_INTERRUPT;
+    cpu_env(fill->cpu)->old_exception = -1;
+    cpu_loop_exit_restore(fill->cpu, fill->ra);
+}
+
 void restricted_fill_stop(const RestrictedFill *fill)
 {
     restricted_stop_vm();
-    cpu_loop_exit_restore(fill->cpu, fill->ra);
+    restricted_fill_again(fill);
 }
 
 static bool fill_is_astray(RestrictedWant want, RmemState state)
@@ -234,7 +253,7 @@ hwaddr restricted_memory_fill(const RestrictedFill *fill)
     const RestrictedSlot *slot;
 
     if (rm->profile->alias) {
-        alias = rm->profile->alias(rm, fill->pa);
+        alias = rm->profile->alias(rm, fill);
     }
     if (unlikely(qatomic_read(&rm->core.shared->phase) != RMEM_PH_USER)) {
         fill_phase(rm, fill);
@@ -266,6 +285,57 @@ void restricted_memory_intercept(CPUState *cpu, uint32_t type, uint64_t param,
                                  uintptr_t ra)
 {
     restricted_memory()->profile->intercept(cpu, type, param, ra);
+}
+
+bool restricted_memory_do_msr(CPUState *cpu, bool write, uintptr_t ra)
+{
+    RestrictedMemory *rm = restricted_memory();
+
+    return rm->profile->msr && rm->profile->msr(rm, cpu, write, ra);
+}
+
+void restricted_memory_do_sipi(CPUState *cpu)
+{
+    RestrictedMemory *rm = restricted_memory();
+
+    if (rm->profile->sipi) {
+        rm->profile->sipi(rm, cpu);
+    }
+}
+
+bool restricted_memory_hashes(void)
+{
+    RestrictedMemory *rm = restricted_memory();
+
+    return rm && rm->profile->hashes && rm->profile->hashes(rm);
+}
+
+void restricted_memory_hash(const struct SevKernelLoaderContext *context)
+{
+    if (restricted_memory_hashes()) {
+        restricted_memory()->profile->hash(restricted_memory(), context);
+    }
+}
+
+/* The flags are in env; the profile may set them. */
+void helper_restricted_insn(CPUX86State *env, uint32_t opcode, uint32_t length)
+{
+    RestrictedMemory *rm = restricted_memory();
+    RestrictedInsn insn = {
+        .cpu = env_cpu(env), .opcode = opcode, .prefix = opcode >> 8,
+        .length = length, .ra = GETPC(),
+    };
+
+    CC_SRC = cpu_cc_compute_all(env);
+    CC_OP = CC_OP_EFLAGS;
+    if (rm->profile->instruction && rm->profile->instruction(rm, &insn)) {
+        return;
+    }
+    if (insn.opcode == RESTRICTED_VMGEXIT) {
+        helper_vmmcall(env);        /* its prefix means nothing */
+        return;
+    }
+    raise_exception_ra(env, EXCP06_ILLOP, GETPC());
 }
 
 bool restricted_memory_has_work(CPUState *cpu)

@@ -38,6 +38,7 @@ typedef struct RestrictedFill {
     bool user;
     uintptr_t ra;           /* host return address, to restore guest state */
     bool walk;              /* of a page table, for a fill that has the same ra */
+    int *prot;              /* PAGE_*, of the TLB entry; may be narrowed */
 } RestrictedFill;
 
 /*
@@ -61,6 +62,48 @@ bool restricted_memory_cpuid(CPUState *cpu, uint32_t index, uint32_t subindex,
  * is in the registers before the next guest instruction. vCPU thread.
  */
 bool restricted_memory_hypercall(CPUState *cpu);
+
+/* Instructions of such guests only, as in helper_restricted_insn(). */
+enum {
+    RESTRICTED_TDCALL = 0xcc,
+    RESTRICTED_VMGEXIT = 0xd9,
+    RESTRICTED_RMPQUERY = 0xfd,
+    RESTRICTED_RMPADJUST = 0xfe,
+    RESTRICTED_PVALIDATE = 0xff,
+};
+
+/*
+ * RDMSR or WRMSR, as the registers say: true if the profile has done it. May
+ * leave the instruction to be executed again. vCPU thread.
+ */
+bool restricted_memory_do_msr(CPUState *cpu, bool write, uintptr_t ra);
+
+static inline bool restricted_memory_msr(CPUState *cpu, bool write,
+                                         uintptr_t ra)
+{
+    return restricted_memory_enabled()
+           && restricted_memory_do_msr(cpu, write, ra);
+}
+
+/* The CPU has been started by another one and is at its vector. */
+void restricted_memory_do_sipi(CPUState *cpu);
+
+static inline void restricted_memory_sipi(CPUState *cpu)
+{
+    if (restricted_memory_enabled()) {
+        restricted_memory_do_sipi(cpu);
+    }
+}
+
+/* Properties of sev-common objects that only an emulated guest has. */
+void restricted_memory_sev_properties(ObjectClass *oc);
+
+/* The guest's firmware compares its kernel with hashes: leave it as it is. */
+bool restricted_memory_hashes(void);
+
+/* Keep hashes of what -kernel and its friends have loaded. */
+struct SevKernelLoaderContext;
+void restricted_memory_hash(const struct SevKernelLoaderContext *context);
 
 /*
  * The profile wants to see instructions that leave a guest (port I/O, CPUID,

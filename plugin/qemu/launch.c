@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
+#include "exec/cputlb.h"
 #include "hw/boards.h"
 #include "hw/restricted-memory/restricted.h"
 
@@ -23,6 +24,41 @@ bool restricted_pages(const RestrictedMemory *rm, hwaddr gpa, uint64_t size,
     pages->first = (gpa - slot->gpa + slot->offset) >> RMEM_PAGE_BITS;
     pages->count = size >> RMEM_PAGE_BITS;
     return true;
+}
+
+uint8_t *restricted_ram(RestrictedMemory *rm, hwaddr gpa, uint64_t size,
+                        RmemState state)
+{
+    hwaddr start = gpa & ~(RMEM_PAGE_SIZE - 1);
+    MemoryRegion *ram = state == RMEM_SHARED ? restricted_shared_ram(rm)
+                                             : &rm->private_ram;
+    RestrictedPages pages;
+    RmemRun run;
+
+    if (!restricted_pages(rm, start, ROUND_UP(gpa - start + size,
+                                              RMEM_PAGE_SIZE), &pages)) {
+        return NULL;
+    }
+    run = rmem_run_at(&rm->core, pages.first, pages.count);
+    if (run.state != state || run.count != pages.count) {
+        return NULL;
+    }
+    return (uint8_t *)memory_region_get_ram_ptr(ram)
+           + (pages.first << RMEM_PAGE_BITS) + (gpa - start);
+}
+
+static void flush_cpu(CPUState *cpu, run_on_cpu_data data)
+{
+    tlb_flush(cpu);
+}
+
+void restricted_flush_later(void)
+{
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        async_run_on_cpu(cpu, flush_cpu, RUN_ON_CPU_NULL);
+    }
 }
 
 void restricted_seal(RestrictedMemory *rm)

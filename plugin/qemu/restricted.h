@@ -77,6 +77,19 @@ typedef struct RestrictedAlias {
     RestrictedWant want;
 } RestrictedAlias;
 
+/* An instruction that only guests with restricted memory have. */
+typedef struct RestrictedInsn {
+    CPUState *cpu;
+    uint8_t opcode;             /* RESTRICTED_*, see hooks.h */
+    uint8_t prefix;             /* RESTRICTED_REPZ, ... */
+    int length;
+    uintptr_t ra;
+} RestrictedInsn;
+
+/* As PREFIX_* in translate.c */
+enum { RESTRICTED_REPZ = 1, RESTRICTED_REPNZ = 2, RESTRICTED_DATA = 8,
+       RESTRICTED_ADR = 16 };
+
 /* What a guest interface adds to the rules; see profiles/. */
 typedef struct RestrictedProfile {
     const char *name;
@@ -92,14 +105,22 @@ typedef struct RestrictedProfile {
     /* Optional. After each reset of the machine, the first included. BQL. */
     void (*launch)(RestrictedMemory *rm);
     /* Optional: what a guest physical address asks for. */
-    RestrictedAlias (*alias)(const RestrictedMemory *rm, hwaddr pa);
+    RestrictedAlias (*alias)(const RestrictedMemory *rm,
+                             const RestrictedFill *fill);
     /* With alias: a page is not in the view asked for. Does not return. */
     void (*fault)(RestrictedMemory *rm, const RestrictedFill *fill,
                   RestrictedAlias alias, RmemState state);
     /* Optional. The address is in no slot: where is it in the CPU root? */
     hwaddr (*mmio)(RestrictedMemory *rm, const RestrictedFill *fill,
                    RestrictedAlias alias);
+    /* Optional: false if there is no such instruction in this guest. */
+    bool (*instruction)(RestrictedMemory *rm, const RestrictedInsn *insn);
     /* Optional, see hooks.h. */
+    bool (*msr)(RestrictedMemory *rm, CPUState *cpu, bool write, uintptr_t ra);
+    void (*sipi)(RestrictedMemory *rm, CPUState *cpu);
+    bool (*hashes)(RestrictedMemory *rm);
+    void (*hash)(RestrictedMemory *rm,
+                 const struct SevKernelLoaderContext *context);
     bool (*has_work)(CPUState *cpu);
     void (*intercept)(CPUState *cpu, uint32_t type, uint64_t param,
                       uintptr_t ra);
@@ -223,6 +244,13 @@ void restricted_guest_fault(RestrictedMemory *rm, const RestrictedFill *fill,
 G_NORETURN void restricted_fill_stop(const RestrictedFill *fill);
 /* Pause the VM; this vCPU, if it is one, before its next instruction. */
 void restricted_stop_vm(void);
+/* Leave the guest, and come back to the same instruction. */
+G_NORETURN void restricted_fill_again(const RestrictedFill *fill);
+/*
+ * An access of the CPU itself, to deliver an exception or an interrupt: if
+ * that faults again, nobody would ever handle it.
+ */
+bool restricted_fill_is_delivery(const RestrictedFill *fill);
 uint64_t restricted_guest_rip(CPUState *cpu);
 
 /* convert.c */
@@ -261,6 +289,32 @@ void restricted_seal(RestrictedMemory *rm);
 /* Pages of [gpa, gpa + size); false if they are not all RAM of one slot. */
 bool restricted_pages(const RestrictedMemory *rm, hwaddr gpa, uint64_t size,
                       RestrictedPages *pages);
+/* Content of pages that are all in @state, else NULL. */
+uint8_t *restricted_ram(RestrictedMemory *rm, hwaddr gpa, uint64_t size,
+                        RmemState state);
+/* Forget what TLBs hold, before the next instruction of each CPU. */
+void restricted_flush_later(void);
+
+/* firmware.c: what -bios has loaded below 4 GiB */
+uint64_t restricted_firmware_size(void);
+/* Its content at @gpa; NULL if not all of it is firmware. */
+uint8_t *restricted_firmware_at(uint64_t gpa, uint64_t size);
+/* Read the file, before the machine is built; NULL if it cannot be read. */
+uint8_t *restricted_firmware_read(gsize *size);
+/* End of RAM below 4 GiB, before the machine is built: that of a q35. */
+uint64_t restricted_low_ram(const RestrictedMemory *rm);
+/* The kernel takes what SeaBIOS reserves for ACPI data. */
+void restricted_adopt_acpi_tables(const RestrictedMemory *rm);
+
+/* kvm-hypercall.c: as KVM */
+/* Its signature and @features; false: not one of its leaves. */
+bool restricted_kvm_cpuid(uint32_t index, uint32_t features,
+                          uint32_t regs[4]);
+#define RESTRICTED_KVM_MAP_GPA_RANGE (1u << 16)
+#define RESTRICTED_KVM_MIGRATION     (1u << 17)
+/* KVM_HC_MAP_GPA_RANGE; what is converted keeps its content if @preserve. */
+void restricted_kvm_hypercall(RestrictedMemory *rm, CPUState *cpu,
+                              bool preserve);
 
 /* efi-stub.c */
 void restricted_stub_machine_done(RestrictedMemory *rm);

@@ -1,0 +1,411 @@
+/*
+ * sev-guest and sev-snp-guest, emulated: QEMU's objects, without KVM.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * QEMU interface: the objects of target/i386/sev.c, and of ours on them
+ *  + property "vc": lazy, or strict: #VC for CPUID, I/O, MSRs, MMIO
+ *  + property "c-bit-mismatch": convert, as a KVM host does, or stop
+ *  + property "guest-request-socket": who plays the PSP; sev-snp-guest only
+ *
+ * What sev.c does with them needs KVM; what is not acted on here is refused.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-types-restricted-memory.h"
+#include "qapi/qapi-visit-sockets.h"
+#include "qapi/visitor.h"
+#include "qemu/base64.h"
+#include "qemu/cutils.h"
+#include "exec/exec-all.h"
+#include "hw/boards.h"
+#include "system/confidential-guest-support.h"
+#include "system/tcg.h"
+#include "sev.h"
+#include "target/i386/sev.h"
+
+#define CPUID_SEV           0x8000001f
+
+/* FW, "POLICY": bit 17 has to be one; a single socket is all there is. */
+#define SNP_POLICY_RESERVED (UINT64_C(1) << 17)
+
+static SevGuest the_guest;
+
+SevGuest *sev_guest(void)
+{
+    return &the_guest;
+}
+
+/* APM, volume 2, 15.34.10: SEV, ES, SNP */
+uint64_t sev_status(const SevGuest *sev)
+{
+    return (UINT64_C(2) << sev->level) - 1;
+}
+
+static bool sev_cpuid(CPUState *cpu, uint32_t index, uint32_t subindex,
+                      uint32_t regs[4])
+{
+    static const uint32_t features[] = { 0x02, 0x0a, 0x1a };
+
+    if (index == CPUID_SEV) {
+        regs[R_EAX] = features[the_guest.level];
+        regs[R_EBX] = SEV_C_BIT | 1 << 6;
+        regs[R_ECX] = 0;
+        regs[R_EDX] = 0;
+        return true;
+    }
+    memset(regs, 0, 4 * sizeof(regs[0]));
+    return restricted_kvm_cpuid(index, the_guest.level == SEV_SNP ? 0
+                                : RESTRICTED_KVM_MAP_GPA_RANGE
+                                  | RESTRICTED_KVM_MIGRATION, regs);
+}
+
+/* The host is told; what it tracks changes nothing in memory. */
+static bool sev_hypercall(RestrictedMemory *rm, CPUState *cpu)
+{
+    restricted_kvm_hypercall(rm, cpu, true);
+    return true;
+}
+
+/* No other vCPU runs. */
+static void arm(CPUState *cpu, run_on_cpu_data data)
+{
+    sev_arm(&the_guest, cpu);
+}
+
+static bool sev_msr(RestrictedMemory *rm, CPUState *cpu, bool write,
+                    uintptr_t ra)
+{
+    CPUX86State *env = cpu_env(cpu);
+    uint32_t index = env->regs[R_ECX];
+    uint64_t value;
+
+    if (index == SEV_MSR_STATUS && !write) {
+        if (!qatomic_read(&the_guest.armed)) {
+            /* Then do this instruction again. */
+            async_safe_run_on_cpu(cpu, arm, RUN_ON_CPU_NULL);
+            cpu_loop_exit_restore(cpu, ra);
+        }
+        value = sev_status(&the_guest);
+    } else if (index == SEV_MSR_GHCB && the_guest.level != SEV_PLAIN) {
+        if (write) {
+            sev_vcpu(cpu)->ghcb = deposit64(env->regs[R_EAX], 32, 32,
+                                            env->regs[R_EDX]);
+            return true;
+        }
+        value = sev_vcpu(cpu)->ghcb;
+    } else {
+        return false;
+    }
+    env->regs[R_EAX] = (uint32_t)value;
+    env->regs[R_EDX] = value >> 32;
+    return true;
+}
+
+static bool get_blob(const SevGuest *sev, const char *name, uint8_t *blob,
+                     size_t size, Error **errp)
+{
+    g_autofree char *text = object_property_get_str(sev->object, name, NULL);
+    g_autofree uint8_t *bytes = NULL;
+    size_t got;
+
+    if (!text || !*text) {
+        return true;
+    }
+    bytes = qbase64_decode(text, -1, &got, errp);
+    if (bytes && got != size) {
+        error_setg(errp, "%s has %zu bytes, it needs %zu, as base64", name,
+                   got, size);
+        return false;
+    }
+    if (bytes) {
+        memcpy(blob, bytes, size);
+    }
+    return bytes != NULL;
+}
+
+/* FW, "ID Authentication Information Structure": keys at 0x240 and 0x880 */
+static bool get_id(SevGuest *sev, Error **errp)
+{
+    g_autofree uint8_t *auth = g_malloc0(4096);
+    bool author = object_property_get_bool(sev->object, "author-key-enabled",
+                                           NULL);
+    g_autoptr(GChecksum) id_key = g_checksum_new(G_CHECKSUM_SHA384);
+    g_autoptr(GChecksum) author_key = g_checksum_new(G_CHECKSUM_SHA384);
+    gsize size = sizeof(sev->id_key_digest);
+
+    if (!get_blob(sev, "id-block", sev->id_block, sizeof(sev->id_block), errp)
+        || !get_blob(sev, "id-auth", auth, 4096, errp)) {
+        return false;
+    }
+    if (buffer_is_zero(auth, 4096)) {
+        return true;
+    }
+    g_checksum_update(id_key, auth + 0x240, 0x404);
+    g_checksum_get_digest(id_key, sev->id_key_digest, &size);
+    if (author) {
+        g_checksum_update(author_key, auth + 0x880, 0x404);
+        g_checksum_get_digest(author_key, sev->author_key_digest, &size);
+    }
+    return true;
+}
+
+static bool refuse_set(const SevGuest *sev, const char *name,
+                       const char *reason, Error **errp)
+{
+    g_autofree char *text = object_property_get_str(sev->object, name, NULL);
+
+    if (text && *text) {
+        error_setg(errp, "%s cannot be used here: %s", name, reason);
+        return true;
+    }
+    return false;
+}
+
+static bool get_plain(SevGuest *sev, Error **errp)
+{
+    if (refuse_set(sev, "dh-cert-file", "there is no PSP to agree a key with",
+                   errp)
+        || refuse_set(sev, "session-file",
+                      "there is no PSP to agree a key with", errp)) {
+        return false;
+    }
+    sev->level = sev->policy & SEV_POLICY_ES ? SEV_ES : SEV_PLAIN;
+    sev->rm->debuggable |= !(sev->policy & SEV_POLICY_NODBG);
+    return true;
+}
+
+static bool get_snp(SevGuest *sev, Error **errp)
+{
+    sev->level = SEV_SNP;
+    if (refuse_set(sev, "guest-visible-workarounds",
+                   "there is no PSP to hand them on", errp)
+        || !get_id(sev, errp)
+        || !get_blob(sev, "host-data", sev->host_data,
+                     sizeof(sev->host_data), errp)) {
+        return false;
+    }
+    if (!(sev->policy & SNP_POLICY_RESERVED)) {
+        error_setg(errp, "policy 0x%" PRIx64 " has bit 17 clear: firmware "
+                   "refuses that", sev->policy);
+        return false;
+    }
+    sev->rm->debuggable |= (sev->policy & SEV_SNP_POLICY_DBG) != 0;
+    return true;
+}
+
+static bool get_properties(SevGuest *sev, Error **errp)
+{
+    bool snp = object_dynamic_cast(sev->object, TYPE_SEV_SNP_GUEST);
+    uint64_t cbit = object_property_get_uint(sev->object, "cbitpos", NULL);
+    uint64_t reduced = object_property_get_uint(sev->object,
+                                                "reduced-phys-bits", NULL);
+
+    if (cbit != SEV_C_BIT) {
+        error_setg(errp, "cbitpos=%" PRIu64 ": it is %d here", cbit,
+                   SEV_C_BIT);
+        return false;
+    }
+    if (reduced != 1) {
+        error_setg(errp, "reduced-phys-bits=%" PRIu64 ": it is 1 here",
+                   reduced);
+        return false;
+    }
+    sev->policy = object_property_get_uint(sev->object, "policy", NULL);
+    sev->kernel_hashes = object_property_get_bool(sev->object,
+                                                  "kernel-hashes", NULL);
+    if (!snp && sev->request_address) {
+        error_setg(errp, "guest-request-socket: only a sev-snp-guest makes "
+                   "requests");
+        return false;
+    }
+    return snp ? get_snp(sev, errp) : get_plain(sev, errp);
+}
+
+/* Defaults of ours, which -cpu can override; check_cpu() has the last word. */
+static void set_cpu_defaults(void)
+{
+    object_register_sugar_prop(TYPE_X86_CPU, "vendor", CPUID_VENDOR_AMD,
+                               false);
+    object_register_sugar_prop(TYPE_X86_CPU, "phys-bits", "52", false);
+    object_register_sugar_prop(TYPE_X86_CPU, "min-xlevel", "2147483679",
+                               false);
+}
+
+static const char *const levels[] = {
+    [SEV_PLAIN] = "sev", [SEV_ES] = "sev-es", [SEV_SNP] = "sev-snp",
+};
+
+static bool sev_attach(RestrictedMemory *rm, Error **errp)
+{
+    ConfidentialGuestSupport *cgs = current_machine->cgs;
+    SevGuest *sev = &the_guest;
+
+    sev->object = object_dynamic_cast(OBJECT(cgs), TYPE_SEV_COMMON);
+    if (!sev->object) {
+        error_setg(errp, "profile=%s needs a guest object: say -object %s,"
+                   "id=cgs0,cbitpos=51,reduced-phys-bits=1 -machine "
+                   "confidential-guest-support=cgs0", rm->profile_name,
+                   strcmp(rm->profile_name, levels[SEV_SNP])
+                   ? TYPE_SEV_GUEST : TYPE_SEV_SNP_GUEST);
+        return false;
+    }
+    if (!tcg_enabled()) {
+        error_setg(errp, "this guest is emulated: it needs -accel tcg");
+        return false;
+    }
+    if (!restricted_is_split(rm)) {
+        error_setg(errp, "profile=%s needs layout=split: what is encrypted "
+                   "and what is not are different memory", rm->profile_name);
+        return false;
+    }
+    sev->rm = rm;
+    if (!get_properties(sev, errp)) {
+        return false;
+    }
+    if (strcmp(rm->profile_name, levels[sev->level])) {
+        error_setg(errp, "the guest object is that of profile=%s, not of "
+                   "profile=%s (bit 2 of a sev-guest's policy is ES)",
+                   levels[sev->level], rm->profile_name);
+        return false;
+    }
+    if (!sev_launch_prepare(sev, errp)) {
+        return false;
+    }
+    set_cpu_defaults();
+    restricted_memory_trapping = sev->strict;
+    cgs->require_guest_memfd = false;
+    cgs->ready = true;
+    return true;
+}
+
+static bool check_cpu(Error **errp)
+{
+    X86CPU *cpu = X86_CPU(first_cpu);
+    const CPUX86State *env = &cpu->env;
+
+    if (!IS_AMD_CPU(env)) {
+        error_setg(errp, "an SEV guest's CPU is AMD's: drop vendor= from "
+                   "-cpu");
+    } else if (cpu->phys_bits != 52) {
+        error_setg(errp, "-cpu phys-bits=%u: the C-bit is bit 51 of 52",
+                   cpu->phys_bits);
+    } else if (env->cpuid_xlevel < CPUID_SEV) {
+        error_setg(errp, "an SEV guest is found by CPUID leaf 0x%x, and -cpu "
+                   "ends at 0x%x: drop xlevel= and min-xlevel=", CPUID_SEV,
+                   env->cpuid_xlevel);
+    } else if (!(env->features[FEAT_1_ECX] & CPUID_EXT_RDRAND)) {
+        error_setg(errp, "an SEV guest needs RDRAND: take -cpu max");
+    } else {
+        return true;
+    }
+    return false;
+}
+
+static bool sev_machine_done(RestrictedMemory *rm, Error **errp)
+{
+    return check_cpu(errp) && sev_launch_init(&the_guest, errp);
+}
+
+static int get_vc(Object *obj, Error **errp)
+{
+    return the_guest.strict ? SEV_GUEST_VC_STRICT : SEV_GUEST_VC_LAZY;
+}
+
+static void set_vc(Object *obj, int value, Error **errp)
+{
+    the_guest.strict = value == SEV_GUEST_VC_STRICT;
+}
+
+static int get_mismatch(Object *obj, Error **errp)
+{
+    return the_guest.stop_on_mismatch ? SEV_GUEST_MISMATCH_STOP
+                                      : SEV_GUEST_MISMATCH_CONVERT;
+}
+
+static void set_mismatch(Object *obj, int value, Error **errp)
+{
+    the_guest.stop_on_mismatch = value == SEV_GUEST_MISMATCH_STOP;
+}
+
+static void get_socket(Object *obj, Visitor *v, const char *name,
+                       void *opaque, Error **errp)
+{
+    visit_type_SocketAddress(v, name, &the_guest.request_address, errp);
+}
+
+static void set_socket(Object *obj, Visitor *v, const char *name,
+                       void *opaque, Error **errp)
+{
+    SocketAddress *address = NULL;
+
+    if (visit_type_SocketAddress(v, name, &address, errp)) {
+        qapi_free_SocketAddress(the_guest.request_address);
+        the_guest.request_address = address;
+    }
+}
+
+/* A machine has one such guest, so these need no instance. */
+void restricted_memory_sev_properties(ObjectClass *oc)
+{
+    object_class_property_add_enum(oc, "vc", "SevGuestVc", &SevGuestVc_lookup,
+                                   get_vc, set_vc);
+    object_class_property_add_enum(oc, "c-bit-mismatch", "SevGuestMismatch",
+                                   &SevGuestMismatch_lookup, get_mismatch,
+                                   set_mismatch);
+    object_class_property_add(oc, "guest-request-socket", "SocketAddress",
+                              get_socket, set_socket, NULL, NULL);
+}
+
+const RestrictedProfile restricted_profile_sev = {
+    .name = "sev",
+    .devices_load = true,
+    .cpuid = sev_cpuid,
+    .hypercall = sev_hypercall,
+    .attach = sev_attach,
+    .machine_done = sev_machine_done,
+    .launch = sev_launch,
+    .alias = sev_alias,
+    .fault = sev_fault,
+    .msr = sev_msr,
+    .hashes = sev_hashes,
+    .hash = sev_hash,
+};
+
+const RestrictedProfile restricted_profile_sev_es = {
+    .name = "sev-es",
+    .devices_load = true,
+    .cpuid = sev_cpuid,
+    .hypercall = sev_hypercall,
+    .attach = sev_attach,
+    .machine_done = sev_machine_done,
+    .launch = sev_launch,
+    .alias = sev_alias,
+    .fault = sev_fault,
+    .mmio = sev_mmio,
+    .instruction = sev_instruction,
+    .msr = sev_msr,
+    .sipi = sev_sipi,
+    .hashes = sev_hashes,
+    .hash = sev_hash,
+    .intercept = sev_intercept,
+};
+
+const RestrictedProfile restricted_profile_sev_snp = {
+    .name = "sev-snp",
+    .devices_load = true,
+    .cpuid = sev_cpuid,
+    .attach = sev_attach,
+    .machine_done = sev_machine_done,
+    .launch = sev_launch,
+    .alias = sev_alias,
+    .fault = sev_fault,
+    .mmio = sev_mmio,
+    .instruction = sev_instruction,
+    .msr = sev_msr,
+    .sipi = sev_sipi,
+    .hashes = sev_hashes,
+    .hash = sev_hash,
+    .intercept = sev_intercept,
+};

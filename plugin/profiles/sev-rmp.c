@@ -1,0 +1,308 @@
+/*
+ * SEV-SNP: PVALIDATE, RMPADJUST, RMPQUERY.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * APM, volume 3. A page of the backend stands for an RMP entry: pending is
+ * assigned and not validated. There is one VMPL, 0.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/main-loop.h"
+#include "exec/exec-all.h"
+#include "exec/cpu_ldst.h"
+#include "sev.h"
+#include "tcg/helper-tcg.h"
+#include "trace.h"
+
+/* APM, volume 3, "PVALIDATE": return codes */
+enum { RMP_SUCCESS, RMP_FAIL_INPUT, RMP_FAIL_PERMISSION,
+       RMP_FAIL_SIZEMISMATCH = 6 };
+
+enum { RMP_VMPLS = 4 };
+#define RMP_ATTR_VMSA   (UINT64_C(1) << 16)
+#define RMP_ALL_PERMS   0x0f
+
+/* What the register names: where it is, and what the page tables say. */
+typedef struct RmpTarget {
+    uint64_t gpa;
+    uint64_t pages;
+    uint64_t first;                 /* UINT64_MAX: not RAM */
+    bool shared;                    /* mapped without the C-bit */
+} RmpTarget;
+
+static uint64_t page_at(const SevGuest *sev, uint64_t gpa)
+{
+    const RestrictedSlot *slot = restricted_slot(sev->rm, gpa);
+
+    return slot ? (gpa - slot->gpa + slot->offset) >> RMEM_PAGE_BITS
+                : UINT64_MAX;
+}
+
+bool sev_is_validated(const SevGuest *sev, uint64_t page)
+{
+    const Rmem *core = &sev->rm->core;
+    RmemState state = rmem_state(core, page);
+
+    return state == RMEM_PRIVATE
+           || (state == RMEM_PENDING && rmem_is_launch(core, page));
+}
+
+static uint64_t address(const CPUX86State *env, const RestrictedInsn *insn)
+{
+    bool wide = (env->hflags & HF_CS64_MASK) && !(insn->prefix & RESTRICTED_ADR);
+
+    return wide ? env->regs[R_EAX] : (uint32_t)env->regs[R_EAX];
+}
+
+/* Walk the page tables; #PF if the address is not mapped. */
+static RmpTarget translate(SevGuest *sev, const RestrictedInsn *insn,
+                           uint64_t va, uint64_t pages)
+{
+    CPUX86State *env = cpu_env(insn->cpu);
+    MemTxAttrs attrs;
+    hwaddr pa = x86_cpu_get_phys_page_attrs_debug(insn->cpu,
+                                                  va & TARGET_PAGE_MASK,
+                                                  &attrs);
+    RmpTarget target = { .pages = pages };
+
+    if (pa == (hwaddr)-1) {
+        env->cr[2] = va;
+        raise_exception_err_ra(env, EXCP0E_PAGE, 0, insn->ra);
+    }
+    target.gpa = pa & ~SEV_C_MASK & TARGET_PAGE_MASK;
+    target.shared = env->cr[0] & CR0_PG_MASK && !(pa & SEV_C_MASK);
+    target.first = page_at(sev, target.gpa);
+    return target;
+}
+
+/* Does the RMP have one entry for all of the target? */
+static bool is_one_entry(const SevGuest *sev, const RmpTarget *target)
+{
+    uint64_t last = target->gpa + ((target->pages - 1) << RMEM_PAGE_BITS);
+
+    return target->pages == 1
+           || (!sev->split[target->first / SEV_PAGES_2M]
+               && page_at(sev, last) == target->first + target->pages - 1);
+}
+
+static bool change(SevGuest *sev, const RmpTarget *target, RmemEvent event,
+                   uint64_t rip)
+{
+    RestrictedPages pages = { target->first, target->pages };
+    RestrictedChange change = {
+        .ranges = &pages, .n = 1, .event = event, .actor = RMEM_A_VCPU,
+        .rip = rip,
+    };
+
+    return restricted_change(sev->rm, &change, NULL);
+}
+
+/*
+ * To rescind a validation is to drop the content: what the guest would find
+ * when it validates again is not for it to rely on.
+ */
+static unsigned validate(SevGuest *sev, const RmpTarget *target, bool valid,
+                         uint64_t rip, bool *unchanged)
+{
+    RmemRun run = rmem_run_at(&sev->rm->core, target->first, target->pages);
+    bool was = sev_is_validated(sev, target->first);
+
+    if (run.count != target->pages) {
+        return RMP_FAIL_SIZEMISMATCH;
+    }
+    if (target->pages == 1) {
+        sev->split[target->first / SEV_PAGES_2M] = true;    /* PSMASH */
+    }
+    *unchanged = was == valid;
+    if (*unchanged) {
+        return RMP_SUCCESS;
+    }
+    /* What the launch has placed is not there yet, but it is validated. */
+    if (run.state == RMEM_PENDING && !change(sev, target, RMEM_ACCEPT, rip)) {
+        return RMP_FAIL_INPUT;
+    }
+    if (!valid && !change(sev, target, RMEM_DISCARD, rip)) {
+        return RMP_FAIL_INPUT;
+    }
+    return RMP_SUCCESS;
+}
+
+/* The flags are as after a comparison of EAX with 0, but for CF. */
+static void set_status(CPUX86State *env, unsigned status, bool unchanged)
+{
+    env->regs[R_EAX] = status;
+    env->cc_src = (status ? 0 : CC_Z) | (ctpop8(status) & 1 ? 0 : CC_P)
+                  | (unchanged ? CC_C : 0);
+    env->cc_op = CC_OP_EFLAGS;
+}
+
+typedef struct PvalidateRequest {
+    RmpTarget target;
+    bool valid;
+    uint64_t rip;
+} PvalidateRequest;
+
+/* No other vCPU runs, and this one is behind the instruction. */
+static void pvalidate_exclusive(CPUState *cpu, run_on_cpu_data data)
+{
+    g_autofree PvalidateRequest *req = data.host_ptr;
+    SevGuest *sev = sev_guest();
+    CPUX86State *env = cpu_env(cpu);
+    RmpTarget *target = &req->target;
+    bool unchanged = false;
+    unsigned status = RMP_SUCCESS;
+
+    if (target->first != UINT64_MAX) {
+        if (!is_one_entry(sev, target)) {
+            status = RMP_FAIL_SIZEMISMATCH;
+        } else if (rmem_state(&sev->rm->core, target->first) == RMEM_SHARED) {
+            /* A nested page fault: the host gives a private page. */
+            rmem_count(&sev->rm->core, RMEM_C_IMPLICIT, 1);
+            sev_convert(sev, target->gpa, target->pages, RMEM_TO_PRIVATE,
+                        req->rip);
+        }
+    }
+    if (status == RMP_SUCCESS && target->first != UINT64_MAX) {
+        status = validate(sev, target, req->valid, req->rip, &unchanged);
+    }
+    trace_rmem_sev_pvalidate(target->gpa, target->pages, req->valid, status,
+                             unchanged);
+    set_status(env, status, unchanged);
+}
+
+/* RAX address, ECX 1 for 2 MiB, EDX[0] to validate. EAX status, CF no change. */
+static void pvalidate(SevGuest *sev, const RestrictedInsn *insn)
+{
+    CPUX86State *env = cpu_env(insn->cpu);
+    uint32_t size = env->regs[R_ECX];
+    uint64_t va = address(env, insn);
+    uint64_t pages = size ? SEV_PAGES_2M : 1;
+    PvalidateRequest req = { .valid = env->regs[R_EDX] & 1, .rip = env->eip };
+
+    if (size > 1 || va & ((pages << RMEM_PAGE_BITS) - 1)) {
+        set_status(env, RMP_FAIL_INPUT, false);
+        return;
+    }
+    req.target = translate(sev, insn, va, pages);
+    if (req.target.shared && req.target.first != UINT64_MAX) {
+        set_status(env, RMP_FAIL_INPUT, false);
+        return;
+    }
+    async_safe_run_on_cpu(insn->cpu, pvalidate_exclusive,
+                          RUN_ON_CPU_HOST_PTR(g_memdup2(&req, sizeof(req))));
+}
+
+static unsigned adjust(SevGuest *sev, const RmpTarget *target,
+                       uint64_t attributes)
+{
+    uint8_t vmpl = attributes;
+
+    if (vmpl >= RMP_VMPLS) {
+        return RMP_FAIL_INPUT;
+    }
+    if (!vmpl) {
+        return RMP_FAIL_PERMISSION; /* only what is less privileged */
+    }
+    if (target->first == UINT64_MAX || target->shared
+        || !sev_is_validated(sev, target->first)) {
+        return RMP_FAIL_INPUT;
+    }
+    if (!is_one_entry(sev, target)) {
+        return RMP_FAIL_SIZEMISMATCH;
+    }
+    if (attributes & RMP_ATTR_VMSA) {
+        g_hash_table_add(sev->vmsas, GUINT_TO_POINTER(target->gpa >> 12));
+    } else {
+        g_hash_table_remove(sev->vmsas, GUINT_TO_POINTER(target->gpa >> 12));
+    }
+    return RMP_SUCCESS;
+}
+
+/* RAX address, RCX 1 for 2 MiB, RDX VMPL, permissions, VMSA. EAX status. */
+static void rmpadjust(SevGuest *sev, const RestrictedInsn *insn)
+{
+    CPUX86State *env = cpu_env(insn->cpu);
+    uint64_t va = env->regs[R_EAX], size = env->regs[R_ECX];
+    uint64_t pages = size ? SEV_PAGES_2M : 1;
+    RmpTarget target;
+
+    if (size > 1 || va & ((pages << RMEM_PAGE_BITS) - 1)) {
+        env->regs[R_EAX] = RMP_FAIL_INPUT;
+        return;
+    }
+    target = translate(sev, insn, va, pages);
+    bql_lock();
+    env->regs[R_EAX] = adjust(sev, &target, env->regs[R_EDX]);
+    bql_unlock();
+    trace_rmem_sev_rmpadjust(target.gpa, pages, env->regs[R_EDX],
+                             env->regs[R_EAX]);
+}
+
+/* RAX address, DL VMPL. EAX status, RCX 1 for 2 MiB, RDX as for RMPADJUST. */
+static void rmpquery(SevGuest *sev, const RestrictedInsn *insn)
+{
+    CPUX86State *env = cpu_env(insn->cpu);
+    uint64_t va = env->regs[R_EAX];
+    uint8_t vmpl = env->regs[R_EDX];
+    RmpTarget target;
+    bool vmsa;
+
+    if (va & ~TARGET_PAGE_MASK || vmpl >= RMP_VMPLS) {
+        env->regs[R_EAX] = RMP_FAIL_INPUT;
+        return;
+    }
+    target = translate(sev, insn, va, 1);
+    if (target.first == UINT64_MAX || target.shared
+        || !sev_is_validated(sev, target.first)) {
+        env->regs[R_EAX] = RMP_FAIL_INPUT;
+        return;
+    }
+    bql_lock();
+    vmsa = g_hash_table_contains(sev->vmsas,
+                                 GUINT_TO_POINTER(target.gpa >> 12));
+    bql_unlock();
+    env->regs[R_EAX] = RMP_SUCCESS;
+    env->regs[R_ECX] = !sev->split[target.first / SEV_PAGES_2M];
+    env->regs[R_EDX] = vmpl | (vmpl ? 0 : RMP_ALL_PERMS << 8)
+                       | (vmsa ? RMP_ATTR_VMSA : 0);
+}
+
+typedef struct RmpInsn {
+    uint8_t opcode, prefix;
+    bool only_64bit;
+    void (*run)(SevGuest *sev, const RestrictedInsn *insn);
+} RmpInsn;
+
+static const RmpInsn rmp_insns[] = {
+    { RESTRICTED_PVALIDATE, RESTRICTED_REPNZ, false, pvalidate },
+    { RESTRICTED_RMPADJUST, RESTRICTED_REPZ, true, rmpadjust },
+    { RESTRICTED_RMPQUERY, RESTRICTED_REPZ, true, rmpquery },
+};
+
+bool sev_instruction(RestrictedMemory *rm, const RestrictedInsn *insn)
+{
+    SevGuest *sev = sev_guest();
+    CPUX86State *env = cpu_env(insn->cpu);
+
+    if (insn->opcode == RESTRICTED_VMGEXIT) {
+        sev_vmgexit(sev, insn);
+        return true;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(rmp_insns); i++) {
+        const RmpInsn *rmp = &rmp_insns[i];
+
+        if (sev->level != SEV_SNP || rmp->opcode != insn->opcode
+            || !(rmp->prefix & insn->prefix)
+            || (rmp->only_64bit && !(env->hflags & HF_CS64_MASK))) {
+            continue;
+        }
+        if (env->hflags & HF_CPL_MASK) {
+            raise_exception_err_ra(env, EXCP0D_GPF, 0, insn->ra);
+        }
+        rmp->run(sev, insn);
+        return true;
+    }
+    return false;
+}

@@ -1,0 +1,76 @@
+/*
+ * Firmware: what a profile has to know of it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/datadir.h"
+#include "qemu/units.h"
+#include "hw/boards.h"
+#include "hw/i386/x86.h"
+#include "hw/restricted-memory/restricted.h"
+
+#define HIGH_START      0x100000
+
+/* RAM below 4 GiB of a q35 (hw/i386/pc_q35.c): all, or a part if too much. */
+#define Q35_LOW_RAM_MAX     0xb0000000
+#define Q35_LOW_RAM_SPLIT   0x80000000
+
+uint64_t restricted_firmware_size(void)
+{
+    MemoryRegion *bios = &X86_MACHINE(qdev_get_machine())->bios;
+
+    return memory_region_is_mapped(bios) ? memory_region_size(bios) : 0;
+}
+
+uint8_t *restricted_firmware_at(uint64_t gpa, uint64_t size)
+{
+    MemoryRegion *bios = &X86_MACHINE(qdev_get_machine())->bios;
+    uint64_t base = 4 * GiB - restricted_firmware_size();
+
+    return gpa >= base && size <= 4 * GiB - gpa
+           ? (uint8_t *)memory_region_get_ram_ptr(bios) + (gpa - base) : NULL;
+}
+
+/* A file that cannot be read is reported when it is loaded. */
+uint8_t *restricted_firmware_read(gsize *size)
+{
+    MachineState *ms = MACHINE(qdev_get_machine());
+    g_autofree char *file = ms->firmware
+        ? qemu_find_file(QEMU_FILE_TYPE_BIOS, ms->firmware) : NULL;
+    char *image = NULL;
+
+    if (file) {
+        g_file_get_contents(file, &image, size, NULL);
+    }
+    return (uint8_t *)image;
+}
+
+uint64_t restricted_low_ram(const RestrictedMemory *rm)
+{
+    uint64_t size = rm->core.pages << RMEM_PAGE_BITS;
+
+    return size >= Q35_LOW_RAM_MAX ? Q35_LOW_RAM_SPLIT : size;
+}
+
+/*
+ * SeaBIOS reports the top of low RAM, where it puts the ACPI tables, as
+ * reserved. Linux maps what is reserved as private early and as shared later
+ * (arch/x86/mm/ioremap.c), and what is ACPI data as private always; so have
+ * the kernel take the one for the other. There is no such range but this.
+ */
+void restricted_adopt_acpi_tables(const RestrictedMemory *rm)
+{
+    MachineState *ms = MACHINE(qdev_get_machine());
+    char *old = ms->kernel_cmdline;
+
+    if (!ms->kernel_filename) {
+        return;
+    }
+    ms->kernel_cmdline = g_strdup_printf("%s%smemmap=0x%" PRIx64 "%%0x%x-2+3",
+                                         old ? old : "", old ? " " : "",
+                                         restricted_low_ram(rm) - HIGH_START,
+                                         HIGH_START);
+    g_free(old);
+}
