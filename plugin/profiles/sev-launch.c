@@ -24,8 +24,11 @@
 #include "sev.h"
 
 /* Linux, Documentation/arch/x86/boot.rst */
+#define BOOT_E820_COUNT     0x1e8
 #define BOOT_MAGIC          0x202
+#define BOOT_INITRD         0x218
 #define BOOT_SETUP_DATA     0x250
+#define BOOT_E820           0x2d0
 #define SETUP_CC_BLOB       7
 #define CC_BLOB_MAGIC       0x45444d41
 
@@ -138,38 +141,84 @@ void sev_launch(RestrictedMemory *rm)
     sev_request_launch(sev);
 }
 
+/*
+ * Cut BLOB_SIZE off the kernel's memory, at the end of what it has below
+ * 4 GiB: firmware that knows nothing of SEV has nothing there any more. 0 if
+ * the kernel's initrd is in the way.
+ */
+static uint64_t cut_blob(uint8_t *boot)
+{
+    uint64_t initrd = ldl_le_p(boot + BOOT_INITRD);
+    uint64_t initrd_end = initrd + ldl_le_p(boot + BOOT_INITRD + 4);
+    uint8_t *best = NULL;
+    uint64_t end = 0;
+
+    for (unsigned i = 0; i < MIN(boot[BOOT_E820_COUNT], 128); i++) {
+        uint8_t *entry = boot + BOOT_E820 + 20 * i;
+        uint64_t top = ldq_le_p(entry) + ldq_le_p(entry + 8);
+
+        if (ldl_le_p(entry + 16) == E820_RAM && top <= 4 * GiB && top > end) {
+            best = entry;
+            end = top;
+        }
+    }
+    end &= ~(RMEM_PAGE_SIZE - 1);
+    if (!best || end - ldq_le_p(best) < BLOB_SIZE
+        || (initrd < end && initrd_end > end - BLOB_SIZE)) {
+        return 0;
+    }
+    stq_le_p(best + 8, end - BLOB_SIZE - ldq_le_p(best));
+    return end - BLOB_SIZE;
+}
+
 /* The blob goes to the front of the kernel's list of setup data. */
-static void link_blob(SevGuest *sev, CPUState *cpu, uint8_t *blob)
+static void place_blob(SevGuest *sev, uint8_t *boot, uint64_t gpa)
+{
+    RestrictedMemory *rm = sev->rm;
+    uint8_t *blob, *table;
+    RestrictedPages pages;
+
+    /* In the launch image, as all of RAM is, and used from now on. */
+    restricted_pages(rm, gpa, BLOB_SIZE, &pages);
+    for (uint64_t i = 0; i < pages.count; i++) {
+        restricted_cpu_touch(rm, pages.first + i);
+    }
+    blob = restricted_ram(rm, gpa, BLOB_SIZE, RMEM_PRIVATE);
+    table = blob + BLOB_TABLE;
+    memset(blob, 0, BLOB_SIZE);
+    memcpy(blob + BLOB_SETUP, boot + BOOT_SETUP_DATA, 8);
+    stl_le_p(blob + BLOB_SETUP + 8, SETUP_CC_BLOB);
+    stl_le_p(blob + BLOB_SETUP + 12, 4);
+    stl_le_p(blob + BLOB_SETUP + 16, gpa + BLOB_TABLE);
+    stl_le_p(table, CC_BLOB_MAGIC);
+    stw_le_p(table + 4, 1);
+    stq_le_p(table + 8, gpa + BLOB_SECRETS);
+    stl_le_p(table + 16, RMEM_PAGE_SIZE);
+    stq_le_p(table + 24, gpa + BLOB_CPUID);
+    stl_le_p(table + 32, RMEM_PAGE_SIZE);
+    sev_cpuid_page(blob + BLOB_CPUID);
+    sev_secrets_page(sev, blob + BLOB_SECRETS);
+    stq_le_p(boot + BOOT_SETUP_DATA, gpa + BLOB_SETUP);
+}
+
+/* ESI has the kernel's boot parameters; a guest that is no Linux has none. */
+static void give_blob(SevGuest *sev, CPUState *cpu)
 {
     uint64_t params = (uint32_t)cpu_env(cpu)->regs[R_ESI];
     uint8_t *boot = restricted_ram(sev->rm, params, RMEM_PAGE_SIZE,
                                    RMEM_PRIVATE);
+    uint64_t gpa;
 
     if (!boot || memcmp(boot + BOOT_MAGIC, "HdrS", 4)) {
-        return;                     /* no Linux, it may do without */
+        return;
     }
-    memcpy(blob + BLOB_SETUP, boot + BOOT_SETUP_DATA, 8);
-    stq_le_p(boot + BOOT_SETUP_DATA, sev->blob_gpa + BLOB_SETUP);
-}
-
-static void place_blob(SevGuest *sev, CPUState *cpu)
-{
-    uint8_t *blob = load(sev, sev->blob_gpa, BLOB_SIZE);
-    uint8_t *table = blob + BLOB_TABLE;
-
-    memset(blob, 0, BLOB_SIZE);
-    stl_le_p(blob + BLOB_SETUP + 8, SETUP_CC_BLOB);
-    stl_le_p(blob + BLOB_SETUP + 12, 4);
-    stl_le_p(blob + BLOB_SETUP + 16, sev->blob_gpa + BLOB_TABLE);
-    stl_le_p(table, CC_BLOB_MAGIC);
-    stw_le_p(table + 4, 1);
-    stq_le_p(table + 8, sev->blob_gpa + BLOB_SECRETS);
-    stl_le_p(table + 16, RMEM_PAGE_SIZE);
-    stq_le_p(table + 24, sev->blob_gpa + BLOB_CPUID);
-    stl_le_p(table + 32, RMEM_PAGE_SIZE);
-    sev_cpuid_page(blob + BLOB_CPUID);
-    sev_secrets_page(sev, blob + BLOB_SECRETS);
-    link_blob(sev, cpu, blob);
+    gpa = cut_blob(boot);
+    if (!gpa) {
+        warn_report("no room for the guest's secrets: the kernel will not "
+                    "find that it is an SEV-SNP guest");
+        return;
+    }
+    place_blob(sev, boot, gpa);
 }
 
 void sev_arm(SevGuest *sev, CPUState *cpu)
@@ -178,7 +227,7 @@ void sev_arm(SevGuest *sev, CPUState *cpu)
         return;
     }
     if (sev->level == SEV_SNP) {
-        place_blob(sev, cpu);
+        give_blob(sev, cpu);
     }
     qatomic_set(&sev->armed, true);
     restricted_seal(sev->rm);
@@ -255,9 +304,6 @@ bool sev_launch_prepare(SevGuest *sev, Error **errp)
     }
     if (!sev->metadata) {
         restricted_adopt_acpi_tables(sev->rm);
-        /* QEMU puts no initrd up there, and SeaBIOS goes by e820. */
-        sev->blob_gpa = restricted_low_ram(sev->rm) - BLOB_SIZE;
-        e820_add_entry(sev->blob_gpa, BLOB_SIZE, E820_RESERVED);
     }
     return true;
 }

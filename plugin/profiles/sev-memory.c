@@ -73,6 +73,20 @@ bool sev_convert(SevGuest *sev, uint64_t gpa, uint64_t count, RmemEvent event,
     return true;
 }
 
+/*
+ * Without an RMP a guest shares by its page tables alone, and firmware says
+ * nothing of it. It maps memory at its own address.
+ */
+bool sev_is_shared_untold(RestrictedMemory *rm, hwaddr gpa)
+{
+    CPUState *cpu = current_cpu ?: first_cpu;
+    MemTxAttrs attrs;
+
+    return qatomic_read(&sev_guest()->armed)
+           && cpu_env(cpu)->cr[0] & CR0_PG_MASK
+           && x86_cpu_get_phys_page_attrs_debug(cpu, gpa, &attrs) == gpa;
+}
+
 typedef struct Mismatch {
     uint64_t gpa;
     RmemEvent event;

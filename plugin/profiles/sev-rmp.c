@@ -130,12 +130,10 @@ static unsigned validate(SevGuest *sev, const RmpTarget *target, bool valid,
 }
 
 /* The flags are as after a comparison of EAX with 0, but for CF. */
-static void set_status(CPUX86State *env, unsigned status, bool unchanged)
+static uint32_t status_flags(unsigned status, bool unchanged)
 {
-    env->regs[R_EAX] = status;
-    env->cc_src = (status ? 0 : CC_Z) | (ctpop8(status) & 1 ? 0 : CC_P)
-                  | (unchanged ? CC_C : 0);
-    env->cc_op = CC_OP_EFLAGS;
+    return (status ? 0 : CC_Z) | (ctpop8(status) & 1 ? 0 : CC_P)
+           | (unchanged ? CC_C : 0);
 }
 
 typedef struct PvalidateRequest {
@@ -169,7 +167,16 @@ static void pvalidate_exclusive(CPUState *cpu, run_on_cpu_data data)
     }
     trace_rmem_sev_pvalidate(target->gpa, target->pages, req->valid, status,
                              unchanged);
-    set_status(env, status, unchanged);
+    env->regs[R_EAX] = status;
+    /* Not within cpu_exec(): all flags are in one place. */
+    env->eflags &= ~(CC_O | CC_S | CC_Z | CC_A | CC_P | CC_C);
+    env->eflags |= status_flags(status, unchanged);
+}
+
+static void fail_input(CPUX86State *env)
+{
+    env->regs[R_EAX] = RMP_FAIL_INPUT;
+    env->cc_src = status_flags(RMP_FAIL_INPUT, false);
 }
 
 /* RAX address, ECX 1 for 2 MiB, EDX[0] to validate. EAX status, CF no change. */
@@ -182,12 +189,12 @@ static void pvalidate(SevGuest *sev, const RestrictedInsn *insn)
     PvalidateRequest req = { .valid = env->regs[R_EDX] & 1, .rip = env->eip };
 
     if (size > 1 || va & ((pages << RMEM_PAGE_BITS) - 1)) {
-        set_status(env, RMP_FAIL_INPUT, false);
+        fail_input(env);
         return;
     }
     req.target = translate(sev, insn, va, pages);
     if (req.target.shared && req.target.first != UINT64_MAX) {
-        set_status(env, RMP_FAIL_INPUT, false);
+        fail_input(env);
         return;
     }
     async_safe_run_on_cpu(insn->cpu, pvalidate_exclusive,
@@ -205,8 +212,10 @@ static unsigned adjust(SevGuest *sev, const RmpTarget *target,
     if (!vmpl) {
         return RMP_FAIL_PERMISSION; /* only what is less privileged */
     }
-    if (target->first == UINT64_MAX || target->shared
-        || !sev_is_validated(sev, target->first)) {
+    if (target->first == UINT64_MAX) {
+        return RMP_SUCCESS;         /* firmware, which is not in the backend */
+    }
+    if (target->shared || !sev_is_validated(sev, target->first)) {
         return RMP_FAIL_INPUT;
     }
     if (!is_one_entry(sev, target)) {
@@ -228,6 +237,8 @@ static void rmpadjust(SevGuest *sev, const RestrictedInsn *insn)
     uint64_t pages = size ? SEV_PAGES_2M : 1;
     RmpTarget target;
 
+    /* Within a page the address does not matter: OVMF relies on it. */
+    va &= TARGET_PAGE_MASK;
     if (size > 1 || va & ((pages << RMEM_PAGE_BITS) - 1)) {
         env->regs[R_EAX] = RMP_FAIL_INPUT;
         return;
@@ -249,7 +260,7 @@ static void rmpquery(SevGuest *sev, const RestrictedInsn *insn)
     RmpTarget target;
     bool vmsa;
 
-    if (va & ~TARGET_PAGE_MASK || vmpl >= RMP_VMPLS) {
+    if (vmpl >= RMP_VMPLS) {
         env->regs[R_EAX] = RMP_FAIL_INPUT;
         return;
     }

@@ -76,7 +76,6 @@ typedef struct SevGuest {
     SevVcpu *vcpus;                 /* by cpu_index */
     uint8_t *split;                 /* each 2 MiB: RMP has 4 KiB entries */
     GHashTable *vmsas;              /* GPAs of VMSA pages */
-    uint64_t blob_gpa;              /* three pages for a kernel under SeaBIOS */
     uint8_t vmpck[4][32];
     uint8_t measurement[48], report_id[32];
 } SevGuest;
@@ -95,6 +94,7 @@ RestrictedAlias sev_alias(const RestrictedMemory *rm,
                           const RestrictedFill *fill);
 void sev_fault(RestrictedMemory *rm, const RestrictedFill *fill,
                RestrictedAlias alias, RmemState state);
+bool sev_is_shared_untold(RestrictedMemory *rm, hwaddr gpa);
 /*
  * Convert what is RAM of [gpa, gpa + count pages); the rest is nobody's
  * business. False: a page refuses, or the host is full. No other vCPU runs.

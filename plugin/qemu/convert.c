@@ -278,6 +278,26 @@ bool restricted_change(RestrictedMemory *rm, RestrictedChange *change,
     return true;
 }
 
+bool restricted_share_page(RestrictedMemory *rm, uint64_t page,
+                           RmemState *old)
+{
+    bool split = restricted_is_split(rm);
+
+    QEMU_LOCK_GUARD(&rm->lock);
+    if (split && rmem_state(&rm->core, page) != RMEM_SHARED
+        && !file_allocate(rm, RESTRICTED_FD_SHARED, page, 1)) {
+        return false;
+    }
+    if (rmem_apply_page(&rm->core, page, RMEM_TO_SHARED, old) != RMEM_OK) {
+        return false;
+    }
+    if (split && *old != RMEM_SHARED) {
+        file_punch(rm, RESTRICTED_FD_PRIVATE, page, 1);
+        restricted_flush_later();
+    }
+    return true;
+}
+
 static void reset_files(RestrictedMemory *rm)
 {
     int last = restricted_is_split(rm) ? RESTRICTED_FD_SHARED

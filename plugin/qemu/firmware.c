@@ -47,13 +47,6 @@ uint8_t *restricted_firmware_read(gsize *size)
     return (uint8_t *)image;
 }
 
-uint64_t restricted_low_ram(const RestrictedMemory *rm)
-{
-    uint64_t size = rm->core.pages << RMEM_PAGE_BITS;
-
-    return size >= Q35_LOW_RAM_MAX ? Q35_LOW_RAM_SPLIT : size;
-}
-
 /*
  * SeaBIOS reports the top of low RAM, where it puts the ACPI tables, as
  * reserved. Linux maps what is reserved as private early and as shared later
@@ -63,14 +56,15 @@ uint64_t restricted_low_ram(const RestrictedMemory *rm)
 void restricted_adopt_acpi_tables(const RestrictedMemory *rm)
 {
     MachineState *ms = MACHINE(qdev_get_machine());
+    uint64_t low = rm->core.pages << RMEM_PAGE_BITS;
     char *old = ms->kernel_cmdline;
 
     if (!ms->kernel_filename) {
         return;
     }
+    low = low >= Q35_LOW_RAM_MAX ? Q35_LOW_RAM_SPLIT : low;
     ms->kernel_cmdline = g_strdup_printf("%s%smemmap=0x%" PRIx64 "%%0x%x-2+3",
                                          old ? old : "", old ? " " : "",
-                                         restricted_low_ram(rm) - HIGH_START,
-                                         HIGH_START);
+                                         low - HIGH_START, HIGH_START);
     g_free(old);
 }

@@ -69,18 +69,13 @@ static void access_record(const RestrictedAccess *access, RmemState state,
     restricted_record(rm, &rec);
 }
 
-/* Policy share: convert in place, on behalf of a device. */
+/* Convert on behalf of a device: policy share, or the guest has done it. */
 static bool access_share(const RestrictedAccess *access)
 {
     RestrictedMemory *rm = access->rm;
     RmemState old;
-    RmemRefusal refusal;
 
-    WITH_QEMU_LOCK_GUARD(&rm->lock) {
-        refusal = rmem_apply_page(&rm->core, access->offset >> RMEM_PAGE_BITS,
-                                  RMEM_TO_SHARED, &old);
-    }
-    if (refusal != RMEM_OK) {
+    if (!restricted_share_page(rm, access->offset >> RMEM_PAGE_BITS, &old)) {
         return false;
     }
     if (old != RMEM_SHARED) {
@@ -99,6 +94,21 @@ static bool access_share(const RestrictedAccess *access)
         trace_rmem_page_convert(rec.gpa, 1, old, RMEM_SHARED);
         restricted_record(rm, &rec);
     }
+    return true;
+}
+
+/* A guest that tells nobody has shared the page, and a device is the first. */
+static bool access_finds_shared(const RestrictedAccess *access)
+{
+    RestrictedMemory *rm = access->rm;
+    uint64_t gpa = restricted_offset_to_gpa(rm, access->offset)
+                   & ~(RMEM_PAGE_SIZE - 1);
+
+    if (!rm->profile->is_shared_untold || access->actor->kind != RMEM_A_DEVICE
+        || !rm->profile->is_shared_untold(rm, gpa) || !access_share(access)) {
+        return false;
+    }
+    rmem_count(&rm->core, RMEM_C_IMPLICIT, 1);
     return true;
 }
 
@@ -164,7 +174,8 @@ AddressSpace *restricted_judge(const RestrictedAccess *access, RmemState state)
             access_record(access, state, RMEM_V_ALLOW);
             return &rm->private_as;
         }
-        if (verdict == RMEM_V_SHARE && access_share(access)) {
+        if (access_finds_shared(access)
+            || (verdict == RMEM_V_SHARE && access_share(access))) {
             return &rm->shared_as;
         }
     }

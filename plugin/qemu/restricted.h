@@ -110,6 +110,8 @@ typedef struct RestrictedProfile {
     /* With alias: a page is not in the view asked for. Does not return. */
     void (*fault)(RestrictedMemory *rm, const RestrictedFill *fill,
                   RestrictedAlias alias, RmemState state);
+    /* Optional. Does the guest hold the private page at @gpa for shared? */
+    bool (*is_shared_untold)(RestrictedMemory *rm, hwaddr gpa);
     /* Optional. The address is in no slot: where is it in the CPU root? */
     hwaddr (*mmio)(RestrictedMemory *rm, const RestrictedFill *fill,
                    RestrictedAlias alias);
@@ -277,6 +279,12 @@ typedef struct RestrictedChange {
  */
 bool restricted_change(RestrictedMemory *rm, RestrictedChange *change,
                        Error **errp);
+/*
+ * Share one page while guest CPUs run. With two files its content is lost, so
+ * no CPU may be using it as private.
+ */
+bool restricted_share_page(RestrictedMemory *rm, uint64_t page,
+                           RmemState *old);
 /* Fresh launch: everything pending, no storage. */
 void restricted_reset(void *opaque);
 
@@ -301,8 +309,6 @@ uint64_t restricted_firmware_size(void);
 uint8_t *restricted_firmware_at(uint64_t gpa, uint64_t size);
 /* Read the file, before the machine is built; NULL if it cannot be read. */
 uint8_t *restricted_firmware_read(gsize *size);
-/* End of RAM below 4 GiB, before the machine is built: that of a q35. */
-uint64_t restricted_low_ram(const RestrictedMemory *rm);
 /* The kernel takes what SeaBIOS reserves for ACPI data. */
 void restricted_adopt_acpi_tables(const RestrictedMemory *rm);
 
