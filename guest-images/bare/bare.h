@@ -42,6 +42,10 @@ int probe_rdmsr(uint32_t index, uint64_t *value, struct fault *fault);
 int probe_wrmsr(uint32_t index, uint64_t value, struct fault *fault);
 int probe_vmcall(const uint64_t args[5], uint64_t *value, struct fault *fault);
 int probe_tdcall(uint64_t regs[11], struct fault *fault);
+int probe_pvalidate(uint64_t regs[4], struct fault *fault);
+int probe_rmpadjust(uint64_t regs[4], struct fault *fault);
+int probe_rmpquery(uint64_t regs[4], struct fault *fault);
+int probe_vmgexit(uint64_t regs[4], struct fault *fault);
 int probe_vmmcall(const uint64_t args[5], uint64_t *value, struct fault *fault);
 
 /* ---- text.c: the two serial ports ---- */
@@ -72,6 +76,7 @@ typedef void command_fn(const uint64_t *arg);
 
 command_fn do_read, do_write, do_add, do_fill, do_sum, do_touch, do_exec, do_call, do_churn, do_loop;
 command_fn do_tdcall, do_map_shared, do_vmcall, do_vmmcall, do_cpuid, do_rdmsr, do_wrmsr;
+command_fn do_pvalidate, do_rmpadjust, do_rmpquery, do_vmgexit;
 command_fn do_outb, do_inb, do_outl, do_inl, do_reset, do_off, do_exit;
 command_fn do_fwcfg_dma, do_edu_dma, do_pci;
 command_fn do_smp, do_ap_loop, do_ap_stop;

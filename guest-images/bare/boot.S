@@ -14,6 +14,10 @@
 #define EFER_LME        0x100
 #define PDE_2M          0x83            /* present, writable, 2 MiB */
 #define PDE_TABLE       0x03            /* present, writable */
+#define CPUID_SEV       0x8000001f
+#define CPUID_SEV_SUPPORTED 0x2
+#define MSR_SEV_STATUS  0xc0010131
+#define SEV_ACTIVE      0x1
 
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
 
@@ -37,6 +41,32 @@ pvh_entry:
     shrl $2, %ecx
     rep stosl
 
+    /*
+     * ESI: the upper half of the address bit that makes a page private under
+     * AMD SEV, 0 without it. Where the C-bit is comes first: from the moment
+     * SEV_STATUS is read the launch may be over, and CPUID an exception.
+     */
+    movl %ebx, %ebp
+    xorl %esi, %esi
+    xorl %edi, %edi
+    movl $0x80000000, %eax
+    cpuid
+    cmpl $CPUID_SEV, %eax
+    jb 3f
+    movl $CPUID_SEV, %eax
+    xorl %ecx, %ecx
+    cpuid
+    testb $CPUID_SEV_SUPPORTED, %al
+    jz 3f
+    andl $0x3f, %ebx
+    subl $32, %ebx
+    btsl %ebx, %edi
+    movl $MSR_SEV_STATUS, %ecx
+    rdmsr
+    testb $SEV_ACTIVE, %al
+    cmovnzl %edi, %esi
+3:  movl %ebp, %ebx
+
     /* Page directories: MAP_GIB of them, 2 MiB an entry. */
     movl $GPA(page_directories), %edi
     xorl %ecx, %ecx
@@ -46,6 +76,7 @@ pvh_entry:
     movl %eax, (%edi, %ecx, 8)
     movl %ecx, %eax
     shrl $11, %eax
+    orl %esi, %eax
     movl %eax, 4(%edi, %ecx, 8)
     incl %ecx
     cmpl $(MAP_GIB * 512), %ecx

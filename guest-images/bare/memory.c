@@ -30,15 +30,17 @@ bool mapped(uint64_t gpa, uint64_t bytes)
     return false;
 }
 
-// Map the first GiB once more, at SHARED_MAP, with bit arg[0] set in each address.
+// Map the first GiB once more, at SHARED_MAP, with bit arg[0] set in each address; 0: with none.
 void do_map_shared(const uint64_t *arg)
 {
-    if (arg[0] < 40 || arg[0] > 51) {
+    uint64_t bit = arg[0] ? 1ull << (arg[0] & 63) : 0;
+
+    if (arg[0] && (arg[0] < 40 || arg[0] > 51)) {
         answer_error("the bit is none of a physical address above the map");
         return;
     }
     for (uint64_t i = 0; i < ENTRIES; i++) {
-        shared_directory[i] = i << 21 | 1ull << arg[0] | PDE_2M;
+        shared_directory[i] = i << 21 | bit | PDE_2M;
     }
     shared_pointers[0] = ((uint64_t)shared_directory - KERNEL_BASE) | PDE_TABLE;
     root_table[SHARED_MAP >> 39] = ((uint64_t)shared_pointers - KERNEL_BASE) | PDE_TABLE;

@@ -151,6 +151,33 @@ PROBE \name
     HYPERCALL probe_vmmcall, vmmcall
 
 /*
+ * int probe_NAME(uint64_t regs[4], struct fault *): RAX, RCX and RDX, in and
+ * out, then RFLAGS. AMD64 Architecture Programmer's Manual, volume 3.
+ */
+    .macro THREE_REGISTERS name, bytes:vararg
+PROBE \name
+    movq %rsi, %r8
+    movq (%rdi), %rax
+    movq 8(%rdi), %rcx
+    movq 16(%rdi), %rdx
+1:  .byte \bytes
+    pushfq
+    popq 24(%rdi)
+    movq %rax, (%rdi)
+    movq %rcx, 8(%rdi)
+    movq %rdx, 16(%rdi)
+    xorl %eax, %eax
+2:  ret
+    RESUMES 1b, 2b
+    .size \name, . - \name
+    .endm
+
+    THREE_REGISTERS probe_pvalidate, 0xf2, 0x0f, 0x01, 0xff
+    THREE_REGISTERS probe_rmpadjust, 0xf3, 0x0f, 0x01, 0xfe
+    THREE_REGISTERS probe_rmpquery, 0xf3, 0x0f, 0x01, 0xfd
+    THREE_REGISTERS probe_vmgexit, 0xf3, 0x0f, 0x01, 0xd9
+
+/*
  * int probe_tdcall(uint64_t regs[11], struct fault *): RAX, RCX, RDX, R8 to
  * R15, in and out. TDCALL uses R8, so the fault's place is in a variable.
  */
