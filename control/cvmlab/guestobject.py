@@ -11,7 +11,14 @@ from cvmlab.ranges import PAGE_SIZE, parse_size
 
 GUEST_ID = "cgs0"
 # The object of a profile, as QEMU calls it; the others need none.
-GUEST_OBJECTS = {"tdx": "tdx-guest"}
+GUEST_OBJECTS = {
+    "tdx": "tdx-guest", "sev": "sev-guest", "sev-es": "sev-guest", "sev-snp": "sev-snp-guest",
+}  # fmt: skip
+# What a host has to say of an AMD processor, and of ES: no debugging, encrypted state.
+_SEV = ("cbitpos=51", "reduced-phys-bits=1")
+_DEFAULTS = {"sev": _SEV, "sev-es": (*_SEV, "policy=0x5"), "sev-snp": _SEV}
+# Who answers for the processor: the property that names the socket.
+_SOCKETS = {"tdx": "quote-generation-socket", "sev-snp": "guest-request-socket"}
 _PROPERTY = re.compile(r"[a-z][a-z0-9-]*")
 _MAX_RETRIES = 1 << 32
 _OURS = frozenset({"id", "qom-type"})
@@ -22,13 +29,15 @@ def guest_object(coco: str, options: tuple[str, ...], quote_socket: Path | None)
     kind = GUEST_OBJECTS.get(coco)
     if kind is None:
         return []
+    given = {_name(option) for option in options}
+    options = (*(o for o in _DEFAULTS.get(coco, ()) if _name(o) not in given), *options)
     if quote_socket is None:
         return ["-object", ",".join([kind, f"id={GUEST_ID}", *options])]
     # A socket is a structure, which only JSON can say; then the rest has to have its type as well.
     socket = {"type": "unix", "path": str(quote_socket)}
     split = (option.partition("=") for option in options)
     properties = {name: _typed(value) for name, _, value in split}
-    whole = {"qom-type": kind, "id": GUEST_ID, **properties, "quote-generation-socket": socket}
+    whole = {"qom-type": kind, "id": GUEST_ID, **properties, _SOCKETS[coco]: socket}
     return ["-object", json.dumps(whole)]
 
 
@@ -80,10 +89,14 @@ def mapgpa_options(coco: str, policy: str | None) -> tuple[str, ...]:
     )
 
 
+def _name(option: str) -> str:
+    return option.partition("=")[0]
+
+
 def _typed(value: str) -> bool | int | str:
     if value in ("on", "off"):
         return value == "on"
     try:
-        return parse_size(value)
+        return int(value, 16) if value.startswith("0x") else parse_size(value)
     except ConfigError:
         return value
