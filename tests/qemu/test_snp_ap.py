@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Further CPUs: by AP creation under SNP, by a start-up message under SEV and SEV-ES."""
+
+import struct
+from collections.abc import Callable
+
+import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from cvmlab.records import Kind
+from tests.qemu.bare_machine import BareMachine, page
+from tests.qemu.conftest import Boot
+from tests.qemu.snp import (
+    AP_CREATION,
+    INVALID_INPUT,
+    MALFORMED,
+    SIZE_4K,
+    SNP,
+    SUCCESS,
+    VMSA_BIT,
+    Ghcb,
+    three,
+    to_shared,
+)  # fmt: skip
+
+
+pytestmark = pytest.mark.qemu
+
+KERNEL_BASE = 0xFFFF_FFFF_8000_0000
+VMSA, CODE, COUNTER = page(16), page(17), page(18)
+NOW, DESTROY = 1, 2
+AP = 1 << 32
+FEATURES = 1  # SEV_STATUS without its two lowest bits: SNP
+POLLS = 2000
+CODE_SEGMENT, DATA_SEGMENT = (0x08, 0xA9B), (0x10, 0xC93)  # attributes as in a VMCB
+VMSA_SIZE = 0x670
+
+
+def root_table(vm: BareMachine) -> int:
+    """Return where the guest's page tables begin."""
+    assert vm.spec.kernel is not None
+    with vm.spec.kernel.open("rb") as file:
+        symbols = ELFFile(file).get_section_by_name(".symtab")
+        assert isinstance(symbols, SymbolTableSection)
+        found = symbols.get_symbol_by_name("root_table")
+        assert found
+        return int(found[0]["st_value"]) - KERNEL_BASE
+
+
+def segment(selector: int, attributes: int) -> bytes:
+    return struct.pack("<HHIQ", selector, attributes, 0xFFFFFFFF, 0)
+
+
+def save_area(cr3: int, **changes: int) -> bytes:
+    """Return registers that run CODE, by the Programmer's Manual, volume 2, table B-4."""
+    area = bytearray(VMSA_SIZE)
+    for at in (0x00, 0x20, 0x30, 0x40, 0x50):
+        area[at : at + 16] = segment(*DATA_SEGMENT)
+    area[0x10:0x20] = segment(*CODE_SEGMENT)
+    values = {
+        "efer": (0x0D0, 0x1500), "cr4": (0x148, 0x60), "cr3": (0x150, cr3),
+        "cr0": (0x158, 0x8001_0031), "dr7": (0x160, 0x400), "dr6": (0x168, 0xFFFF0FF0),
+        "rflags": (0x170, 2), "rip": (0x178, CODE), "pat": (0x268, 0x0007_0406_0007_0406),
+        "features": (0x3B0, FEATURES), "xcr0": (0x3E8, 1), "mxcsr": (0x408, 0x1F80),
+    }  # fmt: skip
+    for name, (offset, value) in values.items():
+        struct.pack_into("<Q", area, offset, changes.get(name, value))
+    area[0xCA] = changes.get("vmpl", 0)
+    return bytes(area)
+
+
+def prepare(vm: BareMachine, **changes: int) -> Ghcb:
+    """Have a loop that counts, and a save area that runs it; return a GHCB."""
+    code = b"\x48\xb8" + COUNTER.to_bytes(8, "little") + b"\xf0\x48\xff\x00\xf3\x90\xeb\xf8"
+    vm.guest.write_bytes(CODE, code + bytes(-len(code) % 8))
+    vm.guest.write_bytes(VMSA, save_area(root_table(vm), **changes))
+    return Ghcb(vm.guest)
+
+
+def mark(vm: BareMachine) -> None:
+    """Have the RMP say that the page is a save area."""
+    assert three(vm.guest, "rmpadjust", VMSA, SIZE_4K, VMSA_BIT | 1)[0] == SUCCESS
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Look again and again; every look is a round trip to the guest."""
+    assert any(true() for _ in range(POLLS))
+
+
+async def test_a_cpu_runs_what_the_guest_says_and_ends_when_it_says(boot: Boot) -> None:
+    async with boot(**SNP, cpus=2) as vm:
+        ghcb = prepare(vm)
+        mark(vm)
+        assert ghcb.exit(AP_CREATION, AP | NOW, VMSA, rax=FEATURES).status == (0, 0)
+        wait_until(lambda: vm.guest.value("read", COUNTER) > 10)
+        assert ghcb.exit(AP_CREATION, AP | DESTROY, VMSA, rax=FEATURES).status == (0, 0)
+
+        def stands_still() -> bool:
+            return vm.guest.value("read", COUNTER) == vm.guest.value("read", COUNTER)
+
+        wait_until(stands_still)
+        assert ghcb.exit(AP_CREATION, AP | NOW, VMSA, rax=FEATURES).status == (0, 0)
+        count = vm.guest.value("read", COUNTER)
+        wait_until(lambda: vm.guest.value("read", COUNTER) > count)
+
+
+async def test_a_page_that_is_no_save_area_is_refused(boot: Boot) -> None:
+    async with boot(**SNP, cpus=2) as vm:
+        ghcb = prepare(vm)
+        answer = ghcb.exit(AP_CREATION, AP | NOW, VMSA, rax=FEATURES)
+        assert answer.status == (MALFORMED, INVALID_INPUT)
+        mark(vm)
+        assert ghcb.exit(AP_CREATION, AP | NOW, VMSA, rax=FEATURES).status == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "info1", "info2", "features"),
+    [
+        ({"vmpl": 1}, AP | NOW, VMSA, FEATURES),
+        ({"features": 0}, AP | NOW, VMSA, FEATURES),
+        ({"features": 3}, AP | NOW, VMSA, 3),
+        ({"efer": 0x500}, AP | NOW, VMSA, FEATURES),
+        ({}, AP | NOW, VMSA, 0),
+        ({}, AP | NOW, VMSA + 8, FEATURES),
+        ({}, AP | 1 << 16 | NOW, VMSA, FEATURES),
+        ({}, AP | 3, VMSA, FEATURES),
+        ({}, 7 << 32 | NOW, VMSA, FEATURES),
+        ({}, NOW, VMSA, FEATURES),
+        ({}, AP | NOW, page(19), FEATURES),
+    ],
+    ids=str,
+)
+async def test_what_the_processor_would_not_run_is_refused(
+    boot: Boot, changes: dict[str, int], info1: int, info2: int, features: int
+) -> None:
+    async with boot(**SNP, cpus=2) as vm:
+        ghcb = prepare(vm, **changes)
+        mark(vm)
+        answer = ghcb.exit(AP_CREATION, info1, info2, rax=features)
+        assert answer.status == (MALFORMED, INVALID_INPUT)
+        assert vm.guest.value("read", COUNTER) == 0
+
+
+async def test_a_save_area_that_is_shared_is_refused(boot: Boot) -> None:
+    async with boot(**SNP, cpus=2) as vm:
+        ghcb = prepare(vm)
+        mark(vm)
+        to_shared(vm.guest, VMSA)
+        answer = ghcb.exit(AP_CREATION, AP | NOW, VMSA, rax=FEATURES)
+        assert answer.status == (MALFORMED, INVALID_INPUT)
+
+
+@pytest.mark.parametrize("coco", ["sev", "sev-es"])
+async def test_without_snp_a_cpu_starts_by_a_message(boot: Boot, coco: str) -> None:
+    async with boot(coco=coco, cpus=2) as vm:
+        assert vm.guest.value("smp") == 2
+        vm.guest.start_counting(page(0))
+        result = vm.guest.stop_counting()
+        assert (result.lost, result.faults) == (0, 0)
+        assert [e for e in await vm.events() if e.kind is Kind.GUEST_FAULT] == []
