@@ -71,6 +71,7 @@ class CountersReply(_Reply, frozen=True, rename="kebab"):
     guest_faults: int
     guest_violations: int
     resets: int
+    implicit_conversions: int
     events_dropped: int
 
 

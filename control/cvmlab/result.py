@@ -90,6 +90,9 @@ class Counters(_Document, frozen=True, kw_only=True):
     guest_faults: Count = 0
     guest_violations: Count = 0
     resets: Count = 0
+    implicit_conversions: Annotated[
+        int, Meta(ge=0, description="pages converted by use, because nobody had asked for it")
+    ] = 0
     events_dropped: Annotated[
         int, Meta(ge=0, description="events lost; if not 0, details below are incomplete")
     ] = 0

@@ -103,7 +103,7 @@ typedef enum RmemCounter {
     RMEM_C_CONVERSIONS,     /* requests, each of any number of pages; counted by the caller,
                                who knows how many ranges make a request */
     RMEM_C_RESETS,
-    RMEM_C_IMPLICIT,        /* pages converted because the guest used the other address */
+    RMEM_C_IMPLICIT_CONVERSIONS, /* pages converted by use: nobody had asked for it */
     RMEM_COUNTERS = 32      /* room to grow without an ABI change */
 } RmemCounter;
 

@@ -99,7 +99,7 @@ static void mismatch_exclusive(CPUState *cpu, run_on_cpu_data data)
     g_autofree Mismatch *mismatch = data.host_ptr;
 
     trace_rmem_sev_mismatch(mismatch->gpa, mismatch->event, mismatch->rip);
-    rmem_count(&sev_guest()->rm->core, RMEM_C_IMPLICIT, 1);
+    rmem_count(&sev_guest()->rm->core, RMEM_C_IMPLICIT_CONVERSIONS, 1);
     sev_convert(sev_guest(), mismatch->gpa, 1, mismatch->event,
                 mismatch->rip);
 }

@@ -51,7 +51,8 @@ bool sev_is_validated(const SevGuest *sev, uint64_t page)
 
 static uint64_t address(const CPUX86State *env, const RestrictedInsn *insn)
 {
-    bool wide = (env->hflags & HF_CS64_MASK) && !(insn->prefix & RESTRICTED_ADR);
+    bool wide = env->hflags & HF_CS64_MASK
+                && !(insn->prefix & RESTRICTED_ADR);
 
     return wide ? env->regs[R_EAX] : (uint32_t)env->regs[R_EAX];
 }
@@ -157,7 +158,7 @@ static void pvalidate_exclusive(CPUState *cpu, run_on_cpu_data data)
             status = RMP_FAIL_SIZEMISMATCH;
         } else if (rmem_state(&sev->rm->core, target->first) == RMEM_SHARED) {
             /* A nested page fault: the host gives a private page. */
-            rmem_count(&sev->rm->core, RMEM_C_IMPLICIT, 1);
+            rmem_count(&sev->rm->core, RMEM_C_IMPLICIT_CONVERSIONS, 1);
             sev_convert(sev, target->gpa, target->pages, RMEM_TO_PRIVATE,
                         req->rip);
         }
@@ -179,7 +180,7 @@ static void fail_input(CPUX86State *env)
     env->cc_src = status_flags(RMP_FAIL_INPUT, false);
 }
 
-/* RAX address, ECX 1 for 2 MiB, EDX[0] to validate. EAX status, CF no change. */
+/* RAX address, ECX 1 for 2 MiB, EDX[0] validate. EAX status, CF no change. */
 static void pvalidate(SevGuest *sev, const RestrictedInsn *insn)
 {
     CPUX86State *env = cpu_env(insn->cpu);
@@ -199,6 +200,23 @@ static void pvalidate(SevGuest *sev, const RestrictedInsn *insn)
     }
     async_safe_run_on_cpu(insn->cpu, pvalidate_exclusive,
                           RUN_ON_CPU_HOST_PTR(g_memdup2(&req, sizeof(req))));
+}
+
+/* As any use of a page that is not validated. */
+static void require_validated(SevGuest *sev, const RestrictedInsn *insn,
+                              const RmpTarget *target, uint64_t va)
+{
+    RestrictedFill fill = {
+        .cpu = insn->cpu, .va = va, .pa = target->gpa, .ra = insn->ra,
+        .access = MMU_DATA_STORE,
+    };
+
+    if (target->first != UINT64_MAX && !target->shared
+        && rmem_state(&sev->rm->core, target->first) == RMEM_PENDING
+        && !sev_is_validated(sev, target->first)) {
+        restricted_guest_fault(sev->rm, &fill, target->gpa, RMEM_PENDING);
+        sev_raise_vc(insn->cpu, 0x404, insn->ra);
+    }
 }
 
 static unsigned adjust(SevGuest *sev, const RmpTarget *target,
@@ -244,6 +262,7 @@ static void rmpadjust(SevGuest *sev, const RestrictedInsn *insn)
         return;
     }
     target = translate(sev, insn, va, pages);
+    require_validated(sev, insn, &target, va);
     bql_lock();
     env->regs[R_EAX] = adjust(sev, &target, env->regs[R_EDX]);
     bql_unlock();
@@ -265,6 +284,7 @@ static void rmpquery(SevGuest *sev, const RestrictedInsn *insn)
         return;
     }
     target = translate(sev, insn, va, 1);
+    require_validated(sev, insn, &target, va);
     if (target.first == UINT64_MAX || target.shared
         || !sev_is_validated(sev, target.first)) {
         env->regs[R_EAX] = RMP_FAIL_INPUT;

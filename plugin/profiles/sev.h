@@ -89,6 +89,9 @@ static inline SevVcpu *sev_vcpu(CPUState *cpu)
     return &sev_guest()->vcpus[cpu->cpu_index];
 }
 
+/* sev-properties.c */
+bool sev_get_properties(SevGuest *sev, Error **errp);
+
 /* sev-memory.c */
 RestrictedAlias sev_alias(const RestrictedMemory *rm,
                           const RestrictedFill *fill);

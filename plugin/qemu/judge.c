@@ -108,7 +108,7 @@ static bool access_finds_shared(const RestrictedAccess *access)
         || !rm->profile->is_shared_untold(rm, gpa) || !access_share(access)) {
         return false;
     }
-    rmem_count(&rm->core, RMEM_C_IMPLICIT, 1);
+    rmem_count(&rm->core, RMEM_C_IMPLICIT_CONVERSIONS, 1);
     return true;
 }
 

@@ -36,6 +36,8 @@ static RestrictedMemoryCounters *info_counters(const Rmem *core)
     c->host_accesses = qatomic_read(&n[RMEM_C_HOST_ACCESSES]);
     c->guest_faults = qatomic_read(&n[RMEM_C_GUEST_FAULTS]);
     c->guest_violations = qatomic_read(&n[RMEM_C_GUEST_VIOLATIONS]);
+    c->implicit_conversions
+        = qatomic_read(&n[RMEM_C_IMPLICIT_CONVERSIONS]);
     c->resets = qatomic_read(&n[RMEM_C_RESETS]);
     c->events_dropped = qatomic_read(&core->shared->dropped);
     return c;

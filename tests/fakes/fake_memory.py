@@ -20,6 +20,7 @@ STATES = ("pending", "private", "shared", "poisoned")
 COUNTER_NAMES = (
     "accepted", "to-shared", "to-private", "discarded", "poisoned", "loaded", "host-faults",
     "host-accesses", "guest-violations", "guest-faults", "conversions", "resets",
+    "implicit-conversions",
 )  # fmt: skip
 NO_ONE = 0xFFFF
 ACCEPT, CONVERT, DISCARD, POISON, HOST_FAULT, PHASE_BEGINS = 1, 2, 3, 4, 6, 9
