@@ -103,7 +103,7 @@ uint8_t *sev_ghcb_scratch(SevExit *exit, uint64_t size)
 
 void sev_terminate(SevExit *exit, unsigned set, unsigned reason)
 {
-    error_report("the guest asks to be terminated: reason set %u, code 0x%x, "
+    error_report("SEV guest reports a fatal error of set %u, code 0x%x, "
                  "vCPU %d, RIP 0x" TARGET_FMT_lx, set, reason,
                  exit->cpu->cpu_index, exit->env->eip);
     bql_lock();

@@ -29,6 +29,8 @@
 #define BOOT_INITRD         0x218
 #define BOOT_SETUP_DATA     0x250
 #define BOOT_E820           0x2d0
+#define BOOT_E820_ENTRY     20
+#define BOOT_E820_MAX       128
 #define SETUP_CC_BLOB       7
 #define CC_BLOB_MAGIC       0x45444d41
 
@@ -141,34 +143,56 @@ void sev_launch(RestrictedMemory *rm)
     sev_request_launch(sev);
 }
 
+static void set_e820(uint8_t *entry, uint64_t start, uint64_t end)
+{
+    stq_le_p(entry, start);
+    stq_le_p(entry + 8, end - start);
+    stl_le_p(entry + 16, E820_RAM);
+}
+
+/* The kernel's highest memory below 4 GiB, NULL if it has none. */
+static uint8_t *highest_e820(uint8_t *boot)
+{
+    uint8_t *best = NULL;
+
+    for (unsigned i = 0; i < MIN(boot[BOOT_E820_COUNT], BOOT_E820_MAX); i++) {
+        uint8_t *entry = boot + BOOT_E820 + BOOT_E820_ENTRY * i;
+
+        if (ldl_le_p(entry + 16) == E820_RAM
+            && ldq_le_p(entry) + ldq_le_p(entry + 8) <= 4 * GiB
+            && (!best || ldq_le_p(entry) > ldq_le_p(best))) {
+            best = entry;
+        }
+    }
+    return best;
+}
+
 /*
- * Cut BLOB_SIZE off the kernel's memory, at the end of what it has below
- * 4 GiB: firmware that knows nothing of SEV has nothing there any more. 0 if
- * the kernel's initrd is in the way.
+ * Cut BLOB_SIZE out of the kernel's memory: below its initrd, or from the
+ * end. Firmware that knows nothing of SEV needs nothing there any more.
  */
 static uint64_t cut_blob(uint8_t *boot)
 {
-    uint64_t initrd = ldl_le_p(boot + BOOT_INITRD);
-    uint64_t initrd_end = initrd + ldl_le_p(boot + BOOT_INITRD + 4);
-    uint8_t *best = NULL;
-    uint64_t end = 0;
+    uint64_t initrd = ldl_le_p(boot + BOOT_INITRD) & ~(RMEM_PAGE_SIZE - 1);
+    uint8_t *entry = highest_e820(boot);
+    uint64_t start, end, cut;
 
-    for (unsigned i = 0; i < MIN(boot[BOOT_E820_COUNT], 128); i++) {
-        uint8_t *entry = boot + BOOT_E820 + 20 * i;
-        uint64_t top = ldq_le_p(entry) + ldq_le_p(entry + 8);
-
-        if (ldl_le_p(entry + 16) == E820_RAM && top <= 4 * GiB && top > end) {
-            best = entry;
-            end = top;
-        }
-    }
-    end &= ~(RMEM_PAGE_SIZE - 1);
-    if (!best || end - ldq_le_p(best) < BLOB_SIZE
-        || (initrd < end && initrd_end > end - BLOB_SIZE)) {
+    if (!entry || boot[BOOT_E820_COUNT] >= BOOT_E820_MAX) {
         return 0;
     }
-    stq_le_p(best + 8, end - BLOB_SIZE - ldq_le_p(best));
-    return end - BLOB_SIZE;
+    start = ldq_le_p(entry);
+    end = start + ldq_le_p(entry + 8);
+    cut = (initrd > start && initrd < end ? initrd : end)
+          & ~(RMEM_PAGE_SIZE - 1);
+    if (cut - start < BLOB_SIZE) {
+        return 0;
+    }
+    set_e820(entry, start, cut - BLOB_SIZE);
+    if (cut < end) {
+        set_e820(boot + BOOT_E820 + BOOT_E820_ENTRY * boot[BOOT_E820_COUNT]++,
+                 cut, end);
+    }
+    return cut - BLOB_SIZE;
 }
 
 /* The blob goes to the front of the kernel's list of setup data. */
