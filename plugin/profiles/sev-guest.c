@@ -11,6 +11,7 @@
 #include "qapi/error.h"
 #include "exec/exec-all.h"
 #include "hw/boards.h"
+#include "migration/blocker.h"
 #include "system/confidential-guest-support.h"
 #include "system/tcg.h"
 #include "sev.h"
@@ -19,6 +20,7 @@
 #define CPUID_SEV           0x8000001f
 
 static SevGuest the_guest;
+static Error *blocker;
 
 SevGuest *sev_guest(void)
 {
@@ -139,6 +141,11 @@ static bool sev_attach(RestrictedMemory *rm, Error **errp)
         return false;
     }
     if (!sev_launch_prepare(sev, errp)) {
+        return false;
+    }
+    error_setg(&blocker, "an SEV guest cannot be saved or handed over: the "
+               "state of its GHCBs and its RMP does not travel");
+    if (migrate_add_blocker(&blocker, errp) < 0) {
         return false;
     }
     set_cpu_defaults();

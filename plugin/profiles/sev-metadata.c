@@ -95,7 +95,7 @@ static const struct {
     uint32_t subleaves;
 } cpuid_leaves[] = {
     { 0x0, 1 }, { 0x1, 1 }, { 0x2, 1 }, { 0x4, 4 }, { 0x5, 1 }, { 0x6, 1 },
-    { 0x7, 2 }, { 0xb, 2 }, { 0xd, 3 }, { 0x80000000, 1 }, { 0x80000001, 1 },
+    { 0x7, 2 }, { 0xb, 2 }, { 0xd, 64 }, { 0x80000000, 1 }, { 0x80000001, 1 },
     { 0x80000002, 1 }, { 0x80000003, 1 }, { 0x80000004, 1 },
     { 0x80000005, 1 }, { 0x80000006, 1 }, { 0x80000007, 1 },
     { 0x80000008, 1 }, { 0x8000000a, 1 }, { 0x80000019, 1 },
@@ -103,8 +103,11 @@ static const struct {
     { 0x8000001f, 1 }, { 0x80000021, 1 },
 };
 
-/* What the size of an XSAVE area depends on is as after a reset. */
-static void cpuid_entry(uint8_t *entry, uint32_t leaf, uint32_t subleaf)
+/*
+ * What the size of an XSAVE area depends on is as after a reset. False: there
+ * is no such subleaf.
+ */
+static bool cpuid_entry(uint8_t *entry, uint32_t leaf, uint32_t subleaf)
 {
     CPUX86State *env = cpu_env(first_cpu);
     bool xsave = leaf == 0xd && subleaf < 2;
@@ -123,6 +126,7 @@ static void cpuid_entry(uint8_t *entry, uint32_t leaf, uint32_t subleaf)
     for (size_t i = 0; i < ARRAY_SIZE(regs); i++) {
         stl_le_p(entry + 24 + 4 * i, regs[i]);
     }
+    return subleaf < 2 || regs[0] || regs[1] || regs[2] || regs[3];
 }
 
 void sev_cpuid_page(uint8_t *page)
@@ -132,11 +136,13 @@ void sev_cpuid_page(uint8_t *page)
     memset(page, 0, RMEM_PAGE_SIZE);
     for (size_t i = 0; i < ARRAY_SIZE(cpuid_leaves); i++) {
         for (uint32_t sub = 0; sub < cpuid_leaves[i].subleaves; sub++) {
-            cpuid_entry(page + CPUID_HEADER + CPUID_ENTRY * count++,
-                        cpuid_leaves[i].leaf, sub);
+            assert(count < CPUID_MAX);
+            count += cpuid_entry(page + CPUID_HEADER + CPUID_ENTRY * count,
+                                 cpuid_leaves[i].leaf, sub);
         }
     }
-    assert(count <= CPUID_MAX);
+    /* The last that is no subleaf. */
+    memset(page + CPUID_HEADER + CPUID_ENTRY * count, 0, CPUID_ENTRY);
     stl_le_p(page, count);
 }
 
