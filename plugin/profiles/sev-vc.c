@@ -65,8 +65,16 @@ void sev_intercept(CPUState *cpu, uint32_t type, uint64_t param, uintptr_t ra)
         if (msr_is_native(cpu_env(cpu)->regs[R_ECX])) {
             return;
         }
-        /* fall through */
+        sev_raise_vc(cpu, type, ra);
     case SVM_EXIT_CPUID:
+        /*
+         * Linux insists that an SNP guest has XSAVEC, which TCG has not: it
+         * would terminate itself over leaf 0xd.
+         */
+        if ((uint32_t)cpu_env(cpu)->regs[R_EAX] == 0xd) {
+            return;
+        }
+        /* fall through */
     case SVM_EXIT_IOIO:
     case SVM_EXIT_MONITOR:
     case SVM_EXIT_MWAIT:
