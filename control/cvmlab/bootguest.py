@@ -28,7 +28,10 @@ _DISK_DRIVERS: Mapping[DiskInterface, tuple[str, ...]] = {
 _NINE_P_DRIVERS = ("9pnet_virtio", "9p")
 _SHARED_DISK_DRIVERS = ("virtio_blk", "ext4")
 _NET_DRIVERS = ("virtio_net",)
-_TSM_DRIVERS = ("tdx-guest",)  # configfs-tsm
+# configfs-tsm, by profile.
+_TSM_DRIVERS: Mapping[str, str] = {"tdx": "tdx-guest", "sev-snp": "sev-guest"}
+# What the driver of 6.12 seals with, which no list of dependencies names; later ones need none of it.
+_SEALING = ("gcm", "ctr", "ghash_generic")
 # An event's address names a function only if the kernel is where it was linked.
 _NO_KASLR = "nokaslr"
 _KASLR = frozenset({_NO_KASLR, "kaslr"})
@@ -87,7 +90,14 @@ def _drivers(request: Request, *, by_9p: bool) -> tuple[str, ...]:
     disk = _DISK_DRIVERS[DiskInterface(interface)] if request.disks else ()
     shared = () if request.share is None else _NINE_P_DRIVERS if by_9p else _SHARED_DISK_DRIVERS
     net = _NET_DRIVERS if request.net == Net.USER else ()
-    return (*disk, *shared, *net, *(_TSM_DRIVERS if request.quotes else ()))
+    return (*disk, *shared, *net, *_tsm_drivers(request))
+
+
+def _tsm_drivers(request: Request) -> tuple[str, ...]:
+    if not request.quotes or request.coco is None:
+        return ()
+    sealing = (name for name in _SEALING if image_has(request.image, (name,)))
+    return (*(sealing if request.coco == "sev-snp" else ()), _TSM_DRIVERS[request.coco])
 
 
 def _symbols(given: Path | None, kernel: Path) -> Symbols:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from cvmlab.errors import ConfigError
-from cvmlab.guestobject import mapgpa_options, require_guest_options
+from cvmlab.guestobject import ATTESTED, mapgpa_options, require_guest_options
 from cvmlab.ranges import PAGE_SIZE, format_size
 from cvmlab.states import Layout, profiles
 
@@ -92,7 +92,7 @@ class BootSpec:
     ``append`` is added to DEFAULT_APPEND; ``devices`` are values for ``-device``; ``firmware`` is
     one we know or a file; ``guest_options`` are properties of the confidential-guest object, such
     as "sept-ve-disable=off"; ``mapgpa`` is how a TD's conversions are answered (guestobject.py);
-    ``quote_socket`` is a quote generation service's, ``quotes`` has the VM bring one of its own;
+    ``quote_socket`` is an attestation service's, ``quotes`` has the VM bring one of its own;
     ``share`` is a folder that the guest may read by 9p;
     ``tb_cache_bytes`` is how much QEMU may keep of
     translated guest code, which is then translated again;
@@ -163,8 +163,11 @@ class BootSpec:
         if self.guest_options or self.quote_socket:
             require_guest_options(self.coco, self.guest_options)
         mapgpa_options(self.coco, self.mapgpa)
-        if self.quotes and self.coco != "tdx":
-            raise ConfigError("quotes are for TDX guests", hint="--coco tdx")
+        if self.quotes and self.coco not in ATTESTED:
+            raise ConfigError(
+                f"profile {self.coco} has no attestation to answer",
+                hint=f"--coco {' or '.join(ATTESTED)}, or no --quotes",
+            )
         for path in self._files():
             if not path.is_file():
                 raise ConfigError(f"there is no file {path}")

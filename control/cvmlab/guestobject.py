@@ -17,8 +17,8 @@ GUEST_OBJECTS = {
 # What a host has to say of an AMD processor, and of ES: no debugging, encrypted state.
 _SEV = ("cbitpos=51", "reduced-phys-bits=1")
 _DEFAULTS = {"sev": _SEV, "sev-es": (*_SEV, "policy=0x5"), "sev-snp": _SEV}
-# Who answers for the processor: the property that names the socket.
-_SOCKETS = {"tdx": "quote-generation-socket", "sev-snp": "guest-request-socket"}
+# Profiles that can be attested: the property that names who answers for the processor.
+ATTESTED = {"tdx": "quote-generation-socket", "sev-snp": "guest-request-socket"}
 _PROPERTY = re.compile(r"[a-z][a-z0-9-]*")
 _MAX_RETRIES = 1 << 32
 _OURS = frozenset({"id", "qom-type"})
@@ -37,7 +37,7 @@ def guest_object(coco: str, options: tuple[str, ...], quote_socket: Path | None)
     socket = {"type": "unix", "path": str(quote_socket)}
     split = (option.partition("=") for option in options)
     properties = {name: _typed(value) for name, _, value in split}
-    whole = {"qom-type": kind, "id": GUEST_ID, **properties, _SOCKETS[coco]: socket}
+    whole = {"qom-type": kind, "id": GUEST_ID, **properties, ATTESTED[coco]: socket}
     return ["-object", json.dumps(whole)]
 
 

@@ -19,6 +19,7 @@ from cvmlab.bootspec import BootSpec
 from cvmlab.console import Console
 from cvmlab.errors import BuildError, ConfigError, CvmError, DeadlineExceeded, VmExited
 from cvmlab.files import DEFAULT_RING_RECORDS, HasFileno, RestrictedFiles
+from cvmlab.guestrequests import guest_request_service
 from cvmlab.journal import Journal, Ring
 from cvmlab.machine import Channels, command_line, printable
 from cvmlab.operations import one_backend
@@ -32,6 +33,8 @@ from cvmlab.wires import Wires, stream
 
 
 _FAULTS_SHOWN = 8
+# Who answers a guest of this profile that asks to be attested.
+_ATTESTATION = {"tdx": quote_service, "sev-snp": guest_request_service}
 _DRAIN_S = 10.0
 
 
@@ -103,7 +106,7 @@ async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: R
         overlays=await asyncio.to_thread(_make_overlays, stack, spec, run),
     )
     if spec.quotes:
-        await stack.enter_async_context(quote_service(run.quote_socket))
+        await stack.enter_async_context(_ATTESTATION[spec.coco](run.quote_socket))
     process = _start(stack, spec, setting, run, files, channels, wires)
     try:
         console_ends = await stack.enter_async_context(stream(wires.console.ours))

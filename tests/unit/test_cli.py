@@ -94,7 +94,7 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         (
             "boot -k kernel --coco genric",
             "--coco: there is no 'genric'",
-            "did you mean generic? known are generic, sw-protected, tdx, off",
+            "did you mean generic? known are generic, sw-protected, tdx, sev, sev-es, sev-snp, off",
         ),
         (
             "boot -k kernel --net usr",
@@ -194,7 +194,7 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         (
             "boot -k kernel --coco-option gpaw=52",
             "profile generic has no guest object that could take options",
-            "profiles that do: tdx",
+            "profiles that do: tdx, sev, sev-es, sev-snp",
         ),
         (
             "boot -k kernel --coco tdx --coco-option gpaw",
@@ -216,7 +216,11 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
             "--mapgpa is for TDX guests",
             "add --coco tdx, or leave it out",
         ),
-        ("boot -k kernel --quotes", "quotes are for TDX guests", "--coco tdx"),
+        (
+            "boot -k kernel --quotes",
+            "profile generic has no attestation to answer",
+            "--coco tdx or sev-snp, or no --quotes",
+        ),
         *(
             (
                 f"boot -k kernel --coco tdx --mapgpa {policy}",

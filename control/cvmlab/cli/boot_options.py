@@ -56,7 +56,11 @@ MapGpa = Annotated[
     ),
 ]
 Quotes = Annotated[
-    bool, Option("--quotes", help="Answer a TD's GetQuote, with quotes that prove nothing.")
+    bool,
+    Option(
+        "--quotes",
+        help="Answer requests for attestation, with quotes and reports that prove nothing.",
+    ),
 ]
 FirmwareName = Annotated[
     str | None, Option("--firmware", metavar="seabios|ovmf|FILE", help="Default: seabios.")
