@@ -143,11 +143,17 @@ void sev_launch(RestrictedMemory *rm)
     sev_request_launch(sev);
 }
 
-static void set_e820(uint8_t *entry, uint64_t start, uint64_t end)
+static void set_e820(uint8_t *entry, uint64_t start, uint64_t end,
+                     uint32_t type)
 {
     stq_le_p(entry, start);
     stq_le_p(entry + 8, end - start);
-    stl_le_p(entry + 16, E820_RAM);
+    stl_le_p(entry + 16, type);
+}
+
+static uint8_t *new_e820(uint8_t *boot)
+{
+    return boot + BOOT_E820 + BOOT_E820_ENTRY * boot[BOOT_E820_COUNT]++;
 }
 
 /* The kernel's highest memory below 4 GiB, NULL if it has none. */
@@ -177,7 +183,7 @@ static uint64_t cut_blob(uint8_t *boot)
     uint8_t *entry = highest_e820(boot);
     uint64_t start, end, cut;
 
-    if (!entry || boot[BOOT_E820_COUNT] >= BOOT_E820_MAX) {
+    if (!entry || boot[BOOT_E820_COUNT] + 2 > BOOT_E820_MAX) {
         return 0;
     }
     start = ldq_le_p(entry);
@@ -187,10 +193,11 @@ static uint64_t cut_blob(uint8_t *boot)
     if (cut - start < BLOB_SIZE) {
         return 0;
     }
-    set_e820(entry, start, cut - BLOB_SIZE);
+    set_e820(entry, start, cut - BLOB_SIZE, E820_RAM);
+    /* As ACPI data: Linux maps that as private, early and late. */
+    set_e820(new_e820(boot), cut - BLOB_SIZE, cut, E820_ACPI);
     if (cut < end) {
-        set_e820(boot + BOOT_E820 + BOOT_E820_ENTRY * boot[BOOT_E820_COUNT]++,
-                 cut, end);
+        set_e820(new_e820(boot), cut, end, E820_RAM);
     }
     return cut - BLOB_SIZE;
 }
