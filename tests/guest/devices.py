@@ -4,6 +4,7 @@
 import asyncio
 import hashlib
 import random
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -90,9 +91,10 @@ class Journaled:
         return self
 
 
-def guest_options(command: str, **options: Any) -> dict[str, Any]:
+def guest_options(command: str, *, image: str = IMAGE, **options: Any) -> dict[str, Any]:
     """Return BootSpec options for a guest that runs *command*, at addresses that are known."""
-    files = resolve(IMAGE, exec_command=command, append="nokaslr")
+    modules = () if image == IMAGE else ("virtio_blk", "virtio_net")
+    files = resolve(image, exec_command=command, append="nokaslr", extra_modules=modules)
     return {
         "kernel": files.kernel, "initrd": files.initrd, "append": files.append,
         "rom_dirs": tuple(rom_dirs()), "memory_bytes": MEMORY_BYTES, **options,
@@ -121,6 +123,13 @@ def disk_script(disk: DiskDevice) -> str:
         f"dd if=/tmp/{disk.actor} of={node} bs={block} seek={WRITTEN_AT // block} conv=fsync "
         f"2>/dev/null; echo {disk.actor} wrote $(sha256sum </tmp/{disk.actor})'"
     )
+
+
+def said(console: str, device: str, verb: str) -> str:
+    """Return the checksum that the guest printed."""
+    found = re.search(rf"{device} {verb} ([0-9a-f]{{64}})", console)
+    assert found is not None, console[-2000:]
+    return found[1]
 
 
 def written(disk: DiskDevice, folder: Path) -> str:

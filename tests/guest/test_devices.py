@@ -3,7 +3,6 @@
 
 import asyncio
 import hashlib
-import re
 from collections.abc import AsyncIterable
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from tests.guest.devices import (
     guest,
     host_server,
     net_script,
+    said,
     written,
 )
 
@@ -44,13 +44,6 @@ NET = (
     "-device",
     f"virtio-net-pci,id={NIC},netdev={NIC}-user,romfile=",
 )
-
-
-def said(console: str, device: str, verb: str) -> str:
-    """Return the checksum that the guest printed."""
-    found = re.search(rf"{device} {verb} ([0-9a-f]{{64}})", console)
-    assert found is not None, console[-2000:]
-    return found[1]
 
 
 @pytest.mark.parametrize(

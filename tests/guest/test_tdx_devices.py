@@ -24,9 +24,10 @@ from tests.guest.devices import (
     host_server,
     kernel_symbols,
     net_script,
+    said,
     written,
 )
-from tests.guest.test_devices import DEADLINE_S, DENIED_S, NET, said
+from tests.guest.test_devices import DEADLINE_S, DENIED_S, NET
 
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
