@@ -28,6 +28,7 @@ from tests.qemu.bare import BareGuest
 
 AREA = 0x2000000  # RAM that neither firmware nor the guest's image uses
 MEMORY_BYTES = 64 << 20
+SHARED_MAP = 0x100_0000_0000  # of map-shared
 EDU = "edu0"
 EDU_DEVICE = f"edu,id={EDU},dma_mask=0xffffffff"
 EDU_BUFFER = 0x40000
@@ -152,6 +153,16 @@ class BareMachine:
         ]
         assert isinstance(index, int)
         return index
+
+    def reach_shared(self, bit: int) -> None:
+        """Have the guest reach shared pages by its second map, with this address bit (0: none)."""
+        self.guest.done("map-shared", bit)
+
+        def reach(gpa: int) -> int:
+            in_ram = gpa < self.spec.memory_bytes
+            return SHARED_MAP + gpa if in_ram and self.state(gpa) is PageState.SHARED else gpa
+
+        self.guest.reach = reach
 
     def state(self, gpa: int) -> PageState:
         """Return the state of a page below 2 GiB, where GPA and offset are equal."""

@@ -87,6 +87,8 @@ async def open_lab(boot: Boot, folder: Path, **options: Any) -> AsyncIterator[La
         ) as vm:
             if vm.spec.coco == "tdx":
                 become_td(vm)
+            elif vm.spec.coco == "sev-snp":
+                vm.reach_shared(0)
             await vm.convert("shared", page(0), count=SECRET_PAGES, content="discard")
             yield Lab(vm, folder, wire)
 

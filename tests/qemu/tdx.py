@@ -5,7 +5,6 @@ Numbers are those of the TDX Module v1.5 ABI specification and of GHCI, written 
 take them from the plugin, which they check.
 """
 
-from cvmlab.states import PageState
 from tests.qemu.bare import BareGuest, Fault, Registers
 from tests.qemu.bare_machine import BareMachine
 
@@ -65,10 +64,4 @@ def accept(guest: BareGuest, gpa: int, level: int = 0) -> int:
 def become_td(vm: BareMachine) -> None:
     """Have the guest make its first TDCALL, and reach shared pages at their shared address."""
     tdcall(vm.guest, INFO)
-    vm.guest.done("map-shared", 47)
-
-    def reach(gpa: int) -> int:
-        in_ram = gpa < vm.spec.memory_bytes
-        return SHARED_MAP + gpa if in_ram and vm.state(gpa) is PageState.SHARED else gpa
-
-    vm.guest.reach = reach
+    vm.reach_shared(47)

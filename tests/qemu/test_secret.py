@@ -34,7 +34,7 @@ from tests.qemu.hostpaths import (
 
 pytestmark = pytest.mark.qemu
 
-PROFILES = ["generic", "sw-protected", "tdx"]
+PROFILES = ["generic", "sw-protected", "tdx", "sev-snp"]
 BELOW_16_MIB = 0x800000
 
 
