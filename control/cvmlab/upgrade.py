@@ -60,12 +60,22 @@ _INTERVAL_S = 0.002
 _RETURN_PATH = {"capability": "return-path", "state": True}
 
 
+# The plugin refuses them as well: their state has no description that migration could use.
+_NOT_CARRIED = frozenset({"sev", "sev-es", "sev-snp"})
+
+
 def require_upgradable(spec: BootSpec, overlays: Sequence[Path]) -> None:
     """Raise ConfigError if this VM's QEMU cannot be replaced."""
     if not spec.restricted:
         raise ConfigError(
             "without restricted memory a guest cannot outlive its QEMU, whose memory it has",
             hint="boot it with --coco generic",
+        )
+    if spec.coco in _NOT_CARRIED:
+        raise ConfigError(
+            f"a guest of profile {spec.coco} cannot outlive its QEMU: the state of its vCPUs "
+            "would be lost",
+            hint="profiles that can: generic, sw-protected, tdx",
         )
     if any(disk.interface is DiskInterface.NVME for disk in spec.disks):
         raise ConfigError(
