@@ -143,8 +143,10 @@ static bool sev_attach(RestrictedMemory *rm, Error **errp)
     if (!sev_launch_prepare(sev, errp)) {
         return false;
     }
-    error_setg(&blocker, "an SEV guest cannot be saved or handed over: the "
-               "state of its GHCBs and its RMP does not travel");
+    error_setg(&blocker, "restricted memory '%s' cannot be migrated or saved, "
+               "nor handed over: the state of an SEV guest's GHCBs and its RMP "
+               "does not travel",
+               object_get_canonical_path_component(OBJECT(rm)));
     if (migrate_add_blocker(&blocker, errp) < 0) {
         return false;
     }

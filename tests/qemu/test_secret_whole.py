@@ -23,7 +23,7 @@ from tests.qemu.plain import PlainQemu, PlainQmp, machine, plain_qemu
 
 pytestmark = pytest.mark.qemu
 
-PROFILES = ["generic", "sw-protected", "tdx"]
+PROFILES = ["generic", "sw-protected", "tdx", "sev-snp"]
 DUMP_REFUSED = "restricted, the host may not read it as a whole"
 MIGRATION_REFUSED = "restricted memory 'ram0' cannot be migrated or saved"
 
