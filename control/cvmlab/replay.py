@@ -162,5 +162,5 @@ def _take(
             yield f"{len(others)} pages were not {step.before.word}, the first was {found.word}"
         if step.kind is Kind.LOAD:
             table[span] = step.after | LAUNCH_FLAG
-        elif step.before is not step.after:
+        elif step.kind is Kind.DISCARD or step.before is not step.after:
             table[span] = step.after

@@ -277,10 +277,10 @@ class Model:
         span = slice(change.first, change.first + change.count)
         if event is Event.LOAD:
             self.table[span] = change.after | LAUNCH_FLAG
+        elif event is Event.DISCARD or change.after is not change.before:
+            self.table[span] = change.after
         if change.after is change.before:
             return
-        if event is not Event.LOAD:
-            self.table[span] = change.after
         self.counters[COUNTER_OF[event]] += change.count
         if (change.before, change.after) != (PageState.PENDING, PageState.PRIVATE):
             self.generation += 1

@@ -237,7 +237,7 @@ RmemState rmem_state(const Rmem *rm, uint64_t page);
 /*
  * Pending pages of [first, first + count), which are in the table, count as
  * placed by the launch with zeros in them, so that a guest may use them
- * without acceptance. Any change of state ends it.
+ * without acceptance. Any change of state ends it, and so does a discard.
  */
 void rmem_set_launch(Rmem *rm, uint64_t first, uint64_t count);
 

@@ -261,6 +261,22 @@ static void count_change(Rmem *rm, RmemState from, RmemState to,
     }
 }
 
+/* What the launch has placed in a run is gone. A hole has no marks, and stays one. */
+static void clear_launch(Rmem *rm, RmemRun run)
+{
+    const uint64_t end = run.first + run.count;
+    Extent ext;
+
+    for (uint64_t at = run.first; at < end; at = ext.end) {
+        ext = extent_at(rm, at, end);
+        for (uint64_t page = at; !ext.hole && page < ext.end; page++) {
+            /* A vCPU may be taking the page: its state is not ours to write. */
+            __atomic_fetch_and(&rm->table[page], (uint8_t)~RMEM_LAUNCH,
+                               __ATOMIC_ACQ_REL);
+        }
+    }
+}
+
 /* A run of one state takes the step that the rules allow it. */
 static void change_run(Rmem *rm, RmemRun run, RmemEvent event, RmemState to)
 {
@@ -268,6 +284,8 @@ static void change_run(Rmem *rm, RmemRun run, RmemEvent event, RmemState to)
         fill(rm, run.first, run.count, (uint8_t)(to | RMEM_LAUNCH));
     } else if (to != run.state) {
         fill(rm, run.first, run.count, (uint8_t)to);
+    } else if (event == RMEM_DISCARD) {
+        clear_launch(rm, run);
     }
     count_change(rm, run.state, to, event, run.count);
 }
@@ -316,7 +334,7 @@ RmemRefusal rmem_apply_page(Rmem *rm, uint64_t page, RmemEvent event,
         next = rules[*old].next;
         if (event == RMEM_LOAD) {
             next |= RMEM_LAUNCH;
-        } else if (next == *old) {
+        } else if (next == *old && event != RMEM_DISCARD) {
             return RMEM_OK;
         }
     } while (!__atomic_compare_exchange_n(&rm->table[page], &byte, next, false,

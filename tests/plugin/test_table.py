@@ -155,3 +155,14 @@ def test_pending_pages_of_the_launch_are_marked_until_they_change(make_core: Mak
     assert [core.is_launch(page) for page in (4, 5, 6, 7)] == [True, False, False, True]
     core.reset()
     assert not core.is_launch(7)
+
+
+def test_a_discard_takes_the_mark_of_pages_that_stay_pending(make_core: MakeCore) -> None:
+    core = make_core("tdx", 4 * CHUNK)
+    core.set_launch(1, 2 * CHUNK)
+    core.apply(CHUNK, 3 * CHUNK, Event.DISCARD)
+    core.apply_page(4, Event.DISCARD)
+    marked = [core.is_launch(page) for page in (1, 4, 5, CHUNK - 1, CHUNK, 2 * CHUNK, 3 * CHUNK)]
+    assert marked == [True, False, True, True, False, False, False]
+    assert core.page_counts[PageState.PENDING] == 4 * CHUNK
+    assert core.counters[Counter.DISCARDED] == 0
