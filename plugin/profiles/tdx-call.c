@@ -39,8 +39,9 @@ typedef struct TdxLeaf {
 
 /*
  * What is not here is refused as an unknown leaf, as a module without the
- * feature does: 12 SYS.RDALL, 18 and 20 SERVTD.RD/WR, 22 MR.VERIFYREPORT
- * (there is no key behind a report), and those above 27, of later modules.
+ * feature does: 18 and 20 SERVTD.RD/WR, 22 MR.VERIFYREPORT (refused so where
+ * the CPU has no SEAMVERIFYREPORT; there is no key behind a report here), and
+ * those above 27, of later modules.
  */
 static const TdxLeaf leaves[] = {
     [0] = { "TDG.VP.VMCALL", tdx_vmcall },
@@ -55,6 +56,7 @@ static const TdxLeaf leaves[] = {
     [9] = { "TDG.VP.RD", tdx_vp_rd_wr },
     [10] = { "TDG.VP.WR", tdx_vp_rd_wr },
     [11] = { "TDG.SYS.RD", tdx_sys_rd },
+    [12] = { "TDG.SYS.RDALL", tdx_sys_rdall },
     [23] = { "TDG.MEM.PAGE.ATTR.RD", tdx_page_attr_rd },
     [24] = { "TDG.MEM.PAGE.ATTR.WR", tdx_page_attr_wr },
     [25] = { "TDG.VP.ENTER", tdx_vp_enter },

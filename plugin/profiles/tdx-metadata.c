@@ -1,5 +1,5 @@
 /*
- * TDG.VM.RD/WR, TDG.VP.RD/WR, TDG.SYS.RD: fields of the TD and the module.
+ * TDG.VM.RD/WR, TDG.VP.RD/WR, TDG.SYS.RD/RDALL: fields of the TD and the module.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -13,6 +13,7 @@
 #define FIELD_CLASS(id)     ((id) >> 56 & 0x3f)
 #define FIELD_CODE(id)      ((id) & 0xffffff)
 #define FIELD_NONE          UINT64_MAX
+#define FIELD_64_BIT        (UINT64_C(3) << 32)
 
 enum { CLASS_TD_CONTROL = 0x11, CLASS_SYS_VERSION = 8,
        CLASS_SYS_FEATURES = 10 };
@@ -172,4 +173,48 @@ uint64_t tdx_sys_rd(TdxCall *call)
     }
     regs[R_R8] = field->get(call->tdx);
     return TDX_SUCCESS;
+}
+
+/* ABI, "MD_LIST_HEADER" and "MD_FIELD_ID" as a sequence's header */
+static uint64_t list_header(size_t words, size_t sequences)
+{
+    return words * sizeof(uint64_t) | (uint64_t)sequences << 16;
+}
+
+static uint64_t sequence_header(const TdxField *field)
+{
+    return (uint64_t)field->class << 56 | FIELD_64_BIT | field->code;
+}
+
+/*
+ * In: RDX page for the list, R8 field to begin with, or FIELD_NONE. Out: R8
+ * field that had no room: FIELD_NONE. None of the fields follows another in
+ * its class, so each is a sequence of its own.
+ */
+uint64_t tdx_sys_rdall(TdxCall *call)
+{
+    const TdxField *end = sys_fields + ARRAY_SIZE(sys_fields), *field;
+    uint64_t *regs = call->env->regs, first = regs[R_R8];
+    uint64_t list[1 + 2 * ARRAY_SIZE(sys_fields)];
+    size_t n = 1;
+
+    regs[R_R8] = FIELD_NONE;
+    if (regs[R_EDX] & (RMEM_PAGE_SIZE - 1)
+        || !tdx_read(call, regs[R_EDX], list, sizeof(list[0]),
+                     TDX_PRIVATE_ONLY)) {
+        return TDX_OPERAND_INVALID | TDX_RDX;
+    }
+    field = first == FIELD_NONE ? sys_fields
+                                : find(sys_fields, ARRAY_SIZE(sys_fields), first);
+    if (!field) {
+        return TDX_FIELD_ID_INCORRECT;
+    }
+    for (; field < end; field++) {
+        list[n++] = cpu_to_le64(sequence_header(field));
+        list[n++] = cpu_to_le64(field->get(call->tdx));
+    }
+    list[0] = cpu_to_le64(list_header(n, n / 2));
+    return tdx_write(call, regs[R_EDX], list, n * sizeof(list[0]),
+                     TDX_PRIVATE_ONLY)
+           ? TDX_SUCCESS : TDX_OPERAND_INVALID | TDX_RDX;
 }

@@ -179,6 +179,7 @@ uint64_t tdx_vm_rd(TdxCall *call);
 uint64_t tdx_vm_wr(TdxCall *call);
 uint64_t tdx_vp_rd_wr(TdxCall *call);
 uint64_t tdx_sys_rd(TdxCall *call);
+uint64_t tdx_sys_rdall(TdxCall *call);
 
 /* tdx-memory.c */
 RestrictedAlias tdx_alias(const RestrictedMemory *rm,

@@ -2,6 +2,7 @@
 """Every leaf of TDCALL: what it answers, and with which status it refuses."""
 
 import hashlib
+import struct
 
 import pytest
 
@@ -33,7 +34,9 @@ from tests.qemu.tdx import (
     SUCCESS,
     SYS_RD,
     SYS_RDALL,
+    VECTOR_VE,
     VEINFO_GET,
+    VERIFYREPORT,
     VM_RD,
     VM_WR,
     VMCALL,
@@ -55,6 +58,7 @@ ATTRIBUTES, XFAM = 0x1110_0003_0000_0000, 0x1110_0003_0000_0001
 NOTIFY_ENABLES, CONFIG_FLAGS = 0x9100_0000_0000_0010, 0x1110_0003_0000_0016
 TD_CTLS, TOPOLOGY_ENUM = 0x1110_0003_0000_0017, 0x9100_0000_0000_0019
 TDX_FEATURES0 = 0x0A00_0003_0000_0008
+NO_FIELD = (1 << 64) - 1
 SEPT_VE_DISABLE = 1 << 28
 REPORT_GPA, DATA_GPA = page(16), page(17)
 
@@ -63,9 +67,11 @@ REPORT_GPA, DATA_GPA = page(16), page(17)
     ("leaf", "registers", "status"),
     [
         (13, {}, OPERAND_INVALID | RAX),
-        (SYS_RDALL, {}, OPERAND_INVALID | RAX),
+        (SYS_RDALL, {"rdx": page(0) + 8, "r8": NO_FIELD}, OPERAND_INVALID | RDX),
+        (SYS_RDALL, {"rdx": SHARED | page(0), "r8": NO_FIELD}, OPERAND_INVALID | RDX),
+        (SYS_RDALL, {"rdx": page(0), "r8": 1}, FIELD_ID_INCORRECT),
         (18, {}, OPERAND_INVALID | RAX),
-        (22, {}, OPERAND_INVALID | RAX),
+        (VERIFYREPORT, {"rcx": page(0)}, OPERAND_INVALID | RAX),
         (28, {}, OPERAND_INVALID | RAX),
         (PAGE_ATTR_RD, {"rcx": SHARED | page(0)}, OPERAND_INVALID | RCX),
         (PAGE_ATTR_RD, {"rcx": 1 << 48 | page(0)}, OPERAND_INVALID | RCX),
@@ -167,6 +173,34 @@ async def test_a_write_returns_the_old_value(boot: Boot) -> None:
         assert tdcall(vm.guest, VM_WR, rdx=NOTIFY_ENABLES, r8=1, r9=1).r8 == 0
         assert tdcall(vm.guest, VM_WR, rdx=NOTIFY_ENABLES, r8=0, r9=1).r8 == 1
         assert tdcall(vm.guest, VM_RD, rdx=NOTIFY_ENABLES).r8 == 0
+
+
+@pytest.mark.parametrize("first", [NO_FIELD, TDX_FEATURES0])
+async def test_the_list_of_all_fields_is_what_each_field_says(boot: Boot, first: int) -> None:
+    async with boot(coco="tdx") as vm:
+        value = tdcall(vm.guest, SYS_RD, rdx=TDX_FEATURES0).r8
+        vm.guest.done("write", DATA_GPA + 24, 0x5EC)
+        answer = tdcall(vm.guest, SYS_RDALL, rdx=DATA_GPA, r8=first)
+        assert (answer.rax, answer.r8) == (SUCCESS, NO_FIELD)
+        size, sequences, field, listed, behind = struct.unpack(
+            "<HHxxxxQQQ", vm.guest.read_bytes(DATA_GPA, 32)
+        )
+        assert (size, sequences) == (24, 1)
+        assert (field, listed, behind) == (TDX_FEATURES0, value, 0x5EC)
+
+
+async def test_a_page_that_the_host_takes_before_its_first_use_has_to_be_accepted(
+    boot: Boot,
+) -> None:
+    async with boot(coco="tdx", guest_options=("sept-ve-disable=off",)) as vm:
+        tdcall(vm.guest, INFO)
+        assert vm.states(page(0), page(1)) == [PageState.PENDING] * 2
+        await vm.change("discard", page(0))
+        assert vm.guest.fault("read", page(0)).vector == VECTOR_VE
+        assert accept(vm.guest, page(0)) == SUCCESS
+        assert vm.guest.value("read", page(0)) == 0
+        # The control: its neighbour is still what the launch has placed.
+        assert vm.guest.value("read", page(1)) == 0
 
 
 async def test_what_the_launch_placed_is_accepted(boot: Boot) -> None:
