@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A debugger of our own: the few packets of gdb's remote protocol that read and write memory."""
+"""A debugger of our own: those few packets of gdb's remote protocol that tests need."""
 
 import socket
 from pathlib import Path
@@ -31,8 +31,15 @@ class GdbRemote:
 
     def ask(self, packet: str) -> str:
         """Send a packet and return the answer to it."""
-        data = packet.encode()
-        self._socket.sendall(b"$%s#%02x" % (data, sum(data) & 0xFF))
+        self._send(packet)
+        return self._receive()
+
+    def resume(self) -> None:
+        """Let the guest run until wait_stop()."""
+        self._send("c")
+
+    def wait_stop(self) -> str:
+        """Return the reason why the guest has stopped, such as ``T05...`` for a breakpoint."""
         return self._receive()
 
     def command(self, line: str) -> str:
@@ -56,6 +63,10 @@ class GdbRemote:
     def write(self, address: int, data: bytes) -> str:
         """Write memory; return ``OK`` or an error."""
         return self.ask(f"M{address:x},{len(data):x}:{data.hex()}")
+
+    def _send(self, packet: str) -> None:
+        data = packet.encode()
+        self._socket.sendall(b"$%s#%02x" % (data, sum(data) & 0xFF))
 
     def _receive(self) -> str:
         while (packet := self._packet()) is None:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""gdb on a TD: a debug TD can be looked into, any other one only stopped."""
+
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from tests.qemu.bare_machine import BareMachine, page
+from tests.qemu.conftest import Boot
+from tests.qemu.gdbremote import GdbRemote
+from tests.qemu.tdx import INFO, SHARED, become_td, map_gpa, tdcall
+
+
+pytestmark = pytest.mark.qemu
+
+SECRET = bytes(range(1, 9))
+RDI, RIP = 5, 16  # in gdb's order
+
+
+def address_of(vm: BareMachine, function: str) -> int:
+    """Return where the guest has *function*."""
+    assert vm.spec.kernel is not None
+    with vm.spec.kernel.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
+        (symbol,) = table.get_symbol_by_name(function)
+        return int(symbol["st_value"])
+
+
+def registers(gdb: GdbRemote) -> list[int]:
+    """Return RAX, RBX, RCX, RDX, RSI, RDI, RBP, RSP, R8 to R15, RIP."""
+    content = bytes.fromhex(gdb.ask("g"))
+    return [int.from_bytes(content[at : at + 8], "little") for at in range(0, 17 * 8, 8)]
+
+
+async def test_a_debug_td_stops_at_a_function_and_shows_its_memory(
+    boot: Boot, tmp_path: Path
+) -> None:
+    socket = tmp_path / "gdb"
+    async with boot(coco="tdx", debuggable=True, gdb=f"unix:{socket},server=on,wait=off") as vm:
+        tdcall(vm.guest, INFO)
+        vm.guest.write_bytes(page(0), SECRET)
+        probe = address_of(vm, "probe_read64")
+        with GdbRemote(socket) as gdb:
+            assert gdb.ask(f"Z0,{probe:x},1") == "OK"
+            gdb.resume()
+            vm.guest.start("read", page(0))
+            assert gdb.wait_stop().startswith("T05")
+            seen = registers(gdb)
+            assert (seen[RDI], seen[RIP]) == (page(0), probe)
+            assert gdb.read(page(0), 8) == SECRET
+            assert gdb.write(page(0), SECRET[::-1]) == "OK"
+            assert gdb.ask(f"z0,{probe:x},1") == "OK"
+        assert vm.guest.finish() == (int.from_bytes(SECRET, "big"),)
+
+
+async def test_a_td_that_is_not_for_debugging_shows_shared_memory_only(
+    boot: Boot, tmp_path: Path
+) -> None:
+    socket = tmp_path / "gdb"
+    async with boot(coco="tdx", gdb=f"unix:{socket},server=on,wait=off") as vm:
+        become_td(vm)
+        vm.guest.write_bytes(page(0), SECRET)
+        assert map_gpa(vm.guest, SHARED | page(1), 4096) == 0
+        vm.guest.write_bytes(page(1), SECRET)
+        with GdbRemote(socket) as gdb:
+            assert gdb.read(page(0), 8) == "E14"
+            assert gdb.write(page(0), bytes(8)) == "E14"
+            gdb.use_physical_addresses()
+            assert gdb.read(page(0), 8) == "E14"
+            assert gdb.write(page(0), bytes(8)) == "E14"
+            assert gdb.read(page(1), 8) == SECRET
+        assert vm.guest.read_bytes(page(0), 8) == SECRET
