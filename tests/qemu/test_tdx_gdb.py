@@ -25,8 +25,9 @@ def address_of(vm: BareMachine, function: str) -> int:
     with vm.spec.kernel.open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
         assert isinstance(table, SymbolTableSection)
-        (symbol,) = table.get_symbol_by_name(function) or ()
-        return int(symbol["st_value"])
+        found = table.get_symbol_by_name(function)
+        assert found
+        return int(found[0]["st_value"])
 
 
 def registers(gdb: GdbRemote) -> list[int]:
