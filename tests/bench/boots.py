@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cvmlab import build, images
-from tests.bench.measure import Figure, paired, user_cpu_s
+from cvmlab.guestobject import GUEST_ID, guest_object
+from cvmlab.states import profiles
+from tests.bench.measure import Figure, in_rounds, user_cpu_s
 
 
-PAIRS = 7
+ROUNDS = 7
 TIMEOUT_S = 120.0
 MACHINE = "q35,smm=off,sata=off,memory-backend=ram0"
 
@@ -18,10 +20,9 @@ def memory(coco: str | None) -> list[str]:
     if coco is None:
         return ["-object", "memory-backend-memfd,id=ram0,size=1G", "-machine", MACHINE]
     backend = ["-object", f"memory-backend-restricted,id=ram0,size=1G,profile={coco}"]
-    if coco != "tdx":
-        return [*backend, "-machine", MACHINE]
-    guest = ["-object", "tdx-guest,id=tdx0"]
-    return [*backend, *guest, "-machine", f"{MACHINE},confidential-guest-support=tdx0"]
+    guest = guest_object(coco, (), None)
+    support = f",confidential-guest-support={GUEST_ID}" if guest else ""
+    return [*backend, *guest, "-machine", f"{MACHINE}{support}"]
 
 
 def command(
@@ -48,6 +49,6 @@ def boot(qemu: Path, coco: str | None) -> Callable[[], float]:
 def figures() -> Iterator[Figure]:
     patched, stock = build.qemu_binary(), build.stock_qemu_binary()
     plain = boot(patched, None)
-    for coco in ("generic", "sw-protected", "tdx"):
-        yield paired(f"boot-{coco}", boot(patched, coco), plain, PAIRS)
-    yield paired("boot-patched", plain, boot(stock, None), PAIRS)
+    ours = {f"boot-{coco}": boot(patched, coco) for coco in profiles()}
+    yield from in_rounds(ours, plain, ROUNDS)
+    yield from in_rounds({"boot-patched": plain}, boot(stock, None), ROUNDS)

@@ -19,10 +19,10 @@ from typing_extensions import override
 
 from cvmlab import build, images
 from tests.bench.boots import TIMEOUT_S, command
-from tests.bench.measure import Figure
+from tests.bench.measure import Figure, ratio
 
 
-PAIRS = 5
+ROUNDS = 5
 PASSES = 5  # the first of which touches the bounce buffer for the first time, and does not count
 DISK_MIB = 256
 NET_MIB = 8
@@ -96,16 +96,13 @@ def rate(said: str, what: str, mib: int) -> float:
 
 def figures() -> Iterator[Figure]:
     patched, stock = build.qemu_binary(), build.stock_qemu_binary()
-    ours, others = [], []
+    setups = {"tdx": (patched, "tdx"), "sev-snp": (patched, "sev-snp"), "": (stock, None)}
     with tempfile.TemporaryDirectory(prefix="cvmlab-bench-") as folder:
-        for _ in range(PAIRS):
-            ours.append(throughput(patched, "tdx", Path(folder)))
-            others.append(throughput(stock, None, Path(folder)))
-    for what in ("disk", "net"):
-        mine, plain = [one[what] for one in ours], [one[what] for one in others]
-        ratios = [a / b for a, b in zip(mine, plain, strict=True)]
-        detail = (
-            f"{PAIRS} pairs, {min(ratios):.3f} to {max(ratios):.3f}; "
-            f"medians {statistics.median(mine):.0f} / {statistics.median(plain):.0f} MiB/s"
-        )
-        yield Figure(f"{what}-tdx", statistics.median(ratios), detail)
+        taken = [
+            {name: throughput(*setup, Path(folder)) for name, setup in setups.items()}
+            for _ in range(ROUNDS)
+        ]
+    for coco in ("tdx", "sev-snp"):
+        for what in ("disk", "net"):
+            mine, plain = ([one[name][what] for one in taken] for name in (coco, ""))
+            yield ratio(f"{what}-{coco}", mine, plain, "MiB/s")

@@ -4,7 +4,7 @@
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from resource import RUSAGE_CHILDREN, getrusage
 
@@ -28,16 +28,33 @@ def user_cpu_s(argv: Sequence[str], *, timeout_s: float) -> float:
 
 def paired(name: str, ours: Callable[[], float], other: Callable[[], float], pairs: int) -> Figure:
     """Return the median ratio of *ours* to *other*, measured in turn after one warm-up each."""
-    ours()
-    other()
-    ratios, first, second = [], [], []
-    for _ in range(pairs):
-        first.append(ours())
-        second.append(other())
-        ratios.append(first[-1] / second[-1])
+    (figure,) = in_rounds({name: ours}, other, pairs)
+    return figure
+
+
+def in_rounds(
+    ours: Mapping[str, Callable[[], float]], other: Callable[[], float], rounds: int
+) -> Iterator[Figure]:
+    """Yield the median ratio of each of *ours* to *other*, which is measured once a round.
+
+    A round measures all of them in turn; one warm-up goes before.
+    """
+    every = {**ours, "": other}
+    for work in every.values():
+        work()
+    taken = [{name: work() for name, work in every.items()} for _ in range(rounds)]
+    plain = [one[""] for one in taken]
+    for name in ours:
+        mine = [one[name] for one in taken]
+        yield ratio(name, mine, plain, "s")
+
+
+def ratio(name: str, ours: Sequence[float], others: Sequence[float], unit: str) -> Figure:
+    """Return the median of the ratios of figures that were taken in pairs."""
+    ratios = [mine / other for mine, other in zip(ours, others, strict=True)]
     detail = (
-        f"{pairs} pairs, {min(ratios):.3f} to {max(ratios):.3f}; "
-        f"medians {statistics.median(first):.4g} / {statistics.median(second):.4g} s"
+        f"{len(ratios)} pairs, {min(ratios):.3f} to {max(ratios):.3f}; "
+        f"medians {statistics.median(ours):.4g} / {statistics.median(others):.4g} {unit}"
     )
     return Figure(name, statistics.median(ratios), detail)
 
