@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cvmlab.bootspec import Firmware
 from cvmlab.build import ovmf
 from cvmlab.images import resolve
+from tests.guest.devices import guest
 from tests.guest.plain_boot import Booted, boot
 from tests.guest.program import cvmlab
 
@@ -18,6 +20,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("state_home")]
 LOOK = "dmesg | grep -E 'tdx: Guest|Encryption Features|SWIOTLB|smp: Brought|Unexpected'"
 DISK_BYTES = 4 << 20
 SWIOTLB_PAGES = (64 << 20) >> 12
+REBOOT_DEADLINE_S = 200
 
 
 def td(options: str = "", *extra: str) -> tuple[str, ...]:
@@ -64,6 +67,17 @@ def test_a_conversion_that_a_stock_kernel_gives_up_is_explained(
     assert "CPA VMM failure to convert memory" in (tmp_path / "run/console.log").read_text()
     assert "advice: its conversions were answered by --mapgpa" in done.err
     assert {item.reason for item in done.result.refused} == ({"by-policy"} if refused else set())
+
+
+@pytest.mark.parametrize("firmware", list(Firmware))
+@pytest.mark.timeout(500)
+async def test_a_reboot_is_a_fresh_launch(tmp_path: Path, firmware: Firmware) -> None:
+    options = {"coco": "tdx", "allow_reboot": True, "firmware": firmware}
+    async with guest(f"{LOOK}; reboot -f", tmp_path, **options) as vm:
+        for _boot in range(2):
+            await vm.console.wait_for("Features active: Intel TDX", timeout_s=REBOOT_DEADLINE_S)
+            await vm.console.wait_for("Restarting system", timeout_s=REBOOT_DEADLINE_S)
+        await vm.stop()
 
 
 def test_disk_contents_arrive_through_bounce_buffers(tmp_path: Path) -> None:
