@@ -6,7 +6,8 @@ with the host and that are zero, so that a request goes all the way and only its
 """
 
 import struct
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cvmlab.ranges import PAGE_SIZE
@@ -14,12 +15,19 @@ from tests.qemu.bare import BareGuest
 
 
 SECTOR = 512
-_POLLS = 200
+_WAIT_S = 3.0  # a device works in threads of its own, which a busy host may let wait
 _IO_MEMORY_MASTER = 0x07
 
 
 class DeviceError(Exception):
     """The device did not complete a request, or completed it with an error."""
+
+
+def _until_late() -> Iterator[None]:
+    """Yield until a device has had its time, whatever a look at it costs."""
+    deadline = time.monotonic() + _WAIT_S
+    while time.monotonic() < deadline:
+        yield
 
 
 class PciFunction:
@@ -87,7 +95,7 @@ class Virtqueue:
         for at in range((2 + 2 * self._sent) & ~7, -1, -8):  # the index is in the first word
             store(self._guest, self.available + at, bytes(self._shadow[at : at + 8]))
         self._notify()
-        for _ in range(_POLLS):
+        for _ in _until_late():
             if self._guest.value("read", self.used) >> 16 & 0xFFFF == self._sent:
                 return
         raise DeviceError("the virtio device did not use the buffers")
@@ -210,7 +218,7 @@ class Nvme:
         self._tails[queue] = tail + 1
         self._guest.done("write", self._bar + 0x1000 + 8 * queue, tail + 1)
         done = (self._io_done if queue else self._admin_done) + 16 * tail + 8
-        for _ in range(_POLLS):
+        for _ in _until_late():
             status = self._guest.value("read", done) >> 48
             if status & 1:
                 break
@@ -241,7 +249,7 @@ class Ahci:
         store(self._guest, table + 0x80, struct.pack("<QII", data, 0, SECTOR - 1))
         store(self._guest, self._gpa, struct.pack("<IIQ", 5 | 1 << 6 | 1 << 16, 0, table))
         self._guest.done("write", self._port + 0x38, 1)
-        for _ in range(_POLLS):
+        for _ in _until_late():
             if not self._guest.value("read", self._port + 0x38) & 1:
                 break
         else:
@@ -319,7 +327,7 @@ class Floppy:
             self._guest.value("inb", self._DATA)
 
     def _await(self, status: int) -> None:
-        for _ in range(_POLLS):
+        for _ in _until_late():
             if self._guest.value("inb", self._STATUS) & 0xC0 == status:
                 return
         raise DeviceError("the floppy controller is not ready")
