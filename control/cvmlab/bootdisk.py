@@ -72,7 +72,7 @@ def _require_access(spec: BootSpec) -> None:
     raise ConfigError(
         f"under {spec.coco} with --on-host-access {spec.on_host_access} no disk can be read, "
         "and the guest is to boot from one",
-        hint="--on-host-access share" if can_share else "--coco off, tdx or generic",
+        hint="--on-host-access share" if can_share else "--coco off, tdx, sev-snp or generic",
     )
 
 
@@ -120,7 +120,8 @@ def _user_data(request: Request, recipe: DiskRecipe | None) -> bytes | None:
             f"--user-data: {request.image} has no cloud-init", hint="use debian-cloud"
         )
     # An image of ours that is told nothing, nor waited for, shows that it boots, and ends.
-    is_test = recipe is not None and request.expect is None and not request.gdb
+    is_attended = request.console or request.gdb
+    is_test = recipe is not None and request.expect is None and not is_attended
     ends = request.exec is not None or (is_test and users is None)
     if not ends and request.share is None:
         return users

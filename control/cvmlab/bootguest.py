@@ -32,6 +32,7 @@ _NET_DRIVERS = ("virtio_net",)
 _TSM_DRIVERS: Mapping[str, str] = {"tdx": "tdx-guest", "sev-snp": "sev-guest"}
 # What the driver of 6.12 seals with, which no list of dependencies names; later ones need none of it.
 _SEALING = ("gcm", "ctr", "ghash_generic")
+_SHELL = "cvmlab.shell"  # has our init give a shell on the console
 # An event's address names a function only if the kernel is where it was linked.
 _NO_KASLR = "nokaslr"
 _KASLR = frozenset({_NO_KASLR, "kaslr"})
@@ -51,7 +52,7 @@ def guest_of(request: Request, on_step: OnStep, style: Style) -> Guest:
         request.image,
         kernel=request.kernel,
         initrd=request.initrd,
-        append=request.append or "",
+        append=_append(request),
         extra_modules=() if request.initrd else _drivers(request, by_9p=by_9p),
         exec_command=request.exec,
         on_step=on_step,
@@ -72,6 +73,12 @@ def guest_of(request: Request, on_step: OnStep, style: Style) -> Guest:
         fixed_addresses=not is_linux or _NO_KASLR in words,
         load_symbols=partial(_symbols, request.symbols or files.system_map, files.kernel),
     )
+
+
+def _append(request: Request) -> str:
+    given = request.append or ""
+    wants_shell = request.console and request.exec is None and request.initrd is None
+    return f"{_SHELL} {given}".rstrip() if wants_shell else given
 
 
 def _has_9p(request: Request, on_step: OnStep) -> bool:

@@ -53,7 +53,7 @@ from cvmlab.vm import WAIT_TIMEOUT_S, Vm
 T = TypeVar("T", bound=StrEnum)
 
 GDB_ADDRESS = "127.0.0.1:1234"
-_DEBUGGER_TIMEOUT_S = 24 * 3600.0  # a person sits there
+_ATTENDED_TIMEOUT_S = 24 * 3600.0  # a person sits there
 _QCOW2_MAGIC = b"QFI\xfb"
 
 
@@ -74,6 +74,7 @@ class Plan:
     setting: Setting
     keep: bool
     paused: bool
+    attended: bool
     expect: str | None
     runs_command: bool
     timeout_s: float
@@ -128,6 +129,7 @@ def plan(
         setting=setting,
         keep=request.keep or request.run_dir is not None,
         paused=request.gdb,
+        attended=request.console,
         expect=expect,
         runs_command=request.exec is not None,
         timeout_s=timeout_s,
@@ -201,7 +203,8 @@ def _baseline(request: Request, machine: BootSpec) -> Measured | None:
 
 def _timeout(request: Request) -> float:
     if request.timeout_s is None:
-        return _DEBUGGER_TIMEOUT_S if request.gdb else WAIT_TIMEOUT_S
+        is_attended = request.gdb or request.console
+        return _ATTENDED_TIMEOUT_S if is_attended else WAIT_TIMEOUT_S
     if not 0 < request.timeout_s < float("inf"):
         raise ConfigError(
             f"--timeout: {request.timeout_s:g} seconds is no time to wait",

@@ -17,6 +17,7 @@ class Request:
     disk_interface: str | None = None
     share: Path | None = None
     user_data: Path | None = None
+    console: bool = False
     coco: str | None = None
     coco_options: tuple[str, ...] = ()
     mapgpa: str | None = None

@@ -10,6 +10,7 @@ from cvmlab.bootplan import Plan
 from cvmlab.bootrun import Watch
 from cvmlab.progress import Style
 from cvmlab.records import Phase
+from cvmlab.terminal import attend
 from cvmlab.vm import Vm
 
 
@@ -24,6 +25,9 @@ def watcher(plan: Plan, style: Style, *, verbose: bool, stream: TextIO) -> Watch
     """Return what run_plan() shall run beside the VM."""
     if plan.spec.gdb is not None:
         stream.write(f"waiting for gdb: target remote {plan.spec.gdb.removeprefix('tcp:')}\n")
+
+    if plan.attended:
+        return attend
 
     async def console(vm: Vm) -> None:
         await _copy_console(vm, stream)

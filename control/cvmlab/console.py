@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -45,6 +45,7 @@ class Console:
     ) -> None:
         self.log_path = log_path
         self.panic: str | None = None
+        self.mirror: Callable[[bytes], None] | None = None  # is given all that arrives, as it is
         self._readers = [reader]
         self._writer = writer
         self._may_send = asyncio.Event()
@@ -73,6 +74,8 @@ class Console:
                 # A full disk must not stop the VM; the journal, which counts, reports it.
                 with suppress(OSError):
                     log.write(data)
+                if self.mirror is not None:
+                    self.mirror(data)
                 self._append(self._decoder.decode(data).replace("\r", ""))
         except ConnectionError:
             pass  # QEMU was killed: the same end as an orderly one
@@ -158,10 +161,10 @@ class Console:
                 wanted.pattern, f"it said {found.group()!r}", last_lines=self.last_lines()
             )
 
-    async def send(self, text: str) -> None:
+    async def send(self, text: str | bytes) -> None:
         """Type *text*; ends of line are the caller's."""
         await self._may_send.wait()
-        self._writer.write(text.encode())
+        self._writer.write(text.encode() if isinstance(text, str) else text)
         await self._writer.drain()
 
     async def hold(self, *, timeout_s: float) -> None:

@@ -45,7 +45,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "boot --disk disk.raw --coco sw-protected --on-host-access zero",
             "under sw-protected with --on-host-access zero no disk can be read, "
             "and the guest is to boot from one",
-            "--coco off, tdx or generic",
+            "--coco off, tdx, sev-snp or generic",
         ),
         (
             "boot debian-disk --coco off --firmware seabios",
@@ -81,6 +81,11 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "boot -k .",
             "--kernel: the folder . has no arch/x86/boot/bzImage",
             "run make bzImage in it, or give the path of a kernel",
+        ),
+        (
+            "boot -k kernel --console --json -",
+            "--console and --json - both want standard output",
+            "--json FILE",
         ),
     ],
 )

@@ -68,6 +68,7 @@ def boot(
     exec_: options.Exec = None,
     share: options.Share = None,
     user_data: options.UserData = None,
+    console: options.OnConsole = False,
     coco: options.Coco = None,
     coco_option: options.CocoOptions = None,
     mapgpa: options.MapGpa = None,
@@ -113,7 +114,7 @@ def boot(
     request = Request(
         image=image, kernel=kernel, initrd=initrd, append=append, exec=exec_,
         disks=tuple(disk or ()), disk_interface=disk_interface, net=net,
-        share=share, user_data=user_data,
+        share=share, user_data=user_data, console=console,
         coco=coco, coco_options=tuple(coco_option or ()), mapgpa=mapgpa, quotes=quotes,
         firmware=firmware, memory=memory, cpus=cpus, tb_cache=tb_cache,
         on_host_access=on_host_access, on_pending=on_pending,
@@ -126,6 +127,8 @@ def boot(
     broker = publish.broker_of(
         mqtt, mqtt_user, mqtt_password_file, tls=mqtt_tls, ca=mqtt_ca, commands=mqtt_commands
     )
+    if console and json == "-":
+        raise ConfigError("--console and --json - both want standard output", hint="--json FILE")
     output = Output(json=json, junit=junit, trace=trace, html=html, broker=broker, verbose=verbose)
     if dry_run:
         _show_command(request, output)

@@ -32,6 +32,9 @@ DiskInterface = Annotated[
 Share = Annotated[
     Path | None, Option(metavar="DIR", help="A folder that the guest may read, on /share.")
 ]
+OnConsole = Annotated[
+    bool, Option("--console", help="Be at the guest's console; Ctrl-] ends the VM.")
+]
 UserData = Annotated[
     Path | None, Option(metavar="FILE", help="For cloud-init in a disk: a NoCloud seed.")
 ]
