@@ -6,6 +6,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,8 @@ async def hurt(vm: Vm, *, number: int, old: bool, after_s: float) -> BaseExcepti
     upgrading = asyncio.ensure_future(vm.upgrade(timeout_s=4))
     if old:
         await asyncio.sleep(after_s)
-        os.kill(pid, number)
+        with suppress(ProcessLookupError):  # it may have handed over, and left
+            os.kill(pid, number)
     else:
         await signal_successor(pid, number, after_s)
     await asyncio.wait([upgrading])
@@ -185,7 +187,8 @@ async def random_harm(make: MakeVm, seed: int, times: int, numbers: list[int]) -
             error = await hurt(vm, number=number, old=False, after_s=after_s)
             if error is None and vm.qemu_pid != pid:
                 # It may have been hurt when the guest was its own already.
-                os.kill(vm.qemu_pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(vm.qemu_pid, signal.SIGCONT)
             if number == signal.SIGKILL and error is None:
                 outcome = await vm.wait_exit(timeout_s=WAIT_S)
                 assert outcome.end is End.DIED
