@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STATE_MASK = 0x03
 LAUNCH_FLAG = 0x10  # placed by the loader before the guest ran
+STALE_FLAG = 0x20  # has changed sides and was not reached there yet: will read as noise
 
 
 class Named(IntEnum):
@@ -119,6 +120,7 @@ class Rules:
     profile: str
     layout: Layout
     cells: tuple[tuple[Rule, ...], ...]
+    scrambles: bool = False
 
     def judge(self, state: PageState, event: Event) -> Rule:
         return self.cells[event][state]
@@ -157,14 +159,17 @@ def parse_rules(text: str) -> dict[str, Rules]:
 
 
 def _profile_rules(name: str, own: Mapping[str, Any], default: Mapping[str, Any]) -> Rules:
-    unknown = own.keys() - {"layout"} - {event.word for event in Event}
+    unknown = own.keys() - {"layout", "scrambles"} - {event.word for event in Event}
     if unknown:
         raise ConfigError(f"profile {name}: unknown key {min(unknown)!r}")
     if own.get("layout") not in tuple(Layout):
         raise ConfigError(f"profile {name}: layout must be one of {', '.join(Layout)}")
+    scrambles = own.get("scrambles", False)
+    if not isinstance(scrambles, bool):
+        raise ConfigError(f"profile {name}: scrambles must be true or false")
     rows = {**default, **own}
     cells = tuple(_row(f"profile {name}, {event.word}", rows[event.word]) for event in Event)
-    return Rules(name, Layout(own["layout"]), cells)
+    return Rules(name, Layout(own["layout"]), cells, scrambles)
 
 
 def _row(where: str, words: Any) -> tuple[Rule, ...]:
@@ -267,6 +272,10 @@ class Model:
             self._take(change, event)
         return changes
 
+    def settle(self, first: int, count: int = 1) -> None:
+        """Somebody has reached these pages: they are stale no more."""
+        self.table[first : first + count] &= 0xFF ^ STALE_FLAG
+
     def reset(self) -> None:
         """Every page is pending again, as after a reboot."""
         self.table[:] = 0
@@ -278,9 +287,16 @@ class Model:
         if event is Event.LOAD:
             self.table[span] = change.after | LAUNCH_FLAG
         elif event is Event.DISCARD or change.after is not change.before:
-            self.table[span] = change.after
+            kept = self.table[span] & STALE_FLAG if event in (Event.TOUCH, Event.ACCEPT) else 0
+            self.table[span] = kept | change.after | self._mark(change, event)
         if change.after is change.before:
             return
         self.counters[COUNTER_OF[event]] += change.count
         if (change.before, change.after) != (PageState.PENDING, PageState.PRIVATE):
             self.generation += 1
+
+    def _mark(self, change: Change, event: Event) -> int:
+        """Return the flag of a page that a conversion has moved to the other side."""
+        moved = (change.before is PageState.SHARED) != (change.after is PageState.SHARED)
+        converts = event in (Event.TO_SHARED, Event.TO_PRIVATE)
+        return STALE_FLAG if self.rules.scrambles and converts and moved else 0

@@ -44,15 +44,19 @@ def row(where: str, values: Any) -> list[str]:
 
 def profile(name: str, table: Mapping[str, Any], default: Mapping[str, Any]) -> str:
     """Return the C initialiser of one profile: the default rules, rows of its own on top."""
-    unknown = table.keys() - {"layout", *EVENTS}
+    unknown = table.keys() - {"layout", "scrambles", *EVENTS}
     if unknown:
         raise RulesError(f"profile {name}: unknown key {min(unknown)!r}")
     if table.get("layout") not in LAYOUTS:
         raise RulesError(f"profile {name}: layout must be one of {', '.join(LAYOUTS)}")
+    scrambles = table.get("scrambles", False)
+    if not isinstance(scrambles, bool):
+        raise RulesError(f"profile {name}: scrambles must be true or false")
     lines = [
         "    {",
         f'        .name = "{name}",',
         f"        .split = {str(table['layout'] == 'split').lower()},",
+        f"        .scrambles = {str(scrambles).lower()},",
         "        .rules = {",
     ]
     for event in EVENTS:

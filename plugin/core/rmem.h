@@ -45,6 +45,7 @@ typedef enum RmemState {
 
 #define RMEM_STATE_MASK 0x03
 #define RMEM_LAUNCH     0x10    /* placed by the loader before the guest ran */
+#define RMEM_STALE      0x20    /* has changed sides, not reached there yet: noise */
 
 /* What can happen to a page. Order is that of transitions.toml. */
 typedef enum RmemEvent {
@@ -78,6 +79,7 @@ typedef struct RmemRule {
 typedef struct RmemProfile {
     const char *name;
     bool split;             /* default layout: two files, or one in place */
+    bool scrambles;         /* what changes sides reads as noise there, not as zeros */
     RmemRule rules[RMEM_EVENTS][RMEM_STATES];
 } RmemProfile;
 
@@ -245,6 +247,17 @@ void rmem_set_launch(Rmem *rm, uint64_t first, uint64_t count);
 bool rmem_is_launch(const Rmem *rm, uint64_t page);
 
 /*
+ * Stale pages: where the profile scrambles, a conversion that moves a page to
+ * the other side marks it. Acceptance leaves the mark, any other change of
+ * state ends it. Whoever reaches the page first puts noise there and then
+ * calls rmem_settle(); rmem_any_stale() is about a range in the table.
+ */
+bool rmem_any_stale(const Rmem *rm, uint64_t first, uint64_t count);
+
+/* The content of [first, first + count) is in place: end the mark. */
+void rmem_settle(Rmem *rm, uint64_t first, uint64_t count);
+
+/*
  * A guest CPU touches @page, which is in the table. Returns the state it
  * found; if that was RMEM_PENDING and the rules accept on touch, the page is
  * now private and RMEM_C_ACCEPTED counts it - for exactly one caller among
@@ -286,7 +299,8 @@ typedef void RmemRunFn(void *opaque, RmemRun run, RmemState to);
  * Apply @event to [first, first + count): check as rmem_check() does, then,
  * for each run of equal old state in order, change state and counters and
  * call @fn (may be NULL). A refusal changes nothing. RMEM_LOAD also sets
- * the launch flag, any other change clears it. Pages whose state the rules
+ * the launch flag, any other change clears it (for RMEM_STALE, see
+ * rmem_settle()). Pages whose state the rules
  * leave as it is are reported to @fn with run.state == to and not counted.
  */
 RmemRefusal rmem_apply(Rmem *rm, uint64_t first, uint64_t count,

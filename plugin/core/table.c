@@ -126,22 +126,47 @@ static RmemRun run_from(const Rmem *rm, uint64_t first, uint64_t end,
     return run;
 }
 
-/* Concurrent readers see old or new bytes, never anything else. */
-static void fill(Rmem *rm, uint64_t first, uint64_t count, uint8_t byte)
+/*
+ * Concurrent readers see old or new bytes, never anything else. Bits of @keep
+ * stay as they are.
+ */
+static void fill(Rmem *rm, uint64_t first, uint64_t count, uint8_t byte,
+                 uint8_t keep)
 {
-    const uint64_t end = first + count, word = repeat(byte);
+    const uint64_t end = first + count, word = repeat(byte), kept = repeat(keep);
 
     while (first < end) {
         if (first % WORD_PAGES == 0 && end - first >= WORD_PAGES) {
             TableWord *to = (void *)(rm->table + first);
 
-            __atomic_store_n(to, word, __ATOMIC_RELEASE);
+            __atomic_store_n(to, word | (__atomic_load_n(to, __ATOMIC_RELAXED) & kept),
+                             __ATOMIC_RELEASE);
             first += WORD_PAGES;
         } else {
-            __atomic_store_n(&rm->table[first], byte, __ATOMIC_RELEASE);
-            first++;
+            uint8_t *to = &rm->table[first++];
+            uint8_t old = __atomic_load_n(to, __ATOMIC_RELAXED);
+
+            __atomic_store_n(to, (uint8_t)(byte | (old & keep)), __ATOMIC_RELEASE);
         }
     }
+}
+
+/* What else the byte of a page says after a step. */
+static uint8_t flags_after(const Rmem *rm, RmemEvent event, RmemState from,
+                           RmemState to)
+{
+    bool moves = (from == RMEM_SHARED) != (to == RMEM_SHARED);
+
+    if (event == RMEM_LOAD) {
+        return RMEM_LAUNCH;
+    }
+    return rm->profile->scrambles && moves
+           && (event == RMEM_TO_SHARED || event == RMEM_TO_PRIVATE) ? RMEM_STALE : 0;
+}
+
+static uint8_t flags_kept(RmemEvent event)
+{
+    return event == RMEM_TOUCH || event == RMEM_ACCEPT ? RMEM_STALE : 0;
 }
 
 static void move_pages(Rmem *rm, RmemState from, RmemState to, uint64_t count)
@@ -176,15 +201,9 @@ void rmem_set_launch(Rmem *rm, uint64_t first, uint64_t count)
     for (uint64_t at = first, end = first + count; at < end; at += run.count) {
         run = run_from(rm, at, end, &ext);
         if (run.state == RMEM_PENDING) {
-            fill(rm, at, run.count, RMEM_PENDING | RMEM_LAUNCH);
+            fill(rm, at, run.count, RMEM_PENDING | RMEM_LAUNCH, 0);
         }
     }
-}
-
-bool rmem_is_launch(const Rmem *rm, uint64_t page)
-{
-    assert(page < rm->pages);
-    return __atomic_load_n(&rm->table[page], __ATOMIC_ACQUIRE) & RMEM_LAUNCH;
 }
 
 RmemState rmem_touch(Rmem *rm, uint64_t page)
@@ -198,7 +217,9 @@ RmemState rmem_touch(Rmem *rm, uint64_t page)
         return old & RMEM_STATE_MASK;
     }
     while ((old & RMEM_STATE_MASK) == RMEM_PENDING) {
-        if (__atomic_compare_exchange_n(&rm->table[page], &old, rule->next, false,
+        uint8_t next = rule->next | (old & RMEM_STALE);
+
+        if (__atomic_compare_exchange_n(&rm->table[page], &old, next, false,
                                         __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
             move_pages(rm, RMEM_PENDING, rule->next, 1);
             rmem_count(rm, counter_of[RMEM_TOUCH], 1);
@@ -261,8 +282,8 @@ static void count_change(Rmem *rm, RmemState from, RmemState to,
     }
 }
 
-/* What the launch has placed in a run is gone. A hole has no marks, and stays one. */
-static void clear_launch(Rmem *rm, RmemRun run)
+/* What was in a run is gone. A hole has no marks, and stays one. */
+static void clear_marks(Rmem *rm, RmemRun run)
 {
     const uint64_t end = run.first + run.count;
     Extent ext;
@@ -271,8 +292,7 @@ static void clear_launch(Rmem *rm, RmemRun run)
         ext = extent_at(rm, at, end);
         for (uint64_t page = at; !ext.hole && page < ext.end; page++) {
             /* A vCPU may be taking the page: its state is not ours to write. */
-            __atomic_fetch_and(&rm->table[page], (uint8_t)~RMEM_LAUNCH,
-                               __ATOMIC_ACQ_REL);
+            __atomic_fetch_and(&rm->table[page], RMEM_STATE_MASK, __ATOMIC_ACQ_REL);
         }
     }
 }
@@ -280,12 +300,11 @@ static void clear_launch(Rmem *rm, RmemRun run)
 /* A run of one state takes the step that the rules allow it. */
 static void change_run(Rmem *rm, RmemRun run, RmemEvent event, RmemState to)
 {
-    if (event == RMEM_LOAD) {
-        fill(rm, run.first, run.count, (uint8_t)(to | RMEM_LAUNCH));
-    } else if (to != run.state) {
-        fill(rm, run.first, run.count, (uint8_t)to);
+    if (event == RMEM_LOAD || to != run.state) {
+        fill(rm, run.first, run.count,
+             (uint8_t)to | flags_after(rm, event, run.state, to), flags_kept(event));
     } else if (event == RMEM_DISCARD) {
-        clear_launch(rm, run);
+        clear_marks(rm, run);
     }
     count_change(rm, run.state, to, event, run.count);
 }
@@ -332,11 +351,10 @@ RmemRefusal rmem_apply_page(Rmem *rm, uint64_t page, RmemEvent event,
             return rules[*old].refusal;
         }
         next = rules[*old].next;
-        if (event == RMEM_LOAD) {
-            next |= RMEM_LAUNCH;
-        } else if (next == *old && event != RMEM_DISCARD) {
+        if (next == *old && event != RMEM_LOAD && event != RMEM_DISCARD) {
             return RMEM_OK;
         }
+        next |= flags_after(rm, event, *old, next) | (byte & flags_kept(event));
     } while (!__atomic_compare_exchange_n(&rm->table[page], &byte, next, false,
                                           __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
     count_change(rm, *old, next & RMEM_STATE_MASK, event, 1);
@@ -356,7 +374,7 @@ static void clear_table(Rmem *rm)
     for (uint64_t at = 0; at < rm->pages; at = ext.end) {
         ext = extent_at(rm, at, rm->pages);
         if (!ext.hole) {
-            fill(rm, at, ext.end - at, RMEM_PENDING);
+            fill(rm, at, ext.end - at, RMEM_PENDING, 0);
         }
     }
 }

@@ -130,6 +130,7 @@ void sev_launch(RestrictedMemory *rm)
     qatomic_set(&sev->jump_table, 0);
     qatomic_set(&sev->armed, false);
     memset(sev->measurement, 0, sizeof(sev->measurement));
+    qemu_guest_getrandom_nofail(&rm->noise, sizeof(rm->noise));
     qemu_guest_getrandom_nofail(sev->vmpck, sizeof(sev->vmpck));
     qemu_guest_getrandom_nofail(sev->report_id, sizeof(sev->report_id));
     if (sev->metadata) {

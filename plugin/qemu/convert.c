@@ -84,6 +84,9 @@ static void run_content_split(RestrictedMemory *rm, RmemRun run, RmemState to,
                   is_shared ? &rm->private_ram : &rm->shared_ram,
                   run.first, run.count);
     }
+    if (preserve) {
+        rmem_settle(&rm->core, run.first, run.count);
+    }
     file_punch(rm, is_shared ? RESTRICTED_FD_PRIVATE : RESTRICTED_FD_SHARED,
                run.first, run.count);
 }

@@ -138,6 +138,7 @@ RmemState restricted_cpu_touch(RestrictedMemory *rm, uint64_t page)
          */
         (void)*(const volatile uint8_t *)(ram + (page << RMEM_PAGE_BITS));
     }
+    restricted_settle(rm, page);
     return state == RMEM_PENDING ? rmem_state(&rm->core, page) : state;
 }
 

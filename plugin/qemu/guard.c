@@ -69,7 +69,8 @@ static const MemoryRegionOps zero_ops = {
 /*
  * How much around @offset, a shared page, is shared as well: the answer's
  * address mask. Addresses in the region equal those in the target, so any
- * alignment works. The last block found uniform is remembered.
+ * alignment works. The last block found uniform is remembered. A stale page
+ * is for itself: it must be asked for before it is reached.
  */
 static hwaddr guard_shared_mask(RestrictedGuard *guard, uint64_t offset)
 {
@@ -82,6 +83,8 @@ static hwaddr guard_shared_mask(RestrictedGuard *guard, uint64_t offset)
         return (UINT64_C(1) << GUARD_BLOCK_BITS) - 1;
     }
     if ((block + 1) << GUARD_BLOCK_BITS <= core->pages << RMEM_PAGE_BITS
+        && !(core->profile->scrambles
+             && rmem_any_stale(core, block * pages, pages))
         && rmem_run_at(core, block * pages, pages).count == pages) {
         qatomic_set(&guard->uniform, key);
         return (UINT64_C(1) << GUARD_BLOCK_BITS) - 1;
@@ -158,6 +161,7 @@ static IOMMUTLBEntry guard_translate(IOMMUMemoryRegion *iommu, hwaddr addr,
     if (flag == IOMMU_NONE || (guard->cpu_physical && index == GUARD_PLAIN)) {
         entry.target_as = guard_cpu_view(rm, page, &entry.perm);
     } else if (state == RMEM_SHARED) {
+        restricted_settle(rm, page);
         entry.target_as = &rm->shared_as;
         entry.addr_mask = guard_shared_mask(guard, addr);
     } else {
@@ -168,6 +172,10 @@ static IOMMUTLBEntry guard_translate(IOMMUMemoryRegion *iommu, hwaddr addr,
         };
 
         entry.target_as = restricted_judge(&access, state);
+        if (entry.target_as == &rm->shared_as
+            || entry.target_as == &rm->private_as) {
+            restricted_settle(rm, page);
+        }
     }
     entry.iova = addr & ~entry.addr_mask;
     entry.translated_addr = entry.iova;

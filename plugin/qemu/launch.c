@@ -43,6 +43,9 @@ uint8_t *restricted_ram(RestrictedMemory *rm, hwaddr gpa, uint64_t size,
     if (run.state != state || run.count != pages.count) {
         return NULL;
     }
+    for (uint64_t i = 0; i < pages.count; i++) {
+        restricted_settle(rm, pages.first + i);
+    }
     return (uint8_t *)memory_region_get_ram_ptr(ram)
            + (pages.first << RMEM_PAGE_BITS) + (gpa - start);
 }

@@ -152,6 +152,7 @@ struct RestrictedMemory {
     unsigned nslots;
     bool sealed;                        /* atomic: the loader is not trusted any more */
     bool stub_awaited;                  /* atomic: see efi-stub.c */
+    uint64_t noise;                     /* seed of this launch, see scramble.c */
     unsigned held;                      /* invalidations begun; BQL */
     bool held_running;
 
@@ -287,6 +288,19 @@ bool restricted_share_page(RestrictedMemory *rm, uint64_t page,
                            RmemState *old);
 /* Fresh launch: everything pending, no storage. */
 void restricted_reset(void *opaque);
+
+/* scramble.c */
+/* Where the profile scrambles: put noise where @page is, if it is stale. */
+void restricted_do_settle(RestrictedMemory *rm, uint64_t page);
+
+/* Before the content of @page is reached, by whomever, on the side it is on. */
+static inline void restricted_settle(RestrictedMemory *rm, uint64_t page)
+{
+    if (unlikely(rm->core.profile->scrambles)
+        && rmem_any_stale(&rm->core, page, 1)) {
+        restricted_do_settle(rm, page);
+    }
+}
 
 /* launch.c */
 void restricted_launch_machine_done(RestrictedMemory *rm);

@@ -15,7 +15,7 @@ from cvmlab.resources import plugin_dir
 from tests.plugin.core import Core, Library
 
 
-_SOURCES = ("rules.c", "table.c", "ring.c")
+_SOURCES = ("rules.c", "table.c", "marks.c", "ring.c")
 _CFLAGS = ("-std=c11", "-O1", "-g", "-fPIC")
 MakeCore = Callable[..., Core]
 

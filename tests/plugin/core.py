@@ -23,6 +23,7 @@ class _Profile(c.Structure):
     _fields_ = (
         ("name", c.c_char_p),
         ("split", c.c_bool),
+        ("scrambles", c.c_bool),
         ("rules", (_Rule * len(PageState)) * len(Event)),
     )
 
@@ -61,6 +62,8 @@ _PROTOTYPES = {
     "rmem_touch": (c.c_int, [_RM, _U64]),
     "rmem_set_launch": (None, [_RM, _U64, _U64]),
     "rmem_is_launch": (c.c_bool, [_RM, _U64]),
+    "rmem_any_stale": (c.c_bool, [_RM, _U64, _U64]),
+    "rmem_settle": (None, [_RM, _U64, _U64]),
     "rmem_run_at": (_Run, [_RM, _U64, _U64]),
     "rmem_check": (c.c_int, [_RM, _U64, _U64, c.c_int, c.POINTER(_U64)]),
     "rmem_apply": (c.c_int, [_RM, _U64, _U64, c.c_int, _RunFn, c.c_void_p, c.POINTER(_U64)]),
@@ -174,6 +177,12 @@ class Core:
 
     def is_launch(self, page: int) -> bool:
         return bool(self.c.rmem_is_launch(self.rm, page))
+
+    def any_stale(self, first: int, count: int = 1) -> bool:
+        return bool(self.c.rmem_any_stale(self.rm, first, count))
+
+    def settle(self, first: int, count: int = 1) -> None:
+        self.c.rmem_settle(self.rm, first, count)
 
     def run_at(self, first: int, count: int) -> tuple[int, int, PageState]:
         run = self.c.rmem_run_at(self.rm, first, count)

@@ -31,6 +31,7 @@ CONSTANTS = {
     "RMEM_PAGE_SIZE": PAGE_SIZE,
     "RMEM_STATE_MASK": states.STATE_MASK,
     "RMEM_LAUNCH": states.LAUNCH_FLAG,
+    "RMEM_STALE": states.STALE_FLAG,
     "RMEM_F_WRITE": records.FLAG_WRITE,
     "RMEM_NO_VCPU": records.NO_VCPU,
     "RMEM_NO_DEVICE": records.NO_DEVICE,

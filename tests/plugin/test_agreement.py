@@ -56,6 +56,13 @@ class Twins(RuleBasedStateMachine):
         page %= len(self.model.table)
         assert self.core.touch(page) is self.model.touch(page)
 
+    @rule(page=st.integers(0, MAX_PAGES - 1))
+    def settle(self, page: int) -> None:
+        page %= len(self.model.table)
+        self.core.settle(page)
+        self.model.settle(page)
+        assert not self.core.any_stale(page)
+
     @rule()
     def reset(self) -> None:
         self.core.reset()

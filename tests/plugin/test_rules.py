@@ -28,6 +28,8 @@ def test_the_compiled_rules_are_those_that_python_loads(library: Library) -> Non
         assert library.cells(name) == rules.cells
     compiled = {found.name.decode(): found.split for found in library.profiles()}
     assert compiled == {name: r.layout is Layout.SPLIT for name, r in profiles().items()}
+    scrambling = {found.name.decode(): found.scrambles for found in library.profiles()}
+    assert scrambling == {name: r.scrambles for name, r in profiles().items()}
 
 
 def test_a_profile_nobody_wrote_is_not_found(library: Library) -> None:

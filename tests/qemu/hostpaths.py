@@ -89,7 +89,8 @@ async def open_lab(boot: Boot, folder: Path, **options: Any) -> AsyncIterator[La
                 become_td(vm)
             elif vm.spec.coco == "sev-snp":
                 vm.reach_shared(0)
-            await vm.convert("shared", page(0), count=SECRET_PAGES, content="discard")
+            # Zeros, which the drivers rely on: the content of pages that nobody has used.
+            await vm.convert("shared", page(0), count=SECRET_PAGES, content="preserve")
             yield Lab(vm, folder, wire)
 
 

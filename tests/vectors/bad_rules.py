@@ -35,6 +35,7 @@ BAD_RULES = [
         "profile x: layout must be one of in-place, split",
     ),
     (_own_row('tuch = ["shared"]'), "profile x: unknown key 'tuch'"),
+    (_own_row("scrambles = 1"), "profile x: scrambles must be true or false"),
     (_own_row('touch = ["shared"]'), f"profile x, touch: {_CELLS}"),
     (_own_row('touch = "shared"'), f"profile x, touch: {_CELLS}"),
     (
