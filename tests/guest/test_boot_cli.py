@@ -154,7 +154,7 @@ def test_names_of_functions_are_those_of_the_running_kernel(image: str) -> None:
     command = f"echo 0 > /proc/sys/kernel/kptr_restrict; {some}"
     planned = plan(Request(image=image, exec=command))
     with SyncVm(planned.spec, setting=replace(planned.setting, keep=False)) as vm:
-        assert vm.wait_exit().guest_status == 0
+        assert vm.wait_exit(timeout_s=400).guest_status == 0
         console = vm.console_text
     kernel = planned.symbols.get()
     assert kernel is not None
