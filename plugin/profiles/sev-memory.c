@@ -47,23 +47,19 @@ bool sev_convert(SevGuest *sev, uint64_t gpa, uint64_t count, RmemEvent event,
     uint64_t size = count << RMEM_PAGE_BITS;
 
     for (unsigned i = 0; i < rm->nslots; i++) {
-        const RestrictedSlot *slot = &rm->slots[i];
-        uint64_t start = MAX(gpa, slot->gpa);
-        uint64_t end = MIN(gpa + size, slot->gpa + slot->size);
-        RestrictedPages pages = {
-            (start - slot->gpa + slot->offset) >> RMEM_PAGE_BITS,
-            (end - start) >> RMEM_PAGE_BITS,
-        };
+        RestrictedPages pages;
         RestrictedChange change = {
             .ranges = &pages, .n = 1, .event = event, .actor = RMEM_A_VCPU,
             .rip = rip,
         };
 
-        if (start >= end) {
+        if (!restricted_slot_part(&rm->slots[i], gpa, size, &pages)) {
             continue;
         }
         if (!restricted_change(rm, &change, NULL)) {
-            restricted_violation(rm, start, pages.count,
+            restricted_violation(rm, restricted_offset_to_gpa(rm, pages.first
+                                                              << RMEM_PAGE_BITS),
+                                 pages.count,
                                  change.refusal ?: RMEM_OUT_OF_RANGE, rip);
             return false;
         }

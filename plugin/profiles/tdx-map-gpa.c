@@ -19,26 +19,19 @@ static RmemRefusal map_ram(TdxGuest *tdx, uint64_t gpa, uint64_t size,
     RestrictedMemory *rm = tdx->rm;
 
     for (unsigned i = 0; i < rm->nslots; i++) {
-        const RestrictedSlot *slot = &rm->slots[i];
-        uint64_t start = MAX(gpa, slot->gpa);
-        uint64_t end = MIN(gpa + size, slot->gpa + slot->size);
-        RestrictedPages pages = {
-            (start - slot->gpa + slot->offset) >> RMEM_PAGE_BITS,
-            (end - start) >> RMEM_PAGE_BITS,
-        };
+        RestrictedPages pages;
         RestrictedChange change = {
             .ranges = &pages, .n = 1, .event = event, .actor = RMEM_A_VCPU,
             .rip = rip,
         };
 
-        if (start < end && !restricted_change(rm, &change, NULL)) {
-            if (change.refusal == RMEM_OK) {
-                *done = start - gpa;        /* the host is full */
-                return RMEM_OUT_OF_RANGE;
-            }
-            *done = restricted_offset_to_gpa(rm, change.bad << RMEM_PAGE_BITS)
-                    - gpa;
-            return change.refusal;
+        if (restricted_slot_part(&rm->slots[i], gpa, size, &pages)
+            && !restricted_change(rm, &change, NULL)) {
+            /* Without a refusal, the host is full. */
+            uint64_t bad = change.refusal == RMEM_OK ? pages.first : change.bad;
+
+            *done = restricted_offset_to_gpa(rm, bad << RMEM_PAGE_BITS) - gpa;
+            return change.refusal ?: RMEM_OUT_OF_RANGE;
         }
     }
     *done = size;

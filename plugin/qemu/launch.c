@@ -64,6 +64,20 @@ void restricted_flush_later(void)
     }
 }
 
+bool restricted_slot_part(const RestrictedSlot *slot, hwaddr gpa,
+                          uint64_t size, RestrictedPages *pages)
+{
+    hwaddr start = MAX(gpa, slot->gpa);
+    hwaddr end = MIN(gpa + size, slot->gpa + slot->size);
+
+    if (start >= end) {
+        return false;
+    }
+    pages->first = (start - slot->gpa + slot->offset) >> RMEM_PAGE_BITS;
+    pages->count = (end - start) >> RMEM_PAGE_BITS;
+    return true;
+}
+
 void restricted_seal(RestrictedMemory *rm)
 {
     qatomic_set(&rm->sealed, true);

@@ -311,6 +311,9 @@ void restricted_seal(RestrictedMemory *rm);
 /* Pages of [gpa, gpa + size); false if they are not all RAM of one slot. */
 bool restricted_pages(const RestrictedMemory *rm, hwaddr gpa, uint64_t size,
                       RestrictedPages *pages);
+/* What of [gpa, gpa + size) is in @slot; false if nothing is. */
+bool restricted_slot_part(const RestrictedSlot *slot, hwaddr gpa,
+                          uint64_t size, RestrictedPages *pages);
 /* Content of pages that are all in @state, else NULL. */
 uint8_t *restricted_ram(RestrictedMemory *rm, hwaddr gpa, uint64_t size,
                         RmemState state);
