@@ -21,7 +21,8 @@ from typing import final
 from cvmlab.errors import DeadlineExceeded, GuestPanic, MarkerNotSeen
 
 
-PANIC = re.compile(r"Kernel panic - not syncing[^\n]*")
+# The whole line: the text arrives in pieces, and the reason is at the line's end.
+PANIC = re.compile(r"Kernel panic - not syncing[^\n]*(?=\n)")
 LAST_LINES = 5
 # A pattern that is not found is tried again with this much of the text before the new.
 _OVERLAP = 4096
@@ -66,7 +67,7 @@ class Console:
                     self._readers.pop(0)
         finally:
             self._ended = True
-            self._changed.set()
+            self._append("\n" if self._text[-1:] not in ("", "\n") else "")
 
     async def _read(self, reader: asyncio.StreamReader, log: FileIO) -> None:
         try:

@@ -82,6 +82,23 @@ async def test_panic_fails_every_wait_at_once(guest: Guest) -> None:
     assert guest.console.panic == caught.value.line
 
 
+async def test_a_panic_is_told_when_its_line_is_whole(guest: Guest) -> None:
+    wait = asyncio.ensure_future(guest.console.wait_for("never", timeout_s=5))
+    guest.says("Kernel panic - not syncing: no in")
+    await asyncio.sleep(0.02)
+    assert not wait.done()
+    guest.says("it\n")
+    with pytest.raises(GuestPanic, match="no init"):
+        await wait
+
+
+async def test_a_panic_cut_off_by_the_end_is_told(guest: Guest) -> None:
+    guest.says("Kernel panic - not syncing: no in")
+    guest.ends()
+    with pytest.raises(GuestPanic, match="no in"):
+        await guest.console.wait_for("never", timeout_s=5)
+
+
 async def test_a_panic_that_is_awaited_is_no_failure(guest: Guest) -> None:
     guest.says("Kernel panic - not syncing: as planned\n")
     await guest.console.wait_for("Kernel panic", timeout_s=5)
