@@ -124,8 +124,43 @@ static bool check_cpu(const TdxGuest *tdx, Error **errp)
     return false;
 }
 
+/*
+ * ABI, "IA32_ARCH_CAPABILITIES": a TD has it, with RDCL_NO and its like set;
+ * without, a kernel isolates its page tables, at a TLB flush per system call.
+ * IBRS_ALL is not there: QEMU's CPU has no IA32_SPEC_CTRL.
+ */
+static void set_arch_capabilities(void)
+{
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        CPUX86State *env = cpu_env(cpu);
+
+        env->features[FEAT_7_0_EDX] |= CPUID_7_0_EDX_ARCH_CAPABILITIES;
+        env->features[FEAT_ARCH_CAPABILITIES] =
+            MSR_ARCH_CAP_RDCL_NO | MSR_ARCH_CAP_SKIP_L1DFL_VMENTRY
+            | MSR_ARCH_CAP_MDS_NO | MSR_ARCH_CAP_PSCHANGE_MC_NO
+            | MSR_ARCH_CAP_TAA_NO;
+    }
+}
+
+static bool tdx_msr(RestrictedMemory *rm, CPUState *cpu, bool write,
+                    uintptr_t ra)
+{
+    CPUX86State *env = cpu_env(cpu);
+    uint64_t value = env->features[FEAT_ARCH_CAPABILITIES];
+
+    if ((uint32_t)env->regs[R_ECX] != MSR_IA32_ARCH_CAPABILITIES || write) {
+        return false;
+    }
+    env->regs[R_EAX] = (uint32_t)value;
+    env->regs[R_EDX] = value >> 32;
+    return true;
+}
+
 static bool tdx_machine_done(RestrictedMemory *rm, Error **errp)
 {
+    set_arch_capabilities();
     return check_cpu(the_guest, errp) && tdx_launch_init(the_guest, errp);
 }
 
@@ -325,5 +360,6 @@ const RestrictedProfile restricted_profile_tdx = {
     .mmio = tdx_mmio,
     .instruction = tdx_instruction,
     .has_work = tdx_has_work,
+    .msr = tdx_msr,
     .intercept = tdx_intercept,
 };

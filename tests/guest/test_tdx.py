@@ -46,6 +46,12 @@ def test_a_stock_kernel_takes_every_ve(tmp_path: Path, firmware: str) -> None:
     assert_is_td(boot(tmp_path, resolve(exec_command=LOOK), extra=extra))
 
 
+def test_a_kernel_sees_no_meltdown() -> None:
+    """Else it would isolate its page tables, as none on hardware does."""
+    script = "test \"$(cat /sys/devices/system/cpu/vulnerabilities/meltdown)\" = 'Not affected'"
+    assert cvmlab("boot", "--coco", "tdx", "--exec", script).code == 0
+
+
 @pytest.mark.parametrize("policy", ["max:1M", "retry:2"])
 def test_a_stock_kernel_copes_with_conversions_cut_short_or_put_off(policy: str) -> None:
     done = cvmlab(
