@@ -25,7 +25,7 @@ from tests.bench.measure import Figure, ratio
 ROUNDS = 5
 PASSES = 5  # the first of which touches the bounce buffer for the first time, and does not count
 DISK_MIB = 256
-NET_MIB = 8
+NET_MIB = 32
 VIRTIO = "iommu_platform=on,disable-legacy=on"
 # Host and guest share a clock under TCG; /proc/uptime has its hundredths of a second.
 TIMED = """
