@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Stock kernels as SEV, SEV-ES and SEV-SNP guests: by SeaBIOS and by OVMF, with devices, attested."""
 
+import asyncio
 import hashlib
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from cvmlab import packages
-from cvmlab.bootspec import Firmware
+from cvmlab.bootspec import BootSpec, Firmware
 from cvmlab.outcome import End
+from cvmlab.records import Phase
+from cvmlab.vm import Vm
 from tests.guest import devices
 from tests.guest.devices import (
     VIRTIO,
@@ -31,6 +36,8 @@ pytestmark = [
 DEADLINE_S = 200
 FEATURES = {"sev": "AMD SEV", "sev-es": "AMD SEV SEV-ES", "sev-snp": "AMD SEV SEV-ES SEV-SNP"}
 LOOK = "dmesg | grep -E 'Encryption Features|smp: Brought'"
+FIRMWARE_DATA_BYTES = 16 << 20  # OVMF's own data are below
+LOOKS, LOOP_BYTES = 40, 64
 SWIOTLB_PAGES = (64 << 20) >> 12
 ATTEST = (
     "mount -t configfs c /sys/kernel/config && mkdir /sys/kernel/config/tsm/report/r && "
@@ -101,19 +108,64 @@ def test_most_of_a_large_guest_stays_unvalidated(tmp_path: Path) -> None:
     assert done.result.pages.shared >= SWIOTLB_PAGES
 
 
-@pytest.mark.parametrize("coco", ["sev", "sev-es", "sev-snp"])
-def test_firmware_checks_the_hashes_of_what_it_boots(tmp_path: Path, coco: str) -> None:
+def firmware_with_hashes() -> Path:
     """Debian unstable has the firmware that has a place for them."""
     unpacked = packages.unpack(packages.fetch("ovmf-amdsev", "sid"))
-    firmware = unpacked / "usr/share/ovmf/OVMF.amdsev.fd"
+    return unpacked / "usr/share/ovmf/OVMF.amdsev.fd"
+
+
+@pytest.mark.parametrize("coco", ["sev", "sev-es", "sev-snp"])
+def test_firmware_checks_the_hashes_of_what_it_boots(tmp_path: Path, coco: str) -> None:
     folder = tmp_path / "run"
     words = (
-        "boot", "--coco", coco, "--firmware", str(firmware), "--exec", LOOK, "--json", "-",
-        "--run-dir", str(folder),
+        "boot", "--coco", coco, "--firmware", str(firmware_with_hashes()), "--exec", LOOK,
+        "--json", "-", "--run-dir", str(folder),
     )  # fmt: skip
     done = cvmlab(*words, "--coco-option", "kernel-hashes=on")
     assert done.code == 0
     assert f"Features active: {FEATURES[coco]}" in (folder / "console.log").read_text()
+
+
+def with_hashes(coco: str, *options: str) -> BootSpec:
+    firmware = firmware_with_hashes()
+    return BootSpec(
+        **devices.guest_options("true", coco=coco, firmware=firmware, guest_options=options)
+    )
+
+
+async def dead_loop(vm: Vm) -> None:
+    """Wait until the CPU is seen at one place, give or take an instruction, again and again."""
+    places: list[int] = []
+    async with asyncio.timeout(DEADLINE_S):
+        while len(places) < LOOKS or max(places) - min(places) > LOOP_BYTES:
+            text = await vm.command("human-monitor-command", {"command-line": "info registers"})
+            (place,) = re.findall(r"\b[RE]IP=([0-9a-f]+)", text)
+            places = [*places, int(place, 16)][-LOOKS:]
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("coco", ["sev", "sev-snp"])
+async def test_firmware_stops_at_what_has_another_hash(tmp_path: Path, coco: str) -> None:
+    """The table is changed before a CPU runs, as if the initrd were another."""
+    spec = with_hashes(coco, "kernel-hashes=on")
+    assert spec.initrd is not None
+    digest = hashlib.sha256(spec.initrd.read_bytes()).digest()
+    async with Vm(spec, run_dir=tmp_path / "run", paused=True) as vm:
+        private = vm.memory_files.fds.private
+        place = os.pread(private, FIRMWARE_DATA_BYTES, 0).index(digest)
+        os.pwrite(private, bytes([digest[0] ^ 1]), place)
+        await vm.cont()
+        await dead_loop(vm)
+        assert vm.pages.phase is Phase.FIRMWARE
+        await vm.stop()
+
+
+async def test_firmware_with_a_place_for_hashes_boots_nothing_without(tmp_path: Path) -> None:
+    async with Vm(with_hashes("sev-snp"), run_dir=tmp_path / "run") as vm:
+        await vm.console.wait_for(
+            "No bootable option was found", fail=["Linux version"], timeout_s=DEADLINE_S
+        )
+        await vm.stop()
 
 
 @pytest.mark.parametrize("coco", ["sev-es", "sev-snp"])
