@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cvmlab.bootspec import Disk
+from cvmlab.build import rom_dirs
 from cvmlab.images import resolve
 from cvmlab.outcome import End
 from cvmlab.records import Phase
@@ -74,6 +75,34 @@ async def test_a_working_guest_outlives_three_qemus(coco: str) -> None:
 @pytest.mark.parametrize("coco", ["generic", "tdx"])
 async def test_a_working_guest_outlives_many_qemus(coco: str) -> None:
     await upgrade_under_load(coco, int(os.environ.get("CVMLAB_UPGRADES", "20")))
+
+
+# What a quote says of the TD: from the 48 bytes of its header to RTMR3.
+QUOTED = """
+mount -t configfs c /sys/kernel/config; mkdir /sys/kernel/config/tsm/report/r
+cd /sys/kernel/config/tsm/report/r
+quote() { head -c 64 /dev/zero | tr '\\0' A >inblob; head -c 632 outblob >$1; }
+quote /tmp/before
+echo measured $(tail -c 256 /tmp/before | head -c 48 | tr -d '\\0' | wc -c); echo parked
+read told </dev/console
+quote /tmp/after; wc -c </tmp/after; cmp /tmp/before /tmp/after
+"""
+
+
+@pytest.mark.timeout(300)
+async def test_what_a_td_measured_outlives_its_qemu() -> None:
+    guest = resolve("debian", exec_command=QUOTED, extra_modules=("tdx_guest",))
+    vm = Vm(
+        kernel=guest.kernel, initrd=guest.initrd, append=guest.append, coco="tdx", quotes=True,
+        firmware="ovmf", rom_dirs=tuple(rom_dirs()),
+    )  # fmt: skip
+    async with vm:
+        await vm.wait_for(r"measured [1-9]\d*\nparked", timeout_s=DEADLINE_S)
+        await vm.upgrade()
+        await vm.send("\n")
+        await vm.wait_for(r"^632$", fail=["differ"], timeout_s=DEADLINE_S)
+        outcome = await vm.wait_exit(timeout_s=DEADLINE_S)
+        assert (outcome.end, outcome.guest_status) == (End.POWERED_OFF, 0), vm.console.last_lines()
 
 
 DISK_WORK = """
