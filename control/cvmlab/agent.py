@@ -51,6 +51,8 @@ class Agent:
         self._rest = b""
         self._news = asyncio.Event()
         self._ended = False
+        self._settled = asyncio.Event()
+        self._settled.set()
 
     async def wait_hello(self) -> str | None:
         """Return the kernel's release when init runs, None if the channel ends before."""
@@ -64,10 +66,19 @@ class Agent:
         try:
             while self._readers:
                 await self._read(self._readers[0])
+                await self._settled.wait()
                 self._readers.pop(0)
         finally:
             self._ended = True
             self._news.set()
+
+    def hold(self) -> None:
+        """Until settle(), the end of what is read now is not the last: go_on_with() may come."""
+        self._settled.clear()
+
+    def settle(self) -> None:
+        """What is read now is the last."""
+        self._settled.set()
 
     def go_on_with(self, reader: asyncio.StreamReader) -> None:
         """Read *reader* when what is read now has ended."""

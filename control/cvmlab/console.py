@@ -64,6 +64,7 @@ class Console:
             with self._open_log() as log:
                 while self._readers:
                     await self._read(self._readers[0], log)
+                    await self._may_send.wait()  # while it is held, another reader may come
                     self._readers.pop(0)
         finally:
             self._ended = True

@@ -148,6 +148,7 @@ class Replacement:
         started_s = time.monotonic()
         source = self._source.connection
         await source.settle(timeout_s=_SETTLE_S)
+        self._source.agent.hold()
         await self._source.console.hold(timeout_s=_SETTLE_S)
         await self._require_running()
         before = one_backend(await source.execute("query-restricted-memory"))

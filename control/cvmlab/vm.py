@@ -328,8 +328,7 @@ class Vm(Operations):
         :raise CvmError: nothing has changed, the old QEMU runs the guest.
         :raise VmExited: QEMU died on the way, at a moment that left no way back.
         """
-        # It may have to be built.
-        program = await asyncio.to_thread(locate_qemu, qemu or self.setting.qemu)
+        program = await asyncio.to_thread(locate_qemu, qemu or self.setting.qemu)  # may build it
         setting = replace(self.setting, qemu=program)
         parts, supervisor = self._running, self._supervisor
         require_upgradable(self.spec, parts.channels.overlays)
@@ -349,6 +348,7 @@ class Vm(Operations):
         finally:
             supervisor.watch(self._running)
             parts.console.release()
+            parts.agent.settle()
             self._settled.set()
         await retire(parts, replaced, self.setting.stop_timeout_s)
         return replaced.upgrade

@@ -183,3 +183,32 @@ async def test_a_connection_that_is_reset_is_an_end() -> None:
     agent = Agent(reader)
     await agent.follow()
     assert agent.release is None
+
+
+async def test_the_end_of_a_console_that_is_held_is_not_the_last(guest: Guest) -> None:
+    """The QEMU that is being replaced may die before the other one's console is there."""
+    await guest.console.hold(timeout_s=5)
+    guest.ends()
+    await asyncio.sleep(0.02)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        async with stream(ours) as (reader, writer):
+            guest.console.go_on_with(reader, writer)
+            guest.console.release()
+            theirs.sendall(b"here again\n")
+            await guest.console.wait_for("here again", timeout_s=5)
+
+
+async def test_the_end_of_an_agent_that_is_held_is_not_the_last() -> None:
+    old, new = asyncio.StreamReader(), asyncio.StreamReader()
+    agent = Agent(old)
+    following = asyncio.ensure_future(agent.follow())
+    agent.hold()
+    old.feed_eof()
+    await asyncio.sleep(0.02)
+    agent.go_on_with(new)
+    agent.settle()
+    new.feed_data(b"cvmlab exit 7\n")
+    new.feed_eof()
+    await asyncio.wait_for(following, 5)
+    assert agent.exit_status == 7
