@@ -64,32 +64,25 @@ static void arm(CPUState *cpu, run_on_cpu_data data)
     sev_arm(&the_guest, cpu);
 }
 
-static bool sev_msr(RestrictedMemory *rm, CPUState *cpu, bool write,
-                    uintptr_t ra)
+static bool sev_msr(CPUState *cpu, uint32_t index, bool write,
+                    uint64_t *value, uintptr_t ra)
 {
-    CPUX86State *env = cpu_env(cpu);
-    uint32_t index = env->regs[R_ECX];
-    uint64_t value;
-
     if (index == SEV_MSR_STATUS && !write) {
         if (!qatomic_read(&the_guest.armed)) {
             /* Then do this instruction again. */
             async_safe_run_on_cpu(cpu, arm, RUN_ON_CPU_NULL);
             cpu_loop_exit_restore(cpu, ra);
         }
-        value = sev_status(&the_guest);
+        *value = sev_status(&the_guest);
     } else if (index == SEV_MSR_GHCB && the_guest.level != SEV_PLAIN) {
         if (write) {
-            sev_vcpu(cpu)->ghcb = deposit64(env->regs[R_EAX], 32, 32,
-                                            env->regs[R_EDX]);
-            return true;
+            sev_vcpu(cpu)->ghcb = *value;
+        } else {
+            *value = sev_vcpu(cpu)->ghcb;
         }
-        value = sev_vcpu(cpu)->ghcb;
     } else {
         return false;
     }
-    env->regs[R_EAX] = (uint32_t)value;
-    env->regs[R_EDX] = value >> 32;
     return true;
 }
 

@@ -144,17 +144,13 @@ static void set_arch_capabilities(void)
     }
 }
 
-static bool tdx_msr(RestrictedMemory *rm, CPUState *cpu, bool write,
-                    uintptr_t ra)
+static bool tdx_msr(CPUState *cpu, uint32_t index, bool write,
+                    uint64_t *value, uintptr_t ra)
 {
-    CPUX86State *env = cpu_env(cpu);
-    uint64_t value = env->features[FEAT_ARCH_CAPABILITIES];
-
-    if ((uint32_t)env->regs[R_ECX] != MSR_IA32_ARCH_CAPABILITIES || write) {
+    if (index != MSR_IA32_ARCH_CAPABILITIES || write) {
         return false;
     }
-    env->regs[R_EAX] = (uint32_t)value;
-    env->regs[R_EDX] = value >> 32;
+    *value = cpu_env(cpu)->features[FEAT_ARCH_CAPABILITIES];
     return true;
 }
 

@@ -290,9 +290,19 @@ void restricted_memory_intercept(CPUState *cpu, uint32_t type, uint64_t param,
 
 bool restricted_memory_do_msr(CPUState *cpu, bool write, uintptr_t ra)
 {
-    RestrictedMemory *rm = restricted_memory();
+    const RestrictedProfile *profile = restricted_memory()->profile;
+    CPUX86State *env = cpu_env(cpu);
+    uint64_t value = deposit64(env->regs[R_EAX], 32, 32, env->regs[R_EDX]);
 
-    return rm->profile->msr && rm->profile->msr(rm, cpu, write, ra);
+    if (!profile->msr
+        || !profile->msr(cpu, env->regs[R_ECX], write, &value, ra)) {
+        return false;
+    }
+    if (!write) {
+        env->regs[R_EAX] = (uint32_t)value;
+        env->regs[R_EDX] = value >> 32;
+    }
+    return true;
 }
 
 void restricted_memory_do_sipi(CPUState *cpu)

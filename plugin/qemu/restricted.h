@@ -118,7 +118,8 @@ typedef struct RestrictedProfile {
     /* Optional: false if there is no such instruction in this guest. */
     bool (*instruction)(RestrictedMemory *rm, const RestrictedInsn *insn);
     /* Optional, see hooks.h. */
-    bool (*msr)(RestrictedMemory *rm, CPUState *cpu, bool write, uintptr_t ra);
+    bool (*msr)(CPUState *cpu, uint32_t index, bool write, uint64_t *value,
+                uintptr_t ra);
     void (*sipi)(RestrictedMemory *rm, CPUState *cpu);
     bool (*hashes)(RestrictedMemory *rm);
     void (*hash)(RestrictedMemory *rm,
