@@ -25,6 +25,11 @@ from cvmlab.vm import Vm
 
 IMAGE = "debian-devices"
 DISK_BYTES = 4 << 20
+# Shell that makes a report of configfs-tsm and goes to it; drivers: --quotes.
+TSM_REPORT = (
+    "mount -t configfs c /sys/kernel/config && mkdir /sys/kernel/config/tsm/report/r && "
+    "cd /sys/kernel/config/tsm/report/r && head -c 64 /dev/zero | tr '\\0' A > inblob"
+)
 WRITTEN_BYTES = 256 << 10
 WRITTEN_AT = 1 << 20
 MEMORY_BYTES = 512 << 20

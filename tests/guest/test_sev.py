@@ -16,6 +16,7 @@ from cvmlab.records import Phase
 from cvmlab.vm import Vm
 from tests.guest import devices
 from tests.guest.devices import (
+    TSM_REPORT,
     VIRTIO,
     Journaled,
     disk_script,
@@ -40,9 +41,8 @@ FIRMWARE_DATA_BYTES = 16 << 20  # OVMF's own data are below
 LOOKS, LOOP_BYTES = 40, 64
 SWIOTLB_PAGES = (64 << 20) >> 12
 ATTEST = (
-    "mount -t configfs c /sys/kernel/config && mkdir /sys/kernel/config/tsm/report/r && "
-    "cd /sys/kernel/config/tsm/report/r && head -c 64 /dev/zero | tr '\\0' A > inblob && "
-    "cat provider && wc -c <outblob && head -c 144 outblob | tail -c 64 && echo && "
+    f"{TSM_REPORT} && cat provider && "
+    "wc -c <outblob && head -c 144 outblob | tail -c 64 && echo && "
     "grep -c FAKE outblob"
 )
 

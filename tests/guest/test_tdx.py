@@ -10,7 +10,7 @@ import pytest
 from cvmlab.bootspec import Firmware
 from cvmlab.build import ovmf
 from cvmlab.images import resolve
-from tests.guest.devices import guest
+from tests.guest.devices import TSM_REPORT, guest
 from tests.guest.plain_boot import Booted, boot
 from tests.guest.program import cvmlab
 
@@ -104,9 +104,8 @@ def test_disk_contents_arrive_through_bounce_buffers(tmp_path: Path) -> None:
 
 def test_attestation_by_configfs(tmp_path: Path) -> None:
     script = (
-        "mount -t configfs c /sys/kernel/config && mkdir /sys/kernel/config/tsm/report/r && "
-        "cd /sys/kernel/config/tsm/report/r && head -c 64 /dev/zero | tr '\\0' A > inblob && "
-        "cat provider && echo && head -c 632 outblob | tail -c 64 && echo && grep -c FAKE outblob"
+        f"{TSM_REPORT} && cat provider && echo && "
+        "head -c 632 outblob | tail -c 64 && echo && grep -c FAKE outblob"
     )
     folder = tmp_path / "run"
     done = cvmlab(

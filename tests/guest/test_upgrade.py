@@ -16,6 +16,7 @@ from cvmlab.outcome import End
 from cvmlab.records import Phase
 from cvmlab.states import Counter
 from cvmlab.vm import Vm
+from tests.guest.devices import TSM_REPORT
 
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("state_home")]
@@ -78,14 +79,13 @@ async def test_a_working_guest_outlives_many_qemus(coco: str) -> None:
 
 
 # What a quote says of the TD: from the 48 bytes of its header to RTMR3.
-QUOTED = """
-mount -t configfs c /sys/kernel/config; mkdir /sys/kernel/config/tsm/report/r
-cd /sys/kernel/config/tsm/report/r
-quote() { head -c 64 /dev/zero | tr '\\0' A >inblob; head -c 632 outblob >$1; }
-quote /tmp/before
+QUOTED = f"""
+{TSM_REPORT}
+head -c 632 outblob >/tmp/before
 echo measured $(tail -c 256 /tmp/before | head -c 48 | tr -d '\\0' | wc -c); echo parked
 read told </dev/console
-quote /tmp/after; wc -c </tmp/after; cmp /tmp/before /tmp/after
+head -c 64 /dev/zero | tr '\\0' A >inblob  # asks for another one
+head -c 632 outblob >/tmp/after; wc -c </tmp/after; cmp /tmp/before /tmp/after
 """
 
 
