@@ -125,10 +125,22 @@ static bool check_cpu(const TdxGuest *tdx, Error **errp)
 }
 
 /*
- * ABI, "IA32_ARCH_CAPABILITIES": a TD has it, with RDCL_NO and its like set;
- * without, a kernel isolates its page tables, at a TLB flush per system call.
+ * ABI, "IA32_ARCH_CAPABILITIES": a TD has it, with RDCL_NO and its like set.
+ * Without them a kernel guards itself against the host's faults, as it cannot
+ * know the host: RDCL_NO spares page table isolation, a TLB flush per system
+ * call here, and ITS_NO a jump to a thunk for each return.
  * IBRS_ALL is not there: QEMU's CPU has no IA32_SPEC_CTRL.
  */
+#define ARCH_CAP_ITS_NO (1ULL << 62)
+
+#define ARCH_CAPABILITIES                                                  \
+    (MSR_ARCH_CAP_RDCL_NO | MSR_ARCH_CAP_SKIP_L1DFL_VMENTRY                \
+     | MSR_ARCH_CAP_MDS_NO | MSR_ARCH_CAP_PSCHANGE_MC_NO                   \
+     | MSR_ARCH_CAP_TAA_NO | MSR_ARCH_CAP_SBDR_SSDP_NO                     \
+     | MSR_ARCH_CAP_FBSDP_NO | MSR_ARCH_CAP_PSDP_NO | MSR_ARCH_CAP_BHI_NO  \
+     | MSR_ARCH_CAP_PBRSB_NO | MSR_ARCH_CAP_GDS_NO | MSR_ARCH_CAP_RFDS_NO  \
+     | ARCH_CAP_ITS_NO)
+
 static void set_arch_capabilities(void)
 {
     CPUState *cpu;
@@ -137,10 +149,7 @@ static void set_arch_capabilities(void)
         CPUX86State *env = cpu_env(cpu);
 
         env->features[FEAT_7_0_EDX] |= CPUID_7_0_EDX_ARCH_CAPABILITIES;
-        env->features[FEAT_ARCH_CAPABILITIES] =
-            MSR_ARCH_CAP_RDCL_NO | MSR_ARCH_CAP_SKIP_L1DFL_VMENTRY
-            | MSR_ARCH_CAP_MDS_NO | MSR_ARCH_CAP_PSCHANGE_MC_NO
-            | MSR_ARCH_CAP_TAA_NO;
+        env->features[FEAT_ARCH_CAPABILITIES] = ARCH_CAPABILITIES;
     }
 }
 
