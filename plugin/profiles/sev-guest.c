@@ -51,13 +51,6 @@ static bool sev_cpuid(CPUState *cpu, uint32_t index, uint32_t subindex,
                                   | RESTRICTED_KVM_MIGRATION, regs);
 }
 
-/* The host is told; what it tracks changes nothing in memory. */
-static bool sev_hypercall(RestrictedMemory *rm, CPUState *cpu)
-{
-    restricted_kvm_hypercall(rm, cpu, true);
-    return true;
-}
-
 /* No other vCPU runs. */
 static void arm(CPUState *cpu, run_on_cpu_data data)
 {
@@ -182,7 +175,7 @@ const RestrictedProfile restricted_profile_sev = {
     .name = "sev",
     .devices_load = true,
     .cpuid = sev_cpuid,
-    .hypercall = sev_hypercall,
+    .hypercall = restricted_kvm_hypercall,
     .attach = sev_attach,
     .machine_done = sev_machine_done,
     .launch = sev_launch,
@@ -198,7 +191,7 @@ const RestrictedProfile restricted_profile_sev_es = {
     .name = "sev-es",
     .devices_load = true,
     .cpuid = sev_cpuid,
-    .hypercall = sev_hypercall,
+    .hypercall = restricted_kvm_hypercall,
     .attach = sev_attach,
     .machine_done = sev_machine_done,
     .launch = sev_launch,

@@ -16,15 +16,9 @@ static bool sw_protected_cpuid(CPUState *cpu, uint32_t index,
     return restricted_kvm_cpuid(index, RESTRICTED_KVM_MAP_GPA_RANGE, regs);
 }
 
-static bool sw_protected_hypercall(RestrictedMemory *rm, CPUState *cpu)
-{
-    restricted_kvm_hypercall(rm, cpu, !restricted_is_split(rm));
-    return true;
-}
-
 const RestrictedProfile restricted_profile_sw_protected = {
     .name = "sw-protected",
     .cpuid = sw_protected_cpuid,
-    .hypercall = sw_protected_hypercall,
+    .hypercall = restricted_kvm_hypercall,
     .touch_is_fault = true,
 };

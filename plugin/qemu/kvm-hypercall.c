@@ -47,7 +47,6 @@ typedef struct MapRequest {
     RestrictedMemory *rm;
     uint64_t gpa, npages, attributes;
     uint64_t rip;
-    bool preserve;
 } MapRequest;
 
 static void map_violation(const MapRequest *req, RmemRefusal refusal)
@@ -63,7 +62,7 @@ static int64_t map_convert(const MapRequest *req)
         .ranges = &pages, .n = 1, .actor = RMEM_A_VCPU, .rip = req->rip,
         .event = req->attributes & KVM_MAP_GPA_ENCRYPTED ? RMEM_TO_PRIVATE
                                                          : RMEM_TO_SHARED,
-        .preserve = req->preserve,
+        .preserve = !restricted_is_split(req->rm),
     };
     Error *err = NULL;
 
@@ -92,11 +91,11 @@ static void map_exclusive(CPUState *cpu, run_on_cpu_data data)
 }
 
 static int64_t map_gpa_range(RestrictedMemory *rm, CPUState *cpu,
-                             const uint64_t args[4], bool preserve)
+                             const uint64_t args[4])
 {
     MapRequest req = {
         .rm = rm, .gpa = args[0], .npages = args[1], .attributes = args[2],
-        .rip = cpu_env(cpu)->eip, .preserve = preserve,
+        .rip = cpu_env(cpu)->eip,
     };
 
     if (req.gpa & (RMEM_PAGE_SIZE - 1) || !req.npages
@@ -112,8 +111,7 @@ static int64_t map_gpa_range(RestrictedMemory *rm, CPUState *cpu,
     return 0;
 }
 
-void restricted_kvm_hypercall(RestrictedMemory *rm, CPUState *cpu,
-                              bool preserve)
+bool restricted_kvm_hypercall(RestrictedMemory *rm, CPUState *cpu)
 {
     CPUX86State *env = cpu_env(cpu);
     uint64_t nr = env->regs[R_EAX];
@@ -131,7 +129,8 @@ void restricted_kvm_hypercall(RestrictedMemory *rm, CPUState *cpu,
     if (env->hflags & HF_CPL_MASK) {
         ret = -KVM_EPERM;
     } else if (nr == KVM_HC_MAP_GPA_RANGE) {
-        ret = map_gpa_range(rm, cpu, args, preserve);
+        ret = map_gpa_range(rm, cpu, args);
     }
     env->regs[R_EAX] = ret;
+    return true;
 }

@@ -336,9 +336,8 @@ bool restricted_kvm_cpuid(uint32_t index, uint32_t features,
                           uint32_t regs[4]);
 #define RESTRICTED_KVM_MAP_GPA_RANGE (1u << 16)
 #define RESTRICTED_KVM_MIGRATION     (1u << 17)
-/* KVM_HC_MAP_GPA_RANGE; what is converted keeps its content if @preserve. */
-void restricted_kvm_hypercall(RestrictedMemory *rm, CPUState *cpu,
-                              bool preserve);
+/* KVM_HC_MAP_GPA_RANGE, and its refusal of all others; a profile's hypercall. */
+bool restricted_kvm_hypercall(RestrictedMemory *rm, CPUState *cpu);
 
 /* efi-stub.c */
 void restricted_stub_machine_done(RestrictedMemory *rm);

@@ -24,10 +24,14 @@ static uint64_t mix(uint64_t z)
     return z ^ z >> 31;
 }
 
+/* A run of that generator, whose start is the page's own. */
 static void put_noise(uint8_t *page, uint64_t seed, uint64_t gpa)
 {
-    for (unsigned at = 0; at < RMEM_PAGE_SIZE; at += 8) {
-        stq_le_p(page + at, mix(seed ^ mix(gpa + at)));
+    uint64_t at = mix(seed ^ mix(gpa));
+
+    for (unsigned i = 0; i < RMEM_PAGE_SIZE; i += 8) {
+        at += UINT64_C(0x9e3779b97f4a7c15);
+        stq_le_p(page + i, mix(at));
     }
 }
 

@@ -11,6 +11,7 @@ from tests.qemu.bare import BareGuest
 from tests.qemu.bare_machine import EDU_BUFFER, BareMachine, page, stored_pages
 from tests.qemu.conftest import Boot
 from tests.qemu.snp import SHARED_MAP, SNP, pvalidate, to_private, to_shared
+from tests.qemu.test_bare_hypercall import TO_PRIVATE, TO_SHARED, map_range
 
 
 pytestmark = pytest.mark.qemu
@@ -67,6 +68,18 @@ async def test_a_wrong_c_bit_finds_noise(boot: Boot, coco: str) -> None:
         vm.guest.write_bytes(page(0), bytes(SIZE))
         assert is_noise(vm.guest.read_bytes(SHARED_MAP + page(0), SIZE))
         assert is_noise(vm.guest.read_bytes(page(0), SIZE))
+
+
+@pytest.mark.parametrize("coco", ["sev", "sev-es"])
+async def test_what_the_guest_tells_of_reads_as_noise(boot: Boot, coco: str) -> None:
+    async with boot(coco=coco) as vm:
+        vm.guest.done("map-shared", 0)
+        vm.guest.value("rdmsr", SEV_STATUS)
+        vm.guest.write_bytes(page(0), bytes(SIZE))
+        for attributes, where in ((TO_SHARED, SHARED_MAP), (TO_PRIVATE, 0)):
+            assert map_range(vm, page(0), 1, attributes, "vmmcall") == 0
+            assert is_noise(vm.guest.read_bytes(where + page(0), SIZE))
+        assert (await vm.counters())["implicit-conversions"] == 0
 
 
 async def test_control_without_encryption_it_reads_as_zeros(boot: Boot) -> None:
