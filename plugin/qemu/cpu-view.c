@@ -129,14 +129,15 @@ RmemState restricted_cpu_touch(RestrictedMemory *rm, uint64_t page)
     RmemState state = rmem_state(&rm->core, page);
 
     if (state == RMEM_PENDING && touch_accepts(rm, page)) {
-        const uint8_t *ram = memory_region_get_ram_ptr(&rm->private_ram);
+        uint8_t *ram = memory_region_get_ram_ptr(&rm->private_ram);
 
         record_accept(rm, page);
         /*
          * An accepted page has storage. The guest is about to bring it in
-         * anyway, unless it is only probed for.
+         * anyway, unless it is only probed for. By a store that changes
+         * nothing, as for a load the host looks for neighbours to map, too.
          */
-        (void)*(const volatile uint8_t *)(ram + (page << RMEM_PAGE_BITS));
+        qatomic_or(ram + (page << RMEM_PAGE_BITS), 0);
     }
     restricted_settle(rm, page);
     return state == RMEM_PENDING ? rmem_state(&rm->core, page) : state;
