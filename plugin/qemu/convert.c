@@ -10,7 +10,6 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "cpu.h"
-#include "exec/cputlb.h"
 #include "exec/exec-all.h"
 #include "exec/tb-flush.h"
 #include "exec/ramblock.h"
@@ -249,16 +248,6 @@ static bool change_check(RestrictedMemory *rm, RestrictedChange *change,
     return true;
 }
 
-/* Nobody runs, so this thread may; a queued flush could come too late. */
-static void flush_cpus(void)
-{
-    CPUState *cpu;
-
-    CPU_FOREACH(cpu) {
-        tlb_flush(cpu);
-    }
-}
-
 bool restricted_change(RestrictedMemory *rm, RestrictedChange *change,
                        Error **errp)
 {
@@ -277,7 +266,11 @@ bool restricted_change(RestrictedMemory *rm, RestrictedChange *change,
     if (change->event == RMEM_TO_SHARED || change->event == RMEM_TO_PRIVATE) {
         rmem_count(&rm->core, RMEM_C_CONVERSIONS, 1);
     }
-    flush_cpus();
+    if (change->n == 1) {
+        restricted_flush_pages(rm, change->ranges);
+    } else {
+        restricted_flush();
+    }
     return true;
 }
 
@@ -367,5 +360,5 @@ void restricted_reset(void *opaque)
     if (first_cpu) {
         tb_flush(first_cpu);
     }
-    flush_cpus();
+    restricted_flush();
 }

@@ -7,7 +7,6 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
-#include "exec/cputlb.h"
 #include "hw/boards.h"
 #include "hw/restricted-memory/restricted.h"
 
@@ -48,20 +47,6 @@ uint8_t *restricted_ram(RestrictedMemory *rm, hwaddr gpa, uint64_t size,
     }
     return (uint8_t *)memory_region_get_ram_ptr(ram)
            + (pages.first << RMEM_PAGE_BITS) + (gpa - start);
-}
-
-static void flush_cpu(CPUState *cpu, run_on_cpu_data data)
-{
-    tlb_flush(cpu);
-}
-
-void restricted_flush_later(void)
-{
-    CPUState *cpu;
-
-    CPU_FOREACH(cpu) {
-        async_run_on_cpu(cpu, flush_cpu, RUN_ON_CPU_NULL);
-    }
 }
 
 bool restricted_slot_part(const RestrictedSlot *slot, hwaddr gpa,

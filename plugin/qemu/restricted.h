@@ -290,6 +290,14 @@ bool restricted_share_page(RestrictedMemory *rm, uint64_t page,
 /* Fresh launch: everything pending, no storage. */
 void restricted_reset(void *opaque);
 
+/* tlb.c */
+/* Forget what TLBs hold. No guest CPU runs, so this thread may. */
+void restricted_flush(void);
+/* Of these pages only, whoever maps them. */
+void restricted_flush_pages(RestrictedMemory *rm, const RestrictedPages *pages);
+/* Before the next instruction of each CPU. */
+void restricted_flush_later(void);
+
 /* scramble.c */
 /* Where the profile scrambles: put noise where @page is, if it is stale. */
 void restricted_do_settle(RestrictedMemory *rm, uint64_t page);
@@ -318,8 +326,6 @@ bool restricted_slot_part(const RestrictedSlot *slot, hwaddr gpa,
 /* Content of pages that are all in @state, else NULL. */
 uint8_t *restricted_ram(RestrictedMemory *rm, hwaddr gpa, uint64_t size,
                         RmemState state);
-/* Forget what TLBs hold, before the next instruction of each CPU. */
-void restricted_flush_later(void);
 
 /* firmware.c: what -bios has loaded below 4 GiB */
 uint64_t restricted_firmware_size(void);

@@ -1,0 +1,118 @@
+/*
+ * Making guest CPUs forget what their TLBs hold.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A TLB goes by virtual addresses, a conversion by guest physical ones, and
+ * QEMU has no flush for those. To flush all costs the guest its working set,
+ * and a kernel that boots under SEV converts 1100 times. So a few pages are
+ * looked for: each entry leads to host memory, and theirs is known.
+ *
+ * Code needs no more: blocks that were translated from a page go when its
+ * content does, and take their places in the jump caches with them.
+ */
+
+#include "qemu/osdep.h"
+#include "cpu.h"
+#include "exec/cputlb.h"
+#include "exec/exec-all.h"
+#include "hw/core/cpu.h"
+#include "hw/restricted-memory/restricted.h"
+
+void restricted_flush(void)
+{
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        tlb_flush(cpu);
+    }
+}
+
+static void flush_cpu(CPUState *cpu, run_on_cpu_data data)
+{
+    tlb_flush(cpu);
+}
+
+void restricted_flush_later(void)
+{
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        async_run_on_cpu(cpu, flush_cpu, RUN_ON_CPU_NULL);
+    }
+}
+
+/* Host memory; in one file, where a page is whatever its state. */
+typedef struct Span {
+    uintptr_t start[2];
+    unsigned n;
+    uint64_t size;
+} Span;
+
+static bool leads_to(const CPUTLBEntry *entry, const Span *span)
+{
+    for (unsigned access = 0; access < MMU_ACCESS_COUNT; access++) {
+        uintptr_t va = entry->addr_idx[access], host;
+
+        if (va == UINTPTR_MAX) {
+            continue;           /* not for this kind of access */
+        }
+        host = (va & TARGET_PAGE_MASK) + entry->addend;
+        for (unsigned i = 0; i < span->n; i++) {
+            if (host - span->start[i] < span->size) {
+                return true;
+            }
+        }
+        return false;
+    }
+    return false;
+}
+
+/* Returns how many entries have been emptied. */
+static unsigned flush_entries(CPUTLBEntry *entries, size_t n, const Span *span)
+{
+    unsigned found = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (leads_to(&entries[i], span)) {
+            memset(&entries[i], -1, sizeof(entries[i]));
+            found++;
+        }
+    }
+    return found;
+}
+
+static void flush_span(CPUTLB *tlb, const Span *span)
+{
+    qemu_spin_lock(&tlb->c.lock);
+    for (unsigned mode = 0; mode < NB_MMU_MODES; mode++) {
+        CPUTLBDescFast *fast = &tlb->f[mode];
+        CPUTLBDesc *desc = &tlb->d[mode];
+
+        if (tlb->c.dirty & 1 << mode) {
+            desc->n_used_entries -=
+                flush_entries(fast->table,
+                              (fast->mask >> CPU_TLB_ENTRY_BITS) + 1, span)
+                + flush_entries(desc->vtable, CPU_VTLB_SIZE, span);
+        }
+    }
+    qemu_spin_unlock(&tlb->c.lock);
+}
+
+void restricted_flush_pages(RestrictedMemory *rm, const RestrictedPages *pages)
+{
+    MemoryRegion *ram[] = { &rm->private_ram, &rm->shared_ram };
+    Span span = {
+        .n = restricted_is_split(rm) ? 2 : 1,
+        .size = pages->count << RMEM_PAGE_BITS,
+    };
+    CPUState *cpu;
+
+    for (unsigned i = 0; i < span.n; i++) {
+        span.start[i] = (uintptr_t)memory_region_get_ram_ptr(ram[i])
+                        + (pages->first << RMEM_PAGE_BITS);
+    }
+    CPU_FOREACH(cpu) {
+        flush_span(&cpu->neg.tlb, &span);
+    }
+}
