@@ -42,6 +42,13 @@ def take_back(guest: BareGuest, *gpas: int) -> None:
         assert pvalidate(guest, gpa) == (0, False)
 
 
+def write_with_c_bit(guest: BareGuest, data: bytes) -> None:
+    """Write the first page as a guest that knows the bit, and can leave it out by SHARED_MAP."""
+    guest.done("map-shared", 0)
+    guest.value("rdmsr", SEV_STATUS)
+    guest.write_bytes(page(0), data)
+
+
 async def test_a_page_reads_as_noise_on_either_side(boot: Boot) -> None:
     async with boot(**SNP) as vm:
         secret, told = secrets.token_bytes(SIZE), secrets.token_bytes(SIZE)
@@ -63,9 +70,7 @@ async def test_a_page_reads_as_noise_on_either_side(boot: Boot) -> None:
 @pytest.mark.parametrize("coco", ["sev", "sev-es"])
 async def test_a_wrong_c_bit_finds_noise(boot: Boot, coco: str) -> None:
     async with boot(coco=coco) as vm:
-        vm.guest.done("map-shared", 0)
-        vm.guest.value("rdmsr", SEV_STATUS)
-        vm.guest.write_bytes(page(0), bytes(SIZE))
+        write_with_c_bit(vm.guest, bytes(SIZE))
         assert is_noise(vm.guest.read_bytes(SHARED_MAP + page(0), SIZE))
         assert is_noise(vm.guest.read_bytes(page(0), SIZE))
 
@@ -73,9 +78,7 @@ async def test_a_wrong_c_bit_finds_noise(boot: Boot, coco: str) -> None:
 @pytest.mark.parametrize("coco", ["sev", "sev-es"])
 async def test_what_the_guest_tells_of_reads_as_noise(boot: Boot, coco: str) -> None:
     async with boot(coco=coco) as vm:
-        vm.guest.done("map-shared", 0)
-        vm.guest.value("rdmsr", SEV_STATUS)
-        vm.guest.write_bytes(page(0), bytes(SIZE))
+        write_with_c_bit(vm.guest, bytes(SIZE))
         for attributes, where in ((TO_SHARED, SHARED_MAP), (TO_PRIVATE, 0)):
             assert map_range(vm, page(0), 1, attributes, "vmmcall") == 0
             assert is_noise(vm.guest.read_bytes(where + page(0), SIZE))
