@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -54,8 +55,11 @@ def nothing_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run folders go under the test's own folder."""
-    home = tmp_path / "state"
-    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(home))
-    return home
+def state_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Run folders go into a folder of the test's own.
+
+    Its path is short, as those of the sockets in it must be: tmp_path is too long under xdist.
+    """
+    with TemporaryDirectory(prefix="cvmlab-") as folder:
+        monkeypatch.setenv("XDG_STATE_HOME", folder)
+        yield Path(folder)

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from cvmlab.bootspec import BootSpec
-    from cvmlab.ranges import GpaRange
-    from cvmlab.sync import SyncVm
-    from cvmlab.vm import Vm
+    from cvmlab.machine.spec import BootSpec
+    from cvmlab.memory.ranges import GpaRange
+    from cvmlab.vm.sync import SyncVm
+    from cvmlab.vm.vm import Vm
 
 
 __version__ = "0.1.0"
 __all__ = ["BootSpec", "GpaRange", "SyncVm", "Vm", "__version__"]
-_HOMES = {"BootSpec": "machine", "GpaRange": "ranges", "SyncVm": "sync", "Vm": "vm"}
+_HOMES = {
+    "BootSpec": "machine.spec",
+    "GpaRange": "memory.ranges",
+    "SyncVm": "vm.sync",
+    "Vm": "vm.vm",
+}
 
 
 def __getattr__(name: str) -> object:

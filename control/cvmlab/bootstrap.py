@@ -3,12 +3,12 @@
 
     python3 -I control/cvmlab/bootstrap.py CHECKOUT VENV [EXTRA]
 
-It runs on a bare Python, before any dependency is there, so it and all it imports use the
-standard library only (tests/unit/test_launcher.py checks that).
+It runs on a bare Python, before any dependency is installed, so it and all its imports use the
+standard library only (tests/edge/test_launcher.py checks that).
 
-What the environment was made from is written to VENV/stamp last: ``root`` (the checkout and the
-interpreter asked for), ``pyproject.toml`` (a copy), and a copy per extra.  The launcher compares
-these; half an environment has no stamp and is made again.
+Last, it writes to VENV/stamp what the environment was made from: ``root`` (the checkout and the
+chosen interpreter), ``pyproject.toml`` (a copy), and a copy per extra.  The launcher compares
+these; an unfinished environment has no stamp and is made again.
 """
 
 import fcntl
@@ -21,16 +21,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-# Isolated mode (-I) leaves out the script's folder; a wheel's or a test's import needs no help.
+# Isolated mode (-I) omits the script's folder from the path; an import as a module does not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cvmlab.apt import Need, ensure
-from cvmlab.errors import ConfigError, CvmError
-from cvmlab.progress import Phase, Style, Task, task
-from cvmlab.steps import Steps
+from cvmlab.base.errors import ConfigError, CvmError
+from cvmlab.base.progress import Part, Style, Task, task
+from cvmlab.base.steps import Steps
+from cvmlab.debian.apt import Need, ensure
 
 
-_PHASES = (Phase("making the virtual environment", 5.0), Phase("installing packages", 25.0))
+_PHASES = (Part("making the virtual environment", 5.0), Part("installing packages", 25.0))
 _VENV_DEADLINE_S = 120.0
 _PIP_DEADLINE_S = 900.0
 _EXPECTED_PACKAGES = 25
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
 
 
 def is_current(root: Path, venv: Path, extra: str) -> bool:
-    """Tell whether ``venv`` was made from this checkout, interpreter and pyproject.toml."""
+    """Return whether ``venv`` was made from this checkout, interpreter and pyproject.toml."""
     stamp = venv / "stamp"
     wanted = (root / "pyproject.toml").read_bytes()
     files = [stamp / "pyproject.toml", *([stamp / f"{extra}.toml"] if extra else [])]
@@ -62,7 +62,7 @@ def is_current(root: Path, venv: Path, extra: str) -> bool:
 
 
 def _is_usable(root: Path, venv: Path) -> bool:
-    """Tell whether ``venv`` can be updated in place: same checkout, interpreter still there."""
+    """Return whether ``venv`` can be updated in place: same checkout, interpreter still there."""
     made_for = venv / "stamp" / "root"
     if not made_for.is_file() or not os.access(venv / "bin" / "python", os.X_OK):
         return False
@@ -89,8 +89,8 @@ def _populate(root: Path, venv: Path, extra: str, running: Task) -> None:
     steps.log.unlink(missing_ok=True)
     running.enter(_PHASES[0].name)
     if not _is_usable(root, venv):
-        # The resolved name (python3.11, not python3): when the distribution replaces that
-        # interpreter the environment is seen to be broken, instead of looking empty.
+        # The resolved name (python3.11, not python3): if the distribution replaces that
+        # interpreter, the environment is seen to be broken instead of empty.
         python = os.path.realpath(sys.executable)
         steps.run(
             [python, "-I", "-m", "venv", "--clear", venv],

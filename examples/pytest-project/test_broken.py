@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that is not ready for confidential computing: how a failure looks.
+"""How a failure looks: a guest that is not ready for confidential computing.
 
-The driver of its network card gives the card private memory, which the host then reads.
+Its network driver puts the rings and buffers of the card into private memory, which the host then
+reads.
 """
 
 import pytest
 
 
-@pytest.mark.xfail(reason="Linux without a shared DMA pool", strict=True)
+@pytest.mark.xfail(reason="this Linux has no shared DMA pool", strict=True)
 @pytest.mark.cvm(
     coco="generic",
     image="debian-devices",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a guest may do with its memory, as tests.  Give your own with kernel= and initrd=."""
+"""Tests of how a guest uses its memory.  For your own guest, replace image= by kernel=, initrd=."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def test_the_guest_boots_and_the_host_is_kept_out(cvm):
 
 @pytest.mark.cvm(coco="tdx", image="debian", exec="sleep 300")
 class TestOneGuest:
-    """Its tests share a VM: cvm_session boots it for the first and ends it after the last."""
+    """These tests share one VM: cvm_session boots it for the first and ends it after the last."""
 
     def test_only_the_guest_converts(self, cvm_session):
         vm = cvm_session()
@@ -22,7 +22,7 @@ class TestOneGuest:
         vm.select(kind="convert", actor="host").assert_empty()
         vm.select(kind="convert", phase="kernel").assert_at_most(pages=32_768)
 
-    def test_a_page_that_the_host_took_is_shared(self, cvm_session):
+    def test_pages_that_the_host_converted_are_shared(self, cvm_session):
         vm = cvm_session()
         vm.wait_hello(timeout_s=300)
         vm.convert("512M+2M", "shared")

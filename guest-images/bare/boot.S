@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * From the loader to C in the upper half, for the boot CPU (PVH: 32-bit
- * protected mode, paging off, flat segments) and for the second one
- * (real mode, from a copy of ap_trampoline at TRAMPOLINE_GPA).
+ * Takes each CPU from its entry point to C code in the upper half. The boot CPU
+ * enters by PVH (32-bit protected mode, paging off, flat segments), the second
+ * CPU in real mode, in a copy of ap_trampoline at TRAMPOLINE_GPA.
  */
 #include "layout.h"
 
@@ -42,9 +42,9 @@ pvh_entry:
     rep stosl
 
     /*
-     * ESI: the upper half of the address bit that makes a page private under
-     * AMD SEV, 0 without it. Where the C-bit is comes first: from the moment
-     * SEV_STATUS is read the launch may be over, and CPUID an exception.
+     * ESI: the C-bit, as the upper 32 bits of a page-table entry; 0 without
+     * AMD SEV. Ask CPUID for the C-bit's position before reading SEV_STATUS:
+     * that read may end the launch, and CPUID may raise #VC from then on.
      */
     movl %ebx, %ebp
     xorl %esi, %esi
@@ -67,7 +67,7 @@ pvh_entry:
     cmovnzl %edi, %esi
 3:  movl %ebp, %ebx
 
-    /* Page directories: MAP_GIB of them, 2 MiB an entry. */
+    /* MAP_GIB page directories; each entry maps 2 MiB. */
     movl $GPA(page_directories), %edi
     xorl %ecx, %ecx
 1:  movl %ecx, %eax
@@ -121,7 +121,7 @@ long_mode:
 
     .globl upper_half
     .type upper_half, @function
-upper_half:                             /* the launch is over here */
+upper_half:                             /* the launch ends here */
     lgdt gdt_pointer64(%rip)
     movl $SEL_DATA, %eax
     movl %eax, %ds
@@ -132,7 +132,7 @@ upper_half:                             /* the launch is over here */
     testl %ebp, %ebp
     jnz 3f
     leaq boot_stack_end(%rip), %rsp
-    movl %ebx, %edi                     /* what the loader left: hvm_start_info */
+    movl %ebx, %edi                     /* hvm_start_info, from the loader */
     call boot_main
     jmp 4f
 3:  leaq ap_stack_end(%rip), %rsp

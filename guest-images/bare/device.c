@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Commands that make devices touch guest memory, and the power switches.
+// Commands that make devices access guest memory; reset, crash and power-off.
 
 #include "bare.h"
 
@@ -23,7 +23,7 @@
 #define FWCFG_DMA_HIGH 0x514
 #define FWCFG_DMA_LOW 0x518
 
-#define ACPI_PM1_CONTROL 0x604  // where SeaBIOS puts it on q35
+#define ACPI_PM1_CONTROL 0x604  // the port that SeaBIOS assigns on q35
 #define ACPI_SLEEP_S5 0x2000
 #define RESET_CONTROL 0xcf9
 #define DEBUG_EXIT 0xf4
@@ -40,7 +40,7 @@ static void pci_write(uint32_t function, uint32_t reg, uint32_t value)
     out32(PCI_DATA, value);
 }
 
-// Functions of bus 0 as DEVICE * 8 + FUNCTION, then vendor | device << 16.
+// Lists bus 0: DEVICE * 8 + FUNCTION = vendor ID | device ID << 16.
 void do_pci(const uint64_t *arg)
 {
     (void)arg;
@@ -58,7 +58,7 @@ void do_pci(const uint64_t *arg)
     answer_raw("\n");
 }
 
-// The edu device's registers, ready for DMA; NULL if there is none.
+// Enables DMA on the edu device and returns its registers; NULL without one.
 static volatile uint8_t *edu_registers(void)
 {
     for (uint32_t function = 0; function < 256; function += 8) {
@@ -85,8 +85,8 @@ static bool in_edu_buffer(uint64_t address, uint64_t bytes)
         && bytes <= EDU_BUFFER + EDU_BUFFER_BYTES - address;
 }
 
-// The one of SRC and DST that lies in the device's buffer is the device's
-// side. QEMU ends the machine on a transfer that leaves the buffer: refused.
+// Exactly one of SRC and DST must lie in the device's buffer; the other is guest
+// memory. QEMU exits if a transfer leaves the buffer, so that is refused here.
 void do_edu_dma(const uint64_t *arg)
 {
     bool to_device = in_edu_buffer(arg[1], arg[2]);
@@ -118,8 +118,9 @@ void do_edu_dma(const uint64_t *arg)
 }
 
 // Arguments: control word, length, GPA of the data, GPA of the descriptor.
-// Answers the control word left in the descriptor: 0 done, 1 error, else the
-// device could not even read or write the descriptor.
+// Answers the control word that the descriptor holds afterwards: 0 is success,
+// 1 is an error. Any other value means that the device could not read or write
+// the descriptor itself.
 void do_fwcfg_dma(const uint64_t *arg)
 {
     const uint64_t descriptor[2] = {
@@ -127,7 +128,7 @@ void do_fwcfg_dma(const uint64_t *arg)
             | (uint64_t)__builtin_bswap32((uint32_t)arg[1]) << 32,
         __builtin_bswap64(arg[2]),
     };
-    // The device knows no address bits.
+    // The device takes a GPA without the shared bit.
     const uint64_t gpa = arg[3] & (SHARED_MAP - 1);
     struct fault fault = {0};
     uint64_t word = 0;
@@ -168,6 +169,17 @@ void do_reset(const uint64_t *arg)
     halt();
 }
 
+// A triple fault: no exception can be delivered.
+void do_crash(const uint64_t *arg)
+{
+    const struct __attribute__((packed)) { uint16_t limit; uint64_t base; } none = { 0, 0 };
+
+    (void)arg;
+    answer_done();
+    __asm__ volatile("lidt %0; ud2" : : "m"(none));
+    halt();
+}
+
 void do_off(const uint64_t *arg)
 {
     (void)arg;
@@ -176,7 +188,7 @@ void do_off(const uint64_t *arg)
     halt();
 }
 
-// isa-debug-exit: QEMU's exit status becomes 2N + 1.
+// Through isa-debug-exit: QEMU exits with status 2N + 1.
 void do_exit(const uint64_t *arg)
 {
     answer_done();

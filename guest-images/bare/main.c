@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Reads command lines and runs them: the table below is the protocol.
+// Reads commands and runs them. The table below defines the protocol.
 
 #include "bare.h"
 
@@ -9,7 +9,7 @@ static command_fn do_ping;
 
 static const struct command {
     const char *name;
-    const char *arguments;      // one letter each: x hex number, p hex byte or "pattern"
+    const char *arguments;      // one letter each: x = hex number, p = hex byte or "pattern"
     command_fn *run;
 } commands[] = {
     { "ping", "", do_ping },
@@ -31,9 +31,11 @@ static const struct command {
     { "vmgexit", "x", do_vmgexit },
     { "vmcall", "xxxxx", do_vmcall },
     { "vmmcall", "xxxxx", do_vmmcall },
+    { "hold", "x", do_hold },
     { "cpuid", "xx", do_cpuid },
     { "rdmsr", "x", do_rdmsr },
     { "wrmsr", "xx", do_wrmsr },
+    { "watch-frame", "", do_watch_frame },
     { "outb", "xx", do_outb },
     { "inb", "x", do_inb },
     { "outl", "xx", do_outl },
@@ -44,12 +46,14 @@ static const struct command {
     { "smp", "", do_smp },
     { "ap-loop", "x", do_ap_loop },
     { "ap-stop", "", do_ap_stop },
+    { "attack", "xxxx", do_attack },
     { "reset", "", do_reset },
+    { "crash", "", do_crash },
     { "off", "", do_off },
     { "exit", "x", do_exit },
 };
 
-// Answers the machine checks that met no probe: 0 unless something is wrong.
+// Answers the number of machine checks outside any probe: normally 0.
 static void do_ping(const uint64_t *arg)
 {
     (void)arg;
@@ -63,7 +67,7 @@ static bool same(const char *a, const char *b)
     return *a == *b;
 }
 
-// Cut @line at its spaces; returns the number of words, or @max + 1.
+// Splits @line at spaces. Returns the number of words, or @max + 1 if there are more than @max.
 static unsigned split(char *line, char **words, unsigned max)
 {
     unsigned count = 0;
@@ -151,7 +155,7 @@ static void run_line(char *line)
     c->run(arg);
 }
 
-// Run all commands of the script, say how it went as an agent does, power off.
+// Runs all commands of the script, reports the status as the Linux agent does, and powers off.
 static _Noreturn void run_script(const char *script, char *line)
 {
     while (next_command(&script, line, LINE_BYTES)) {
@@ -167,8 +171,8 @@ _Noreturn void boot_main(const struct start_info *info)
     static char line[LINE_BYTES];
     const char *script = script_of(info);
 
-    ports_init();
     traps_init();
+    ports_init();
     put_text(LOG, "cvmlab bare-metal test guest\n");
     answer_raw("cvmlab hello bare-1\n");
     if (script) {

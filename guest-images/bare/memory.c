@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Commands that touch guest RAM, each access through a probe.
+// Commands that access guest RAM. Every access is a probe, so it may fault.
 
 #include "bare.h"
 
@@ -7,7 +7,7 @@
 #define WORDS_PER_PAGE (PAGE_BYTES / 8)
 #define MAX_LOOP_PAGES 4096
 
-extern const uint64_t exec_stub;        // code, one word
+extern const uint64_t exec_stub;        // probe.S: one word of code
 
 #define PDE_2M 0x83
 #define PDE_TABLE 0x03
@@ -30,25 +30,28 @@ bool mapped(uint64_t gpa, uint64_t bytes)
     return false;
 }
 
-// Map the first GiB once more, at SHARED_MAP, with bit arg[0] set in each address; 0: with none.
-void do_map_shared(const uint64_t *arg)
+// Maps the first GiB again at SHARED_MAP, with address bit arg[0] set in each entry. 0 sets no bit.
+void map_shared(uint64_t bits)
 {
-    uint64_t bit = arg[0] ? 1ull << (arg[0] & 63) : 0;
-
-    if (arg[0] && (arg[0] < 40 || arg[0] > 51)) {
-        answer_error("the bit is none of a physical address above the map");
-        return;
-    }
     for (uint64_t i = 0; i < ENTRIES; i++) {
-        shared_directory[i] = i << 21 | bit | PDE_2M;
+        shared_directory[i] = i << 21 | bits | PDE_2M;
     }
     shared_pointers[0] = ((uint64_t)shared_directory - KERNEL_BASE) | PDE_TABLE;
     root_table[SHARED_MAP >> 39] = ((uint64_t)shared_pointers - KERNEL_BASE) | PDE_TABLE;
     __asm__ volatile("mov %%cr3, %%rax\n\tmov %%rax, %%cr3" : : : "rax", "memory");
+}
+
+void do_map_shared(const uint64_t *arg)
+{
+    if (arg[0] && (arg[0] < 40 || arg[0] > 51)) {
+        answer_error("the bit must be 0, or 28 to 33 (hexadecimal)");
+        return;
+    }
+    map_shared(arg[0] ? 1ull << arg[0] : 0);
     answer_done();
 }
 
-// Answer the fault of a probe at @gpa, if it had one.
+// If the probe at @gpa faulted, answers the fault and returns true.
 static bool faulted(int vector, struct fault *fault, uint64_t gpa)
 {
     if (vector) {
@@ -105,7 +108,7 @@ void do_fill(const uint64_t *arg)
     bool pattern = arg[2] == FILL_PATTERN;
 
     if (!pattern && arg[2] > 0xff) {
-        answer_error("fill wants a byte or the word pattern");
+        answer_error("the last argument must be a byte or the word pattern");
         return;
     }
     if (!mapped(arg[0], arg[1]) || !whole_words(arg[1])) {
@@ -121,7 +124,8 @@ void do_fill(const uint64_t *arg)
     answer_done();
 }
 
-// Sum of word i times 2i + 1: order matters and numpy computes it in one line.
+// Sums word i * (2i + 1). The weights make the order of words matter, and a test computes the
+// same sum with one line of numpy.
 void do_sum(const uint64_t *arg)
 {
     struct fault fault = {0};
@@ -180,7 +184,7 @@ void do_call(const uint64_t *arg)
     }
 }
 
-// One pass over one page: write its pattern, or count the words that differ.
+// One pass over one page: writes its pattern, or verifies it and returns the number of wrong words.
 static uint64_t visit(uint64_t gpa, uint64_t pass, bool verify, uint64_t *faults)
 {
     struct fault fault;
@@ -200,7 +204,7 @@ static uint64_t visit(uint64_t gpa, uint64_t pass, bool verify, uint64_t *faults
 
 enum { PASSES, WRONG_WORDS, FAULTS, FIRST_WRONG, RESULTS };
 
-// Write all pages, then verify them.
+// Writes all pages, then verifies them.
 static void pass_over(const uint64_t *arg, uint64_t result[RESULTS])
 {
     for (int verify = 0; verify < 2; verify++) {
@@ -226,7 +230,8 @@ static bool can_loop(const uint64_t *arg)
     return mapped(arg[0], arg[1] * PAGE_BYTES);
 }
 
-// Answers twice: "looping" at once; passes, wrong words, faults, first wrong page at the end.
+// Answers twice: "looping" when it starts; at the end the passes, wrong words, faults and the
+// first wrong page.
 void do_loop(const uint64_t *arg)
 {
     uint64_t result[RESULTS] = {0}, end = ticks() + LOOP_PATIENCE;
@@ -241,7 +246,8 @@ void do_loop(const uint64_t *arg)
     answer_ok(RESULTS, result);
 }
 
-// The same for a guest that nobody drives: people see each pass, and a key of theirs ends it.
+// The same loop for use without a driving test: prints each pass on COM1, and a byte received
+// there ends it.
 void do_churn(const uint64_t *arg)
 {
     uint64_t result[RESULTS] = {0}, end = ticks() + CHURN_PATIENCE;

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Instructions that may fault. Each returns 0, or the vector of the
- * exception it met; trap() finds the instruction in the table .extable,
- * fills the struct fault that R8 points to, puts the vector in RAX and goes
- * on at the second address of the entry.
+ * Instructions that may fault. Each function returns 0, or the vector of the
+ * exception. trap() looks the instruction up in the table .extable, fills the
+ * struct fault that R8 points to, puts the vector in RAX and resumes at the
+ * second address of the table entry.
  */
+
+/* DR0 is enabled, for writes, of 4 bytes; bit 10 is always set. */
+#define DR7_WRITES_OF_4 0xd0403
 
     .macro PROBE name
     .text
@@ -61,14 +64,14 @@ PROBE probe_add64
     .size probe_add64, . - probe_add64
 
 /*
- * int probe_exec(uint64_t address, uint64_t *value, struct fault *): call
- * a function without arguments. A fault inside it, at a RIP that is in no
- * table, is unwound by trap() to probe_exec_return.
+ * int probe_exec(uint64_t address, uint64_t *value, struct fault *)
+ * Calls a function without arguments. If that function faults, its RIP is not
+ * in the table; trap() then unwinds to probe_exec_return.
  */
 PROBE probe_exec
     pushq %rsi
     movq %rdx, %r8
-    movq %rsi, %rax                     /* zeros are addb %al, (%rax): harmless */
+    movq %rsi, %rax                     /* zeros decode as addb %al, (%rax): make that harmless */
     call *%rdi
     .globl probe_exec_value
 probe_exec_value:
@@ -93,6 +96,25 @@ PROBE probe_rdmsr
 2:  ret
     RESUMES 1b, 2b
     .size probe_rdmsr, . - probe_rdmsr
+
+/*
+ * int probe_watched(uint64_t *watched, struct fault *): raises #UD while a data breakpoint, in DR0 and
+ * DR7, is on the word where the exception's frame begins.  Says where that is.
+ */
+PROBE probe_watched
+    movq %rsi, %r8
+    movq %rsp, %rcx
+    andq $-16, %rcx                     /* as the processor does for a frame */
+    subq $8, %rcx
+    movq %rcx, (%rdi)
+    movq %rcx, %dr0
+    movl $DR7_WRITES_OF_4, %ecx
+    xorl %eax, %eax
+    movq %rcx, %dr7
+1:  ud2
+2:  ret
+    RESUMES 1b, 2b
+    .size probe_watched, . - probe_watched
 
 /* int probe_cpuid(uint64_t regs[4], struct fault *): EAX, EBX, ECX, EDX, in and out */
 PROBE probe_cpuid
@@ -126,7 +148,8 @@ PROBE probe_wrmsr
 
 /*
  * int probe_vmcall(const uint64_t args[5], uint64_t *value, struct fault *)
- * KVM's hypercall ABI: number in RAX, then RBX, RCX, RDX, RSI; result in RAX.
+ * KVM's hypercall ABI: number in RAX, arguments in RBX, RCX, RDX and RSI, result
+ * in RAX. probe_vmmcall is the same with VMMCALL.
  */
     .macro HYPERCALL name, instruction
 PROBE \name
@@ -151,8 +174,9 @@ PROBE \name
     HYPERCALL probe_vmmcall, vmmcall
 
 /*
- * int probe_NAME(uint64_t regs[4], struct fault *): RAX, RCX and RDX, in and
- * out, then RFLAGS. AMD64 Architecture Programmer's Manual, volume 3.
+ * int probe_NAME(uint64_t regs[4], struct fault *)
+ * regs[0..2] are RAX, RCX and RDX, in and out; regs[3] is RFLAGS, out only.
+ * See the AMD64 Architecture Programmer's Manual, volume 3.
  */
     .macro THREE_REGISTERS name, bytes:vararg
 PROBE \name
@@ -178,8 +202,9 @@ PROBE \name
     THREE_REGISTERS probe_vmgexit, 0xf3, 0x0f, 0x01, 0xd9
 
 /*
- * int probe_tdcall(uint64_t regs[11], struct fault *): RAX, RCX, RDX, R8 to
- * R15, in and out. TDCALL uses R8, so the fault's place is in a variable.
+ * int probe_tdcall(uint64_t regs[11], struct fault *)
+ * regs are RAX, RCX, RDX and R8 to R15, in and out. R8 is a TDCALL operand, so
+ * the pointer to the struct fault is on the stack, above that to regs.
  */
 PROBE probe_tdcall
     pushq %rbx
@@ -188,8 +213,8 @@ PROBE probe_tdcall
     pushq %r13
     pushq %r14
     pushq %r15
+    pushq %rsi
     pushq %rdi
-    movq %rsi, tdcall_fault(%rip)
     movq (%rdi), %rax
     movq 8(%rdi), %rcx
     movq 16(%rdi), %rdx
@@ -218,6 +243,7 @@ probe_tdcall_at:
     movq %r15, 80(%rdi)
     xorl %eax, %eax
 2:  popq %rdi
+    popq %rsi
     popq %r15
     popq %r14
     popq %r13
@@ -228,13 +254,7 @@ probe_tdcall_at:
     RESUMES probe_tdcall_at, 2b
     .size probe_tdcall, . - probe_tdcall
 
-    .section .bss
-    .balign 8
-    .globl tdcall_fault
-tdcall_fault:
-    .skip 8
-
-/* What exec stores into a page, one word: a function that returns 0x600d. */
+/* The command exec stores this word into a page: a function that returns 0x600d. */
     .section .rodata
     .balign 8
     .globl exec_stub

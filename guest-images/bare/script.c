@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Commands on the kernel command line: what follows " -- ", parted by ';'.
-// A command "--" ends them, for who adds words of his own at the end.
+// Commands on the kernel command line: the text after " -- ", separated by ';'.
+// A command "--" ends the list, because cvmlab may append more words to the line.
 
 #include "bare.h"
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Commands for AMD SEV: the instructions of SNP, and VMGEXIT.
+// Commands for AMD SEV: the SNP instructions, and VMGEXIT.
 
 #include "bare.h"
 
 #define MSR_GHCB 0xc0010130
+#define REGISTER_GHCB 0x12
 #define RFLAGS_CF 1u
 
 typedef int rmp_fn(uint64_t regs[4], struct fault *fault);
@@ -38,7 +39,7 @@ void do_rmpquery(const uint64_t *arg)
     rmp(probe_rmpquery, arg);
 }
 
-// The GHCB MSR is written and read beside it: one command is one exit.
+// Writes the GHCB MSR, executes VMGEXIT and reads the MSR back, so that one command is one exit.
 void do_vmgexit(const uint64_t *arg)
 {
     uint64_t regs[4] = {0}, value = 0;
@@ -47,7 +48,10 @@ void do_vmgexit(const uint64_t *arg)
     if (probe_wrmsr(MSR_GHCB, arg[0], &fault) || probe_vmgexit(regs, &fault)
         || probe_rdmsr(MSR_GHCB, &value, &fault)) {
         answer_fault(&fault);
-    } else {
-        answer_value(value);
+        return;
     }
+    if (value == arg[0] + 1 && (arg[0] & 0xfff) == REGISTER_GHCB) {
+        keep_registered(arg[0] & ~0xfffull);
+    }
+    answer_value(value);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The second CPU. It is started by INIT-SIPI for each job and halts for good
-// when the job is done, so it costs nothing in between.
+// The second CPU. INIT-SIPI starts it for each job, and it halts when the job is
+// done, so it uses no CPU time between jobs.
 
-#include "bare.h"
+#include "attack.h"
 
 #define MSR_APIC_BASE 0x1b
 #define APIC_BASE_X2 (1u << 10)
@@ -11,8 +11,9 @@
 #define ICR_INIT 0x4500
 #define ICR_STARTUP 0x4600
 #define ICR_PENDING (1u << 12)
-#define AP_APIC_ID 1ull         // QEMU numbers CPUs from 0 without gaps
-#define SETTLE_TICKS (1ull << 25)       // some 10 ms, before SIPI
+#define AP_APIC_ID 1ull         // QEMU numbers APIC IDs from 0 without gaps
+#define LOST_PATIENCE (PATIENCE / 4)    // longer than one call, also one that asks a service
+#define SETTLE_TICKS (1ull << 25)       // about 10 ms between INIT and SIPI
 #define WAIT_CHANGE 0xffffffffull
 
 extern const uint8_t ap_trampoline[], ap_trampoline_end[];
@@ -22,12 +23,14 @@ enum ap_state { AP_OFF, AP_RUNNING, AP_DONE };
 static struct {
     volatile enum ap_state state;
     volatile bool stop;
-    bool count;                 // the job: count in the page, or nothing
+    bool count;                 // count in the page at @gpa; false: only start and halt
+    struct attack *attack;      // or attack, @attacks times
+    uint64_t attacks;
     uint64_t gpa;
-    uint64_t steps, lost, faults;       // valid when done
+    uint64_t steps, lost, faults;       // valid in state AP_DONE
 } job;
 
-// The page counts with us until its content is lost; that is counted too.
+// Increments the word in the page, and counts how often its content was lost.
 static void count_in_page(void)
 {
     struct fault fault;
@@ -59,6 +62,12 @@ _Noreturn void ap_main(void)
     job.state = AP_RUNNING;
     if (job.count) {
         count_in_page();
+    }
+    if (job.attack) {
+        attack_begin(job.attack);
+    }
+    while (job.attack && job.attack->calls < job.attacks) {
+        attack_once(job.attack);
     }
     job.state = AP_DONE;
     for (;;) {
@@ -125,6 +134,7 @@ void do_smp(const uint64_t *arg)
     (void)arg;
     if (!busy()) {
         job.count = false;
+        job.attack = NULL;
         answer_value(start_ap() && wait_past(AP_RUNNING, PATIENCE / 4) ? 2 : 1);
     }
 }
@@ -135,6 +145,7 @@ void do_ap_loop(const uint64_t *arg)
         return;
     }
     job.count = true;
+    job.attack = NULL;
     job.gpa = arg[0];
     if (start_ap()) {
         answer_done();
@@ -157,4 +168,27 @@ void do_ap_stop(const uint64_t *arg)
     }
     answer_ok(3, (const uint64_t[]) { job.steps, job.lost, job.faults });
     job.count = false;
+}
+
+// Also starts a CPU that an attack has destroyed in the middle of a job.
+bool ap_attack(struct attack *attack, uint64_t count)
+{
+    job.count = false;
+    job.attack = attack;
+    job.attacks = count;
+    return start_ap();
+}
+
+bool ap_attack_ended(const struct attack *attack)
+{
+    const volatile uint64_t *calls = &attack->calls;
+    uint64_t before;
+
+    do {
+        before = *calls;
+        if (wait_past(AP_RUNNING, LOST_PATIENCE)) {
+            return true;
+        }
+    } while (*calls != before);
+    return false;
 }

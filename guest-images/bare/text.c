@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Text on the two serial ports. COM1 is for people; COM2 carries the protocol.
+// Text on the two serial ports. COM1 is for people, COM2 carries the protocol.
 
 #include "bare.h"
 
-#define UART_DATA 0
 #define UART_IER 1
 #define UART_FCR 2
 #define UART_LCR 3
 #define UART_MCR 4
-#define UART_LSR 5
 #define LSR_DATA_READY 0x01
-#define LSR_SENDER_EMPTY 0x20
-#define WAIT_SENDER 1000000     // polls before a byte is given up
+#define WAIT_SENDER 1000000     // polls before the byte is sent regardless
 
 void ports_init(void)
 {
@@ -22,10 +19,10 @@ void ports_init(void)
         out8(ports[i] + UART_DATA, 1);          // 115200 baud
         out8(ports[i] + UART_IER, 0);
         out8(ports[i] + UART_LCR, 0x03);        // 8 bits, no parity
-        out8(ports[i] + UART_FCR, 0x01);        // FIFOs on, contents kept
+        out8(ports[i] + UART_FCR, 0x01);        // FIFOs on; keep their contents
         out8(ports[i] + UART_MCR, 0x0b);        // DTR, RTS, interrupt gate
     }
-    out8(AGENT + UART_IER, 0x01);               // a byte came in
+    out8(AGENT + UART_IER, 0x01);               // interrupt on received data
 }
 
 static void put_byte(enum port port, char byte)
@@ -66,7 +63,8 @@ bool byte_waiting(enum port port)
     return in8(port + UART_LSR) & LSR_DATA_READY;
 }
 
-// An idle guest sleeps: STI takes effect after HLT began, so no wake-up is lost.
+// An idle guest sleeps. STI takes effect after the next instruction, so an
+// interrupt cannot arrive between STI and HLT and be missed.
 static char get_byte(void)
 {
     while (!byte_waiting(AGENT)) {

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Exceptions: a probe that faults is resumed with the vector in RAX and the
-// details in its struct fault; anything else ends the guest with a sentence.
+// Exceptions. A probe that faults resumes with the vector in RAX and the details
+// in its struct fault. Any other exception stops the guest with a message.
 
 #include "bare.h"
 
-#define VECTORS 48
+#define VECTORS 256
 #define PIC_BASE 0x20
+#define VECTOR_DB 1
 #define VECTOR_PF 14
 #define VECTOR_MC 18
+#define VECTOR_VE 20
+#define VECTOR_VC 29
 #define IRQ_AGENT 3             // COM2
 
 #define MSR_MCG_CAP 0x179
@@ -21,13 +24,7 @@
 #define MC_STATUS_VALID (1ull << 63)
 #define MC_STATUS_MISCV (1ull << 59)
 #define MC_STATUS_ADDRV (1ull << 58)
-#define MAX_STRAY 16            // machine checks outside probes before giving up
-
-struct frame {
-    uint64_t r15, r14, r13, r12, r11, r10, r9, r8;
-    uint64_t rbp, rdi, rsi, rdx, rcx, rbx, rax;
-    uint64_t vector, error, rip, cs, rflags, rsp, ss;
-};
+#define MAX_STRAY 16            // machine checks outside probes before the guest stops
 
 struct gate {
     uint16_t offset_low, selector, type;
@@ -41,12 +38,11 @@ struct extable_entry {
 
 extern const struct extable_entry extable_start[], extable_end[];
 extern char vector_stubs[][16], probe_exec_value[], probe_exec_return[], probe_tdcall_at[];
-extern struct fault *tdcall_fault;      // where probe_tdcall wants its fault
 
 void trap(struct frame *frame);
 
 static struct gate idt[VECTORS];
-static uint64_t stray_count;
+static uint64_t stray_count, debug_status;
 
 static void load_idt(void)
 {
@@ -69,7 +65,7 @@ static void enable_machine_checks(void)
     }
 }
 
-// All lines masked but COM2's, which ends the HLT in read_line().
+// Masks all lines except COM2's, which ends the HLT in get_byte().
 static void pic_init(void)
 {
     out8(0x20, 0x11);
@@ -108,13 +104,31 @@ void traps_init_ap(void)
     enable_machine_checks();
 }
 
+uint64_t take_debug_status(void)
+{
+    uint64_t status = debug_status;
+
+    debug_status = 0;
+    return status;
+}
+
+// Turns the breakpoints off: its own frame may be where one is.
+static void keep_debug_status(void)
+{
+    uint64_t none = 0;
+
+    __asm__ volatile("mov %0, %%dr7" : : "r"(none));
+    __asm__ volatile("mov %%dr6, %0" : "=r"(debug_status));
+    __asm__ volatile("mov %0, %%dr6" : : "r"(none));
+}
+
 uint64_t stray_machine_checks(void)
 {
     return stray_count;
 }
 
-// Read the first valid bank into @fault; clear them all and MCG_STATUS, or
-// the next machine check would shut the machine down.
+// Copies the first valid bank to @fault, then clears all banks and MCG_STATUS.
+// If MCIP stayed set, the next machine check would shut the machine down.
 static void drain_banks(struct fault *fault)
 {
     uint32_t banks = read_msr(MSR_MCG_CAP) & 0xff;
@@ -138,9 +152,9 @@ static void drain_banks(struct fault *fault)
     write_msr(MSR_MCG_STATUS, 0);
 }
 
-// Where a fault at this RIP resumes, 0 if it was no probe. A fault in the
-// function that probe_exec called is found by its return address, so RSP is
-// read only when RIP is outside the image.
+// Returns the address at which a fault at this RIP resumes, or 0 if it was not in
+// a probe. A fault in the function that probe_exec called is recognized by the
+// return address on the stack; RSP is read only when RIP is outside the image.
 static uint64_t find_resume(struct frame *frame)
 {
     for (const struct extable_entry *e = extable_start; e < extable_end; e++) {
@@ -154,6 +168,15 @@ static uint64_t find_resume(struct frame *frame)
         return (uint64_t)probe_exec_return;
     }
     return 0;
+}
+
+// Where the probe that faulted wants the details.
+static struct fault *fault_wanted(const struct frame *frame)
+{
+    if (frame->rip == (uint64_t)probe_tdcall_at) {
+        return ((struct fault **)frame->rsp)[1];
+    }
+    return (struct fault *)frame->r8;
 }
 
 static _Noreturn void unexpected(const struct frame *frame, const struct fault *fault)
@@ -183,6 +206,10 @@ void trap(struct frame *frame)
         out8(0x20, 0x20);
         return;
     }
+    if (frame->vector == VECTOR_DB) {
+        keep_debug_status();
+        return;
+    }
     if (frame->vector == VECTOR_PF) {
         __asm__ volatile("mov %%cr2, %0" : "=r"(fault.cr2));
     }
@@ -191,12 +218,16 @@ void trap(struct frame *frame)
     }
     resume = find_resume(frame);
     if (resume) {
-        *(frame->rip == (uint64_t)probe_tdcall_at ? tdcall_fault : (struct fault *)frame->r8) = fault;
+        if (frame->vector == VECTOR_VE) {
+            fault.error = take_reason();
+        }
+        *fault_wanted(frame) = fault;
         frame->rax = frame->vector;
         frame->rip = resume;
     } else if (frame->vector == VECTOR_MC && stray_count < MAX_STRAY) {
         stray_count++;
-    } else {
+    } else if ((frame->vector != VECTOR_VE || !handle_ve(frame))
+               && (frame->vector != VECTOR_VC || !handle_vc(frame))) {
         unexpected(frame, &fault);
     }
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One 16-byte stub a vector; all join in trap_common with struct frame. */
+/* One 16-byte stub per vector. Each builds a struct frame and jumps to trap_common. */
 
-#define VECTORS 48
+#define VECTORS 256
 /* Vectors that push an error code: 8, 10-14, 17, 21, 29, 30. */
 #define PUSHES_ERROR 0x60227d00
 
@@ -12,7 +12,7 @@ vector_stubs:
     .set vector, 0
     .rept VECTORS
     .balign 16
-    .if (vector >= 32) || (((PUSHES_ERROR >> vector) & 1) == 0)
+    .if (vector >= 32) || (((PUSHES_ERROR >> (vector & 31)) & 1) == 0)
     pushq $0
     .endif
     pushq $vector

@@ -1,12 +1,12 @@
 /*
- * The event-ring file: its header, and producers' side of the ring.
+ * The event-ring file: its header, and the producers' side of the ring.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * A producer claims the slot `head` by compare-and-exchange, fills it, and
  * publishes it by storing seq = head + 1 last. The consumer reads slots in
  * order while their seq is the expected one, then moves `tail`. A slot holds
- * the seq of one lap ago until it is published, so none needs clearing.
+ * the seq of the previous lap until it is published, so no slot is cleared.
  */
 
 #ifndef _GNU_SOURCE
@@ -29,6 +29,7 @@
 _Static_assert(sizeof(RmemRecord) == 64, "ABI");
 _Static_assert(offsetof(RmemRecord, pages) == 40, "ABI");
 _Static_assert(offsetof(RmemRecord, kind) == 48, "ABI");
+_Static_assert(offsetof(RmemRecord, stack) == 56, "ABI");
 _Static_assert(offsetof(RmemShared, head) == 64, "ABI");
 _Static_assert(offsetof(RmemShared, tail) == 128, "ABI");
 _Static_assert(offsetof(RmemShared, pages) == 192, "ABI");
@@ -45,13 +46,16 @@ static const char *check_header(const RmemShared *shared, uint64_t capacity,
 {
     if (shared->version != RMEM_SHARED_VERSION ||
         shared->record_size != sizeof(RmemRecord)) {
-        return "event ring is of another version";
+        return "event ring has another version";
     }
     if (shared->capacity != capacity) {
-        return "event ring's header and size disagree";
+        return "event ring's header and size do not match";
     }
     if (shared->table_pages != pages) {
         return "event ring belongs to a guest of another size";
+    }
+    if (shared->phase >= RMEM_PHASES) {
+        return "event ring's header has no such phase";
     }
     return NULL;
 }
@@ -70,7 +74,7 @@ static void fresh_header(Rmem *rm, uint64_t capacity)
         run = rmem_run_at(rm, at, rm->pages - at);
         shared->pages[run.state] += (int64_t)run.count;
     }
-    /* Last: a reader that sees the magic sees the rest. */
+    /* Written last: a reader that sees the magic sees the rest. */
     __atomic_store_n(&shared->magic, RMEM_SHARED_MAGIC, __ATOMIC_RELEASE);
 }
 
@@ -95,7 +99,7 @@ static const char *check_arguments(const RmemProfile *profile,
         return "page-state table is not mapped";
     }
     if (!pages || pages > (uint64_t)INT64_MAX >> RMEM_PAGE_BITS) {
-        return "guest RAM has no pages, or more than there are";
+        return "guest RAM has no pages, or too many";
     }
     return NULL;
 }
@@ -121,6 +125,7 @@ const char *rmem_init(Rmem *rm, const RmemProfile *profile,
         .table_fd = table_fd,
         .ring_mask = capacity - 1,
         .stalled_tail = NOT_STALLED,
+        .flags = flags,
     };
     if (__atomic_load_n(&rm->shared->magic, __ATOMIC_ACQUIRE) == RMEM_SHARED_MAGIC) {
         fault = check_header(rm->shared, capacity, pages);
@@ -131,7 +136,44 @@ const char *rmem_init(Rmem *rm, const RmemProfile *profile,
         fresh_header(rm, capacity);
     }
     rm->shared->flags = flags;
+    rmem_take_phase(rm);
     return NULL;
+}
+
+RmemPhase rmem_phase(const Rmem *rm)
+{
+    return (RmemPhase)__atomic_load_n(&rm->phase, __ATOMIC_ACQUIRE);
+}
+
+/* Two threads may set the phase in turn: the header ends with the later one. */
+static void publish_phase(Rmem *rm)
+{
+    uint64_t phase;
+
+    do {
+        phase = __atomic_load_n(&rm->phase, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&rm->shared->phase, phase, __ATOMIC_SEQ_CST);
+    } while (__atomic_load_n(&rm->phase, __ATOMIC_SEQ_CST) != phase);
+}
+
+bool rmem_set_phase(Rmem *rm, RmemPhase from, RmemPhase to)
+{
+    uint64_t old = from;
+
+    if (!__atomic_compare_exchange_n(&rm->phase, &old, (uint64_t)to, false,
+                                     __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+        return false;
+    }
+    publish_phase(rm);
+    return true;
+}
+
+void rmem_take_phase(Rmem *rm)
+{
+    uint64_t phase = __atomic_load_n(&rm->shared->phase, __ATOMIC_ACQUIRE);
+
+    __atomic_store_n(&rm->phase, phase < RMEM_PHASES ? phase : RMEM_PH_USER,
+                     __ATOMIC_RELEASE);
 }
 
 static int64_t now_ns(void)
@@ -143,16 +185,18 @@ static int64_t now_ns(void)
 }
 
 /*
- * The ring was full while the consumer stood at @tail. True: try again.
- * *@deadline is 0 at first. One producer that waited in vain speaks for all
- * until the consumer moves: a dead controller costs the guest one wait.
+ * The ring had @used records while the consumer was at @tail: it is full. True:
+ * try again. *@deadline is 0 at first. After one producer has waited in vain, no
+ * other waits until the consumer moves: a dead controller costs the guest one
+ * wait. A ring with more records than it holds has no consumer to wait for.
  */
-static bool wait_for_room(Rmem *rm, uint64_t tail, int64_t *deadline)
+static bool wait_for_room(Rmem *rm, uint64_t used, uint64_t tail,
+                          int64_t *deadline)
 {
     const struct timespec nap = { .tv_nsec = LOSSLESS_NAP_NS };
     const int64_t now = now_ns();
 
-    if (!(rm->shared->flags & RMEM_RING_LOSSLESS) ||
+    if (!(rm->flags & RMEM_RING_LOSSLESS) || used > rm->ring_mask + 1 ||
         __atomic_load_n(&rm->stalled_tail, __ATOMIC_RELAXED) == tail) {
         return false;
     }
@@ -182,11 +226,12 @@ bool rmem_ring_push(Rmem *rm, const RmemRecord *rec)
                 break;
             }
         } else {
-            /* Full only if head did not move around the look at tail. */
+            /* Full only if head did not move while tail was read. */
             const uint64_t seen = head;
 
             head = __atomic_load_n(&shared->head, __ATOMIC_ACQUIRE);
-            if (head == seen && !wait_for_room(rm, tail, &deadline)) {
+            if (head == seen && !wait_for_room(rm, head - tail, tail,
+                                              &deadline)) {
                 __atomic_fetch_add(&shared->dropped, 1, __ATOMIC_RELAXED);
                 return false;
             }

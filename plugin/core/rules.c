@@ -1,5 +1,5 @@
 /*
- * Names, and the rules compiled from transitions.toml.
+ * Names of states, events and refusals, and the rules from transitions.toml.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

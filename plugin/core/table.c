@@ -1,11 +1,11 @@
 /*
- * The page-state table: look at it, judge an event, change it.
+ * The page-state table: read it, check an event, change it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The table of a large guest is mostly holes. A hole is all pending, and
- * reading one through the mapping would allocate it, so everything that
- * walks the table asks the file first where its data is.
+ * The table of a large guest is mostly holes. All pages of a hole are pending.
+ * Reading a hole through the mapping would allocate it, so all code that walks
+ * the table first asks the file where its data is.
  */
 
 #ifndef _GNU_SOURCE
@@ -13,18 +13,16 @@
 #endif
 
 #include "rmem.h"
+#include "words.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
 
-#define WORD_PAGES 8        /* table bytes looked at together */
-#define TABLE_CHUNK 4096    /* smallest piece of the table file with storage of its own */
+#define TABLE_CHUNK 4096    /* smallest piece of the table file that has storage */
 
-typedef uint64_t __attribute__((may_alias)) TableWord;
-
-/* [.., end) of the table is a hole, or is data; empty when end is behind. */
+/* The table up to @end is a hole, or is data; empty when end was passed. */
 typedef struct Extent {
     uint64_t end;
     bool hole;
@@ -43,11 +41,6 @@ static const RmemCounter counter_of[RMEM_EVENTS] = {
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
-}
-
-static uint64_t repeat(uint8_t byte)
-{
-    return byte * UINT64_C(0x0101010101010101);
 }
 
 static RmemState state_at(const Rmem *rm, uint64_t page)
@@ -69,7 +62,7 @@ static Extent extent_at(const Rmem *rm, uint64_t at, uint64_t end)
     if ((uint64_t)data > at) {
         return (Extent){ .end = min_u64((uint64_t)data, end), .hole = true };
     }
-    /* Not SEEK_HOLE: that walks all of a long extent for each run in it. */
+    /* Not SEEK_HOLE: it walks all of a long extent for each run in it. */
     return (Extent){ .end = min_u64((at | (TABLE_CHUNK - 1)) + 1, end) };
 }
 
@@ -77,7 +70,7 @@ static Extent extent_at(const Rmem *rm, uint64_t at, uint64_t end)
 static uint64_t skip_equal(const Rmem *rm, uint64_t at, uint64_t end,
                            RmemState state)
 {
-    const uint64_t want = repeat(state), mask = repeat(RMEM_STATE_MASK);
+    const uint64_t want = word_of(state), mask = word_of(RMEM_STATE_MASK);
 
     while (at < end) {
         if (at % WORD_PAGES == 0 && end - at >= WORD_PAGES) {
@@ -96,7 +89,7 @@ static uint64_t skip_equal(const Rmem *rm, uint64_t at, uint64_t end,
     return at;
 }
 
-/* Run at @first, not beyond @end; *@ext is what is known of the file there. */
+/* Run at @first, not beyond @end; *@ext caches the extent of the file there. */
 static RmemRun run_from(const Rmem *rm, uint64_t first, uint64_t end,
                         Extent *ext)
 {
@@ -107,8 +100,10 @@ static RmemRun run_from(const Rmem *rm, uint64_t first, uint64_t end,
         if (at >= ext->end) {
             *ext = extent_at(rm, at, end);
         }
-        if (at == first) {
-            run.state = ext->hole ? RMEM_PENDING : state_at(rm, first);
+        if (at == first && !ext->hole) {
+            /* Read once: a run has a page, whatever others write there. */
+            run.state = state_at(rm, at++);
+            continue;
         }
         if (ext->hole) {
             if (run.state != RMEM_PENDING) {
@@ -127,13 +122,13 @@ static RmemRun run_from(const Rmem *rm, uint64_t first, uint64_t end,
 }
 
 /*
- * Concurrent readers see old or new bytes, never anything else. Bits of @keep
- * stay as they are.
+ * Concurrent readers see old or new bytes, nothing else. Bits in @keep do not
+ * change.
  */
 static void fill(Rmem *rm, uint64_t first, uint64_t count, uint8_t byte,
                  uint8_t keep)
 {
-    const uint64_t end = first + count, word = repeat(byte), kept = repeat(keep);
+    const uint64_t end = first + count, word = word_of(byte), kept = word_of(keep);
 
     while (first < end) {
         if (first % WORD_PAGES == 0 && end - first >= WORD_PAGES) {
@@ -151,7 +146,7 @@ static void fill(Rmem *rm, uint64_t first, uint64_t count, uint8_t byte,
     }
 }
 
-/* What else the byte of a page says after a step. */
+/* The flags of a page after a step. */
 static uint8_t flags_after(const Rmem *rm, RmemEvent event, RmemState from,
                            RmemState to)
 {
@@ -177,6 +172,7 @@ static void move_pages(Rmem *rm, RmemState from, RmemState to, uint64_t count)
 
 static void bump_generation(Rmem *rm)
 {
+    __atomic_fetch_add(&rm->generation, 1, __ATOMIC_RELEASE);
     __atomic_fetch_add(&rm->shared->generation, 1, __ATOMIC_RELEASE);
 }
 
@@ -276,13 +272,13 @@ static void count_change(Rmem *rm, RmemState from, RmemState to,
     }
     move_pages(rm, from, to, pages);
     rmem_count(rm, counter_of[event], pages);
-    /* Acceptance gives; every other step takes from the guest or the host. */
+    /* Acceptance takes nothing away; each other step takes from guest or host. */
     if (from != RMEM_PENDING || to != RMEM_PRIVATE) {
         bump_generation(rm);
     }
 }
 
-/* What was in a run is gone. A hole has no marks, and stays one. */
+/* The content of a run is gone. A hole has no marks, and stays a hole. */
 static void clear_marks(Rmem *rm, RmemRun run)
 {
     const uint64_t end = run.first + run.count;
@@ -291,13 +287,13 @@ static void clear_marks(Rmem *rm, RmemRun run)
     for (uint64_t at = run.first; at < end; at = ext.end) {
         ext = extent_at(rm, at, end);
         for (uint64_t page = at; !ext.hole && page < ext.end; page++) {
-            /* A vCPU may be taking the page: its state is not ours to write. */
+            /* A vCPU may be accepting the page: do not write its state. */
             __atomic_fetch_and(&rm->table[page], RMEM_STATE_MASK, __ATOMIC_ACQ_REL);
         }
     }
 }
 
-/* A run of one state takes the step that the rules allow it. */
+/* Change a run of one state as the rules allow. */
 static void change_run(Rmem *rm, RmemRun run, RmemEvent event, RmemState to)
 {
     if (event == RMEM_LOAD || to != run.state) {

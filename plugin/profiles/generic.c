@@ -3,12 +3,14 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * It has no way to accept or convert: a first touch accepts, the host
- * converts, by QMP or by policy.
+ * It cannot accept or convert: a first touch accepts, and the host converts, by
+ * QMP or by policy.
  */
 
 #include "qemu/osdep.h"
-#include "hw/restricted-memory/profiles.h"
+#include "hw/restricted-memory/qemu/profile.h"
+
+extern const RestrictedProfile restricted_profile_generic;
 
 const RestrictedProfile restricted_profile_generic = {
     .name = "generic",

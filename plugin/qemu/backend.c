@@ -3,20 +3,22 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The backend's region is a container with a guard in it, not RAM: whoever
- * looks at guest memory through system_memory meets the guard. The RAM
- * itself is seen by guest CPUs alone, through their own root (cpu-view.c).
+ * The backend's region is a container with a guard in it, not RAM: all
+ * accesses through system_memory meet the guard. Only guest CPUs see the RAM
+ * itself, through their own root region (cpu-view.c).
  *
  * QEMU interface:
  *  + property "size", from the parent: a multiple of 4 KiB
- *  + property "profile": whose rules apply (core/transitions.toml)
+ *  + property "profile": the guest interface (core/transitions.toml)
  *  + property "layout": in-place or split; default by profile
  *  + property "access-policy": answer to a host access to private memory
  *  + property "pending": what a touch of an unaccepted page does
  *  + property "events": what a full event ring does
  *  + property "debuggable": monitor and gdb may touch private memory
  *  + properties "private-fd", "shared-fd", "table-fd", "ring-fd": inherited
- *    files; one that is not given is made here and nobody else can see it
+ *    files; a file that is not given is created, and no other process sees it
+ *  + property "stacks-fd": inherited file for windows of guest stacks; without
+ *    it none are kept
  */
 
 #include "qemu/osdep.h"
@@ -25,15 +27,22 @@
 #include "qemu/error-report.h"
 #include "qom/object_interfaces.h"
 #include "migration/blocker.h"
-#include "system/reset.h"
 #include "system/system.h"
-#include "hw/boards.h"
-#include "hw/qdev-core.h"
-#include "hw/restricted-memory/restricted.h"
-#include "trace.h"
+#include "hw/restricted-memory/qemu/compat.h"
+#include "hw/restricted-memory/qemu/backend.h"
+#include "hw/restricted-memory/qemu/commands.h"
+#include "hw/restricted-memory/qemu/cpu-view.h"
+#include "hw/restricted-memory/qemu/events.h"
+#include "hw/restricted-memory/qemu/files.h"
+#include "hw/restricted-memory/qemu/frozen.h"
+#include "hw/restricted-memory/qemu/handover.h"
+#include "hw/restricted-memory/qemu/launch.h"
+#include "hw/restricted-memory/qemu/refuse.h"
+#include "hw/restricted-memory/qemu/reset.h"
+#include "hw/restricted-memory/qemu/spaces.h"
+#include "hw/restricted-memory/qemu/stop.h"
 
 bool restricted_memory_active;
-bool restricted_memory_trapping;
 static RestrictedMemory *the_backend;
 
 RestrictedMemory *restricted_memory(void)
@@ -41,29 +50,15 @@ RestrictedMemory *restricted_memory(void)
     return the_backend;
 }
 
-const RestrictedSlot *restricted_slot(const RestrictedMemory *rm, hwaddr gpa)
+static const RestrictedProfile *profile_find(const RestrictedArch *arch,
+                                             const char *name)
 {
-    for (unsigned i = 0; i < rm->nslots; i++) {
-        const RestrictedSlot *slot = &rm->slots[i];
-
-        if (gpa - slot->gpa < slot->size) {
-            return slot;
+    for (size_t i = 0; arch->profiles[i]; i++) {
+        if (!strcmp(arch->profiles[i]->name, name)) {
+            return arch->profiles[i];
         }
     }
     return NULL;
-}
-
-uint64_t restricted_offset_to_gpa(const RestrictedMemory *rm, uint64_t offset)
-{
-    for (unsigned i = 0; i < rm->nslots; i++) {
-        const RestrictedSlot *slot = &rm->slots[i];
-
-        if (offset - slot->offset < slot->size) {
-            return slot->gpa + (offset - slot->offset);
-        }
-    }
-    /* RAM without a slot of its own (PC: 640K to 1M) sits at its offset. */
-    return offset;
 }
 
 static bool backend_check(RestrictedMemory *rm, const RmemProfile **rules,
@@ -85,8 +80,13 @@ static bool backend_check(RestrictedMemory *rm, const RmemProfile **rules,
         error_setg(errp, "size %" PRIu64 " is not a multiple of 4 KiB", size);
         return false;
     }
+    rm->arch = restricted_arch();
+    if (!rm->arch) {
+        error_setg(errp, "no restricted memory for this machine's CPUs yet");
+        return false;
+    }
     *rules = rmem_profile_find(rm->profile_name);
-    rm->profile = restricted_profile_find(rm->profile_name);
+    rm->profile = profile_find(rm->arch, rm->profile_name);
     if (!*rules || !rm->profile) {
         error_setg(errp, "profile '%s' is unknown", rm->profile_name);
         return false;
@@ -119,9 +119,12 @@ static void backend_machine_done(Notifier *notifier, void *data)
         error_report_err(err);
         exit(EXIT_FAILURE);
     }
+    restricted_spaces_find_strays(rm);
     restricted_cpu_view_machine_done(rm);
     restricted_launch_machine_done(rm);
-    restricted_stub_machine_done(rm);
+    restricted_commands_machine_done(rm);
+    rm->arch->machine_done(rm);
+    restricted_reset_init(rm);
 }
 
 static void backend_complete(UserCreatable *uc, Error **errp)
@@ -153,29 +156,18 @@ static void backend_complete(UserCreatable *uc, Error **errp)
     restricted_guard_init(rm);
     restricted_cpu_view_init(rm);
     restricted_events_init(rm);
-    restricted_refuse_init(rm);
-    qemu_register_reset(restricted_reset, rm);
+    restricted_stop_init(rm);
+    restricted_refuse_init();
+    rm->arch->init(rm);
     rm->machine_done.notify = backend_machine_done;
     qemu_add_machine_init_done_notifier(&rm->machine_done);
 
     the_backend = rm;
     restricted_memory_active = true;
-}
-
-static bool backend_can_be_deleted(UserCreatable *uc)
-{
-    return false;
-}
-
-/* Properties describe a backend that is not in use yet. */
-static bool backend_is_fixed(RestrictedMemory *rm, Error **errp)
-{
-    if (rm != the_backend) {
-        return false;
+    restricted_freeze(OBJECT(rm));
+    if (current_machine->cgs) {
+        restricted_freeze(OBJECT(current_machine->cgs));
     }
-    error_setg(errp, "the backend is in use: use restricted-memory-set-policy "
-               "to change its policy, nothing else can be changed");
-    return true;
 }
 
 static char *backend_get_profile(Object *obj, Error **errp)
@@ -187,9 +179,6 @@ static void backend_set_profile(Object *obj, const char *value, Error **errp)
 {
     RestrictedMemory *rm = MEMORY_BACKEND_RESTRICTED(obj);
 
-    if (backend_is_fixed(rm, errp)) {
-        return;
-    }
     g_free(rm->profile_name);
     rm->profile_name = g_strdup(value);
 }
@@ -203,10 +192,8 @@ static void backend_set_layout(Object *obj, int value, Error **errp)
 {
     RestrictedMemory *rm = MEMORY_BACKEND_RESTRICTED(obj);
 
-    if (!backend_is_fixed(rm, errp)) {
-        rm->layout = value;
-        rm->layout_set = true;
-    }
+    rm->layout = value;
+    rm->layout_set = true;
 }
 
 static int backend_get_policy(Object *obj, Error **errp)
@@ -216,11 +203,7 @@ static int backend_get_policy(Object *obj, Error **errp)
 
 static void backend_set_policy(Object *obj, int value, Error **errp)
 {
-    RestrictedMemory *rm = MEMORY_BACKEND_RESTRICTED(obj);
-
-    if (!backend_is_fixed(rm, errp)) {
-        rm->policy = value;
-    }
+    MEMORY_BACKEND_RESTRICTED(obj)->policy = value;
 }
 
 static int backend_get_pending(Object *obj, Error **errp)
@@ -230,11 +213,7 @@ static int backend_get_pending(Object *obj, Error **errp)
 
 static void backend_set_pending(Object *obj, int value, Error **errp)
 {
-    RestrictedMemory *rm = MEMORY_BACKEND_RESTRICTED(obj);
-
-    if (!backend_is_fixed(rm, errp)) {
-        rm->pending = value;
-    }
+    MEMORY_BACKEND_RESTRICTED(obj)->pending = value;
 }
 
 static int backend_get_events(Object *obj, Error **errp)
@@ -244,11 +223,7 @@ static int backend_get_events(Object *obj, Error **errp)
 
 static void backend_set_events(Object *obj, int value, Error **errp)
 {
-    RestrictedMemory *rm = MEMORY_BACKEND_RESTRICTED(obj);
-
-    if (!backend_is_fixed(rm, errp)) {
-        rm->events = value;
-    }
+    MEMORY_BACKEND_RESTRICTED(obj)->events = value;
 }
 
 static bool backend_get_debuggable(Object *obj, Error **errp)
@@ -258,11 +233,7 @@ static bool backend_get_debuggable(Object *obj, Error **errp)
 
 static void backend_set_debuggable(Object *obj, bool value, Error **errp)
 {
-    RestrictedMemory *rm = MEMORY_BACKEND_RESTRICTED(obj);
-
-    if (!backend_is_fixed(rm, errp)) {
-        rm->debuggable = value;
-    }
+    MEMORY_BACKEND_RESTRICTED(obj)->debuggable = value;
 }
 
 static void backend_get_fd(Object *obj, Visitor *v, const char *name,
@@ -277,14 +248,13 @@ static void backend_set_fd(Object *obj, Visitor *v, const char *name,
                            void *opaque, Error **errp)
 {
     RestrictedMemory *rm = MEMORY_BACKEND_RESTRICTED(obj);
-
     int64_t fd;
 
-    if (backend_is_fixed(rm, errp) || !visit_type_int(v, name, &fd, errp)) {
+    if (!visit_type_int(v, name, &fd, errp)) {
         return;
     }
     if (fd < 0 || fd > INT_MAX) {
-        error_setg(errp, "%s=%" PRId64 " is not the number of a file", name,
+        error_setg(errp, "%s=%" PRId64 " is not a file descriptor", name,
                    fd);
         return;
     }
@@ -299,7 +269,9 @@ static void backend_instance_init(Object *obj)
     for (int i = 0; i < RESTRICTED_FDS; i++) {
         rm->fds[i] = -1;
     }
-    qemu_mutex_init(&rm->lock);
+    restricted_lock_checks_init();
+    restricted_lock_init(&rm->lock, "the lock of page states",
+                         RESTRICTED_RANK_STATES);
     MEMORY_BACKEND(rm)->share = true;
 }
 
@@ -308,21 +280,21 @@ static void backend_instance_finalize(Object *obj)
     RestrictedMemory *rm = MEMORY_BACKEND_RESTRICTED(obj);
 
     migrate_del_blocker(&rm->migration_blocker);
-    qemu_mutex_destroy(&rm->lock);
+    restricted_lock_destroy(&rm->lock);
     g_free(rm->profile_name);
 }
 
-static void backend_class_init(ObjectClass *oc, void *data)
+static void backend_class_init(ObjectClass *oc, CompatClassData *data)
 {
     UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
 
     ucc->complete = backend_complete;
-    ucc->can_be_deleted = backend_can_be_deleted;
+    compat_forbid_deletion(ucc);
 
     object_class_property_add_str(oc, "profile", backend_get_profile,
                                   backend_set_profile);
     object_class_property_set_description(oc, "profile",
-        "Whose rules apply: generic, sw-protected, ...");
+        "Guest interface: generic, sw-protected, ...");
     object_class_property_add_enum(oc, "layout", "RestrictedMemoryLayout",
                                    &RestrictedMemoryLayout_lookup,
                                    backend_get_layout, backend_set_layout);

@@ -3,53 +3,32 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * All of it happens while no guest CPU runs: in the main thread with the
- * vCPUs paused, or in one vCPU's exclusive section.
+ * No guest CPU runs meanwhile: this is called in the main thread with the vCPUs
+ * paused, or in one vCPU's exclusive section.
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "cpu.h"
-#include "exec/exec-all.h"
-#include "exec/tb-flush.h"
-#include "exec/ramblock.h"
-#include "exec/ram_addr.h"
 #include "hw/core/cpu.h"
-#include "qemu/lockable.h"
-#include "hw/restricted-memory/restricted.h"
-#include "trace.h"
-
-static bool file_allocate(RestrictedMemory *rm, int which, uint64_t first,
-                          uint64_t count)
-{
-    /* A signal, even SIGSTOP, interrupts it, and then it has done nothing. */
-    return RETRY_ON_EINTR(fallocate(rm->fds[which], 0, first << RMEM_PAGE_BITS,
-                                    count << RMEM_PAGE_BITS)) == 0;
-}
-
-/* Code translated from these pages is gone with their content. */
-static void forget_code(MemoryRegion *ram, uint64_t first, uint64_t count)
-{
-    ram_addr_t start = memory_region_get_ram_addr(ram)
-                       + (first << RMEM_PAGE_BITS);
-
-    tb_invalidate_phys_range(start, start + (count << RMEM_PAGE_BITS) - 1);
-}
+#include "hw/restricted-memory/qemu/compat.h"
+#include "hw/restricted-memory/qemu/convert.h"
+#include "hw/restricted-memory/qemu/cpu-view.h"
+#include "hw/restricted-memory/qemu/dirty.h"
+#include "hw/restricted-memory/qemu/events.h"
+#include "hw/restricted-memory/qemu/judge.h"
+#include "hw/restricted-memory/qemu/storage.h"
+#include "hw/restricted-memory/qemu/tlb.h"
+#include "hw/restricted-memory/trace.h"
 
 static void file_punch(RestrictedMemory *rm, int which, uint64_t first,
                        uint64_t count)
 {
-    MemoryRegion *ram = which == RESTRICTED_FD_SHARED ? &rm->shared_ram
-                                                      : &rm->private_ram;
+    const RestrictedPages pages = { first, count };
 
-    /* Punching a range of our own memfd has no way to fail. */
-    if (RETRY_ON_EINTR(fallocate(rm->fds[which],
-                                 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                 first << RMEM_PAGE_BITS,
-                                 count << RMEM_PAGE_BITS)) < 0) {
-        abort();
-    }
-    forget_code(ram, first, count);
+    restricted_punch(rm, which, &pages);
+    restricted_forget_code(which == RESTRICTED_FD_SHARED ? &rm->shared_ram
+                                                         : &rm->private_ram,
+                           &pages);
 }
 
 static void file_copy(RestrictedMemory *rm, MemoryRegion *to,
@@ -60,7 +39,8 @@ static void file_copy(RestrictedMemory *rm, MemoryRegion *to,
 
     memcpy(dst + (first << RMEM_PAGE_BITS), src + (first << RMEM_PAGE_BITS),
            count << RMEM_PAGE_BITS);
-    forget_code(to, first, count);
+    restricted_mark_dirty(rm, to, &(RestrictedPages){ first, count });
+    restricted_forget_code(to, &(RestrictedPages){ first, count });
 }
 
 typedef struct ChangeWalk {
@@ -99,8 +79,9 @@ static void run_content(RestrictedMemory *rm, const RestrictedChange *change,
         file_punch(rm, shared ? RESTRICTED_FD_SHARED : RESTRICTED_FD_PRIVATE,
                    run.first, run.count);
         if (shared && to == RMEM_SHARED) {
-            /* Just punched, so there is room. */
-            file_allocate(rm, RESTRICTED_FD_SHARED, run.first, run.count);
+            /* The range was just punched, so there is room. */
+            restricted_allocate(rm, RESTRICTED_FD_SHARED,
+                                &(RestrictedPages){ run.first, run.count });
         }
     } else if (restricted_is_split(rm)) {
         run_content_split(rm, run, to, change->preserve);
@@ -126,8 +107,7 @@ static RmemKind change_kind(RmemEvent event)
 static void run_record(const ChangeWalk *walk, RmemEvent event, RmemRun run,
                        RmemState to)
 {
-    uint64_t gpa = restricted_offset_to_gpa(walk->rm,
-                                            run.first << RMEM_PAGE_BITS);
+    uint64_t gpa = restricted_page_to_gpa(walk->rm, run.first);
 
     trace_rmem_page_convert(gpa, run.count, run.state, to);
     while (run.count) {
@@ -135,7 +115,8 @@ static void run_record(const ChangeWalk *walk, RmemEvent event, RmemRun run,
         RmemRecord rec = {
             .kind = change_kind(event), .gpa = gpa, .pages = pages,
             .actor = walk->change->actor, .device = RMEM_NO_DEVICE,
-            .rip = walk->change->rip, .from = run.state, .to = to,
+            .pc = walk->change->pc, .flags = walk->change->flags,
+            .from = run.state, .to = to,
         };
 
         restricted_record(walk->rm, &rec);
@@ -153,12 +134,13 @@ static void run_changed(void *opaque, RmemRun run, RmemState to)
     run_content(rm, change, run, to);
     if (run.state != to) {
         change->changed += run.count;
+        restricted_forget_faults(rm, &(RestrictedPages){ run.first, run.count });
     }
     if (run.state != to || change->event == RMEM_DISCARD) {
         run_record(walk, change->event, run, to);
     }
     if (change->preserve && run.state == RMEM_SHARED && to == RMEM_PENDING) {
-        /* Content was kept, so there is nothing for the guest to accept. */
+        /* The content was kept, so the guest has nothing to accept. */
         rmem_apply(&rm->core, run.first, run.count, RMEM_ACCEPT, NULL, NULL,
                    NULL);
         run.state = RMEM_PENDING;
@@ -166,7 +148,7 @@ static void run_changed(void *opaque, RmemRun run, RmemState to)
     }
 }
 
-/* The file in which a run gets storage by this change, -1 if in none. */
+/* The file in which this change gives a run storage, -1 if in none. */
 static int run_gets_storage(RestrictedMemory *rm, const RestrictedChange *change,
                             const RmemRun *run)
 {
@@ -185,7 +167,7 @@ static int run_gets_storage(RestrictedMemory *rm, const RestrictedChange *change
     }
 }
 
-/* Allocate (or, to undo, punch) what the change needs; runs left to do. */
+/* Allocate (to undo: punch) what the change needs; returns the runs left. */
 static size_t change_storage(RestrictedMemory *rm, const RestrictedChange *change,
                              size_t runs, bool undo)
 {
@@ -200,7 +182,8 @@ static size_t change_storage(RestrictedMemory *rm, const RestrictedChange *chang
             if (which >= 0 && undo) {
                 file_punch(rm, which, run.first, run.count);
             } else if (which >= 0
-                       && !file_allocate(rm, which, run.first, run.count)) {
+                       && !restricted_allocate(rm, which, &(RestrictedPages){
+                                                   run.first, run.count })) {
                 return runs;
             }
             first += run.count;
@@ -211,8 +194,8 @@ static size_t change_storage(RestrictedMemory *rm, const RestrictedChange *chang
 }
 
 /*
- * Storage before states: a shared page has storage, and so has an accepted
- * one. Only a full host can refuse, and then nothing has changed yet.
+ * Storage comes before states, because a shared page has storage, and so has an
+ * accepted one. Only a full host can refuse, and then nothing has changed yet.
  */
 static bool change_allocate(RestrictedMemory *rm, const RestrictedChange *change,
                             Error **errp)
@@ -221,7 +204,7 @@ static bool change_allocate(RestrictedMemory *rm, const RestrictedChange *change
 
     if (left) {
         error_setg_errno(errp, errno, "the host has no storage for the pages");
-        /* The run that failed may have got a part. */
+        /* The run that failed may have got some storage. */
         change_storage(rm, change, SIZE_MAX - left + 1, true);
         return false;
     }
@@ -236,8 +219,7 @@ static bool change_check(RestrictedMemory *rm, RestrictedChange *change,
                                      change->ranges[i].count, change->event,
                                      &change->bad);
         if (change->refusal != RMEM_OK) {
-            uint64_t gpa = restricted_offset_to_gpa(rm, change->bad
-                                                    << RMEM_PAGE_BITS);
+            uint64_t gpa = restricted_page_to_gpa(rm, change->bad);
 
             error_setg(errp, "%s refused at gpa 0x%" PRIx64 ": %s",
                        rmem_event_name(change->event), gpa,
@@ -248,12 +230,33 @@ static bool change_check(RestrictedMemory *rm, RestrictedChange *change,
     return true;
 }
 
+#ifdef RESTRICTED_PLANT_BUG
+/*
+ * Bugs for tests that attacks find them, only in their build: one conversion in
+ * some thousands reads past the end of an allocation, more of them leak one.
+ */
+static bool planted(const RestrictedPages *pages)
+{
+    uint64_t *copy = g_memdup2(pages, sizeof(*pages));
+    bool rare = (copy[0] & 0x3f) == 0x25 && copy[1] == 7;
+    bool read = copy[rare ? 2 : 1] != 0;
+
+    if (copy[1] != 5) {
+        g_free(copy);
+    }
+    return read;
+}
+#endif
+
 bool restricted_change(RestrictedMemory *rm, RestrictedChange *change,
                        Error **errp)
 {
     ChangeWalk walk = { .rm = rm, .change = change };
 
-    QEMU_LOCK_GUARD(&rm->lock);
+#ifdef RESTRICTED_PLANT_BUG
+    change->bad = change->n && planted(change->ranges);
+#endif
+    RESTRICTED_LOCK_GUARD(&rm->lock);
     if (!change_check(rm, change, errp)
         || !change_allocate(rm, change, errp)) {
         return false;
@@ -278,87 +281,21 @@ bool restricted_share_page(RestrictedMemory *rm, uint64_t page,
                            RmemState *old)
 {
     bool split = restricted_is_split(rm);
+    const RestrictedPages pages = { page, 1 };
 
-    QEMU_LOCK_GUARD(&rm->lock);
-    if (split && rmem_state(&rm->core, page) != RMEM_SHARED
-        && !file_allocate(rm, RESTRICTED_FD_SHARED, page, 1)) {
+    RESTRICTED_LOCK_GUARD(&rm->lock);
+    if (rmem_check(&rm->core, page, 1, RMEM_TO_SHARED, NULL) != RMEM_OK
+        || (split && rmem_state(&rm->core, page) != RMEM_SHARED
+            && !restricted_allocate(rm, RESTRICTED_FD_SHARED, &pages))
+        || rmem_apply_page(&rm->core, page, RMEM_TO_SHARED, old) != RMEM_OK) {
         return false;
     }
-    if (rmem_apply_page(&rm->core, page, RMEM_TO_SHARED, old) != RMEM_OK) {
-        return false;
+    if (*old != RMEM_SHARED) {
+        restricted_forget_faults(rm, &pages);
     }
     if (split && *old != RMEM_SHARED) {
         file_punch(rm, RESTRICTED_FD_PRIVATE, page, 1);
         restricted_flush_later();
     }
     return true;
-}
-
-static void reset_files(RestrictedMemory *rm)
-{
-    int last = restricted_is_split(rm) ? RESTRICTED_FD_SHARED
-                                       : RESTRICTED_FD_PRIVATE;
-
-    for (unsigned i = 0; i < rm->nslots; i++) {
-        for (int which = RESTRICTED_FD_PRIVATE; which <= last; which++) {
-            /* Cheaper than file_punch(): all code is forgotten anyway. */
-            if (RETRY_ON_EINTR(fallocate(rm->fds[which],
-                                         FALLOC_FL_PUNCH_HOLE
-                                         | FALLOC_FL_KEEP_SIZE,
-                                         rm->slots[i].offset,
-                                         rm->slots[i].size)) < 0) {
-                abort();
-            }
-        }
-    }
-}
-
-/*
- * RAM without a slot is a PC's shadow RAM. Its content is the firmware that
- * is about to run: as on a PC, it survives.
- */
-static void reset_states(RestrictedMemory *rm)
-{
-    g_autoptr(GArray) kept = g_array_new(false, false, sizeof(uint64_t));
-
-    for (unsigned i = 0; i + 1 < rm->nslots; i++) {
-        uint64_t page = (rm->slots[i].offset + rm->slots[i].size)
-                        >> RMEM_PAGE_BITS;
-
-        for (; page < rm->slots[i + 1].offset >> RMEM_PAGE_BITS; page++) {
-            if (rmem_state(&rm->core, page) == RMEM_PRIVATE) {
-                g_array_append_val(kept, page);
-            }
-        }
-    }
-    rmem_reset(&rm->core);
-    for (unsigned i = 0; i < kept->len; i++) {
-        restricted_cpu_touch(rm, g_array_index(kept, uint64_t, i));
-    }
-}
-
-void restricted_reset(void *opaque)
-{
-    RestrictedMemory *rm = opaque;
-    RmemRecord rec = {
-        .kind = RMEM_K_RESET, .actor = RMEM_A_HOST, .device = RMEM_NO_DEVICE,
-        .pages = MIN(rm->core.pages, UINT32_MAX),
-    };
-
-    if (qatomic_read(&rm->core.shared->phase) == RMEM_PH_LAUNCH
-        || restricted_incoming()) {
-        return;         /* the machine's first reset: nothing has run here */
-    }
-    restricted_record(rm, &rec);
-    qatomic_set(&rm->sealed, false);
-    restricted_stub_reset(rm);
-    WITH_QEMU_LOCK_GUARD(&rm->lock) {
-        reset_states(rm);
-        reset_files(rm);
-    }
-    restricted_phase(rm, RMEM_PH_LAUNCH);
-    if (first_cpu) {
-        tb_flush(first_cpu);
-    }
-    restricted_flush();
 }

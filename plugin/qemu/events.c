@@ -1,25 +1,27 @@
 /*
- * Telling the outside: the event ring, and a summary as QMP events.
+ * Events for the controller: all of them in the ring, a summary by QMP.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The ring has every event; QMP has at most one of a kind per interval, with
- * the number it stands for. Events come from any thread, so QMP is left to a
- * bottom half.
+ * The ring has every event. QMP has at most one of a kind per interval, with
+ * the number of events that it stands for. Events come from any thread, so a
+ * bottom half sends the QMP events.
  */
 
 #include "qemu/osdep.h"
-#include "block/aio.h"
 #include "hw/core/cpu.h"
 #include "qapi/qapi-events-restricted-memory.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
-#include "hw/restricted-memory/restricted.h"
-#include "trace.h"
+#include "hw/restricted-memory/qemu/compat.h"
+#include "hw/restricted-memory/qemu/events.h"
+#include "hw/restricted-memory/qemu/launch.h"
+#include "hw/restricted-memory/qemu/stack.h"
+#include "hw/restricted-memory/trace.h"
 
 #define QMP_INTERVAL_MS 100
 
-/* What QMP has not been told yet, by kind of event. */
+/* Events that were not sent by QMP yet, by kind. */
 typedef enum { SUMMARY_FAULT, SUMMARY_CONVERTED, SUMMARY_VIOLATION,
                SUMMARIES } SummaryKind;
 
@@ -31,7 +33,7 @@ typedef struct Summary {
 static struct {
     QemuSpin lock;              /* protects summaries and armed */
     Summary summaries[SUMMARIES];
-    bool armed;                 /* the bottom half or the timer is on its way */
+    bool armed;                 /* the bottom half or the timer will run */
     QEMUBH *bh;
     QEMUTimer *timer;
 } qmp_out;
@@ -57,8 +59,10 @@ static void send_fault(RestrictedMemory *rm, const char *id, const Summary *s)
     qapi_event_send_restricted_memory_fault(
         id, (RestrictedMemoryActor)rec->actor,
         rec->actor == RMEM_A_DEVICE ? device : NULL, rec->gpa,
-        rec->flags & RMEM_F_WRITE, (RestrictedMemoryState)rec->from,
-        rec->vcpu != RMEM_NO_VCPU, rec->vcpu, rec->rip != 0, rec->rip,
+        rec->flags & RMEM_F_WRITE,
+        rec->kind == RMEM_K_HOST_FAULT && rec->flags & RMEM_F_STATE,
+        (RestrictedMemoryState)rec->from,
+        rec->vcpu != RMEM_NO_VCPU, rec->vcpu, rec->pc != 0, rec->pc,
         record_verdict(rec), s->count);
 }
 
@@ -78,7 +82,7 @@ static void send_violation(const char *id, const Summary *s)
 
     qapi_event_send_restricted_memory_violation(
         id, rec->gpa, rmem_refusal_name((RmemRefusal)rec->refusal), rec->vcpu,
-        rec->rip, s->count);
+        rec->pc, s->count);
 }
 
 static void qmp_out_send(void *opaque)
@@ -114,16 +118,16 @@ static void qmp_out_send(void *opaque)
 
 static void qmp_out_add(SummaryKind kind, const RmemRecord *rec)
 {
-    bool arm;
+    bool schedule;
 
     qemu_spin_lock(&qmp_out.lock);
     if (!qmp_out.summaries[kind].count++) {
         qmp_out.summaries[kind].first = *rec;
     }
-    arm = !qmp_out.armed;
+    schedule = !qmp_out.armed;
     qmp_out.armed = true;
     qemu_spin_unlock(&qmp_out.lock);
-    if (arm) {
+    if (schedule) {
         qemu_bh_schedule(qmp_out.bh);
     }
 }
@@ -133,6 +137,7 @@ void restricted_record(RestrictedMemory *rm, RmemRecord *rec)
     rec->vcpu = current_cpu ? current_cpu->cpu_index : RMEM_NO_VCPU;
     rec->vtime_ns = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
     rec->htime_ns = get_clock();
+    restricted_record_stack(rm, rec);
     rmem_ring_push(&rm->core, rec);
 
     switch (rec->kind) {
@@ -152,11 +157,11 @@ void restricted_record(RestrictedMemory *rm, RmemRecord *rec)
 }
 
 void restricted_violation(RestrictedMemory *rm, hwaddr gpa, uint64_t pages,
-                          RmemRefusal refusal, uint64_t rip)
+                          RmemRefusal refusal, uint64_t pc)
 {
     RmemRecord rec = {
         .kind = RMEM_K_VIOLATION, .actor = RMEM_A_VCPU,
-        .device = RMEM_NO_DEVICE, .gpa = gpa, .rip = rip,
+        .device = RMEM_NO_DEVICE, .gpa = gpa, .pc = pc,
         .pages = MIN(pages, UINT32_MAX), .refusal = refusal,
     };
 
@@ -164,29 +169,26 @@ void restricted_violation(RestrictedMemory *rm, hwaddr gpa, uint64_t pages,
     restricted_record(rm, &rec);
 }
 
-/* Phases only go forward; a reset starts over. */
-void restricted_phase(RestrictedMemory *rm, RmemPhase phase)
+/* Phases only go forward; a reset starts again. */
+void restricted_phase(RestrictedMemory *rm, RmemPhase phase, uint64_t pc)
 {
-    uint64_t *now = &rm->core.shared->phase;
-    uint64_t old = qatomic_read(now);
+    RmemPhase old;
     RmemRecord rec = {
         .kind = RMEM_K_PHASE, .flags = phase, .actor = RMEM_A_VCPU,
-        .device = RMEM_NO_DEVICE,
+        .device = RMEM_NO_DEVICE, .pc = pc,
     };
 
-    while (phase == RMEM_PH_LAUNCH || old < phase) {
-        uint64_t seen = qatomic_cmpxchg(now, old, phase);
-
-        if (seen == old) {
-            if (phase >= RMEM_PH_KERNEL) {
-                restricted_seal(rm);
-            }
-            trace_rmem_phase(phase);
-            restricted_record(rm, &rec);
+    do {
+        old = rmem_phase(&rm->core);
+        if (phase != RMEM_PH_LAUNCH && old >= phase) {
             return;
         }
-        old = seen;
+    } while (!rmem_set_phase(&rm->core, old, phase));
+    if (phase >= RMEM_PH_KERNEL) {
+        restricted_seal(rm);
     }
+    trace_rmem_phase(phase);
+    restricted_record(rm, &rec);
 }
 
 void restricted_events_init(RestrictedMemory *rm)

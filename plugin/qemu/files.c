@@ -1,5 +1,5 @@
 /*
- * The files behind the backend: inherited, or made here.
+ * The files behind the backend: inherited, or created here.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -9,15 +9,46 @@
 #include "qapi/error.h"
 #include "qemu/memfd.h"
 #include "migration/vmstate.h"
-#include "hw/restricted-memory/restricted.h"
+#include "hw/restricted-memory/qemu/compat.h"
+#include "hw/restricted-memory/qemu/files.h"
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
 
 #define RING_DEFAULT_RECORDS 65536
 
 const char *const restricted_fd_property[RESTRICTED_FDS] = {
-    "private-fd", "shared-fd", "table-fd", "ring-fd",
+    "private-fd", "shared-fd", "table-fd", "ring-fd", "stacks-fd",
 };
 
-/* The file behind @which, at least @size bytes long; -1 and @errp if not. */
+/*
+ * An inherited memfd is in other hands as well. Seal it, so that nobody can
+ * shorten it or forbid QEMU to change it while the guest runs.
+ */
+static bool files_seal(int which, int fd, Error **errp)
+{
+    int seals = fcntl(fd, F_GET_SEALS);
+
+    if (seals < 0) {
+        return true;            /* a file in a file system has none */
+    }
+    if (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) {
+        error_setg(errp, "%s=%d is sealed against writing",
+                   restricted_fd_property[which], fd);
+        return false;
+    }
+    if (!(seals & F_SEAL_SEAL)
+        && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+           < 0) {
+        error_setg_errno(errp, errno, "%s=%d cannot be sealed",
+                         restricted_fd_property[which], fd);
+        return false;
+    }
+    return true;
+}
+
+/* Open file @which, at least @size bytes long; -1 and @errp on failure. */
 static int files_open(RestrictedMemory *rm, int which, uint64_t size,
                       Error **errp)
 {
@@ -42,7 +73,7 @@ static int files_open(RestrictedMemory *rm, int which, uint64_t size,
         return -1;
     }
     qemu_set_cloexec(fd);
-    return fd;
+    return files_seal(which, fd, errp) ? fd : -1;
 }
 
 static void *files_map(RestrictedMemory *rm, int which, uint64_t size,
@@ -62,6 +93,27 @@ static void *files_map(RestrictedMemory *rm, int which, uint64_t size,
         return NULL;
     }
     return map;
+}
+
+/* Without a reader nobody needs them, so this file is never created here. */
+static bool files_stacks(RestrictedMemory *rm, Error **errp)
+{
+    const char *problem;
+    void *map;
+
+    if (rm->fds[RESTRICTED_FD_STACKS] < 0) {
+        return true;
+    }
+    map = files_map(rm, RESTRICTED_FD_STACKS, RMEM_STACKS_BYTES, errp);
+    if (!map) {
+        return false;
+    }
+    problem = rmem_stacks_init(&rm->stacks, map, RMEM_STACKS_BYTES);
+    if (problem) {
+        error_setg(errp, "stacks-fd: %s", problem);
+        return false;
+    }
+    return true;
 }
 
 bool restricted_files_map(RestrictedMemory *rm, const RmemProfile *rules,
@@ -94,7 +146,7 @@ bool restricted_files_map(RestrictedMemory *rm, const RmemProfile *rules,
         error_setg(errp, "ring-fd: %s", problem);
         return false;
     }
-    return true;
+    return files_stacks(rm, errp);
 }
 
 static bool files_block(RestrictedMemory *rm, MemoryRegion *mr, int which,
@@ -109,7 +161,7 @@ static bool files_block(RestrictedMemory *rm, MemoryRegion *mr, int which,
     if (fd < 0) {
         return false;
     }
-    /* The block owns its descriptor; ours stays for fallocate(). */
+    /* The block owns its descriptor; this one stays open for fallocate(). */
     fd = qemu_dup(fd);
     if (fd < 0) {
         error_setg_errno(errp, errno, "cannot duplicate %s",
@@ -123,6 +175,8 @@ static bool files_block(RestrictedMemory *rm, MemoryRegion *mr, int which,
         return false;
     }
     vmstate_register_ram_global(mr);
+    /* Whatever the migration's mode is when it starts, or becomes. */
+    qemu_ram_unset_migratable(mr->ram_block);
     return true;
 }
 

@@ -3,23 +3,28 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * An IOMMU region stands in place of RAM. A shared page translates to the
- * shared RAM, anything else is judged. A denied access translates to a
- * *blocked* region and not to "no permission", as hw/misc/tz-mpc.c does: a
- * read of zeros and a bus error for whoever looks.
+ * An IOMMU region takes the place of RAM. A shared page translates to the
+ * shared RAM, an access to any other page is judged. A denied access translates
+ * to a *blocked* region and not to "no permission", as in hw/misc/tz-mpc.c: it
+ * reads zeros and returns a bus error.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/atomic.h"
 #include "hw/core/cpu.h"
 #include "monitor/monitor.h"
-#include "hw/restricted-memory/restricted.h"
-#include "trace.h"
+#include "hw/restricted-memory/qemu/compat.h"
+#include "hw/restricted-memory/qemu/content.h"
+#include "hw/restricted-memory/qemu/cpu-state.h"
+#include "hw/restricted-memory/qemu/cpu-view.h"
+#include "hw/restricted-memory/qemu/guard.h"
+#include "hw/restricted-memory/qemu/judge.h"
+#include "hw/restricted-memory/trace.h"
 
-/* Index of a translation: who asks, as far as the attributes tell. */
+/* Index of a translation: the kind of access, as far as attributes tell. */
 enum { GUARD_PLAIN, GUARD_DEBUG, GUARD_UNSPECIFIED, GUARD_INDEXES };
 
-/* Shared RAM is passed in pieces this large where it is uniform. */
+/* Shared RAM translates in pieces of this size where it is uniform. */
 #define GUARD_BLOCK_BITS 20
 
 OBJECT_DECLARE_SIMPLE_TYPE(RestrictedGuard, RESTRICTED_GUARD)
@@ -66,50 +71,90 @@ static const MemoryRegionOps zero_ops = {
     .impl = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
 };
 
+/* What is around a shared page, in its block. */
+enum { BLOCK_MIXED, BLOCK_MAYBE_STALE, BLOCK_SHARED, BLOCK_KINDS = 3 };
+
 /*
- * How much around @offset, a shared page, is shared as well: the answer's
- * address mask. Addresses in the region equal those in the target, so any
- * alignment works. The last block found uniform is remembered. A stale page
- * is for itself: it must be asked for before it is reached.
+ * A device goes back and forth between its rings, in blocks of pages in several
+ * states, and its buffers, and a look at the table costs system calls. So the
+ * answer is remembered until a state changes. A page turns stale only then.
  */
-static hwaddr guard_shared_mask(RestrictedGuard *guard, uint64_t offset)
+static unsigned guard_block(RestrictedGuard *guard, uint64_t block)
 {
     const Rmem *core = &guard->rm->core;
     const uint64_t pages = UINT64_C(1) << (GUARD_BLOCK_BITS - RMEM_PAGE_BITS);
-    uint64_t block = offset >> GUARD_BLOCK_BITS;
-    uint64_t key = qatomic_read(&core->shared->generation) << 32 | (block + 1);
+    uint64_t *known = &guard->known[block % ARRAY_SIZE(guard->known)];
+    uint64_t key = qatomic_read(&core->generation) << 32 | (block + 1) << 2;
+    uint64_t seen = qatomic_read(known);
+    unsigned kind = seen & BLOCK_KINDS;
 
-    if (qatomic_read(&guard->uniform) == key) {
-        return (UINT64_C(1) << GUARD_BLOCK_BITS) - 1;
+    if (seen - kind != key) {
+        kind = rmem_run_at(core, block * pages, pages).count == pages
+               ? BLOCK_MAYBE_STALE : BLOCK_MIXED;
     }
-    if ((block + 1) << GUARD_BLOCK_BITS <= core->pages << RMEM_PAGE_BITS
+    if (kind == BLOCK_MAYBE_STALE
         && !(core->profile->scrambles
-             && rmem_any_stale(core, block * pages, pages))
-        && rmem_run_at(core, block * pages, pages).count == pages) {
-        qatomic_set(&guard->uniform, key);
+             && rmem_any_stale(core, block * pages, pages))) {
+        kind = BLOCK_SHARED;
+    }
+    if (seen != (key | kind)) {
+        qatomic_set(known, key | kind);
+    }
+    return kind;
+}
+
+/*
+ * The address mask of the answer: how much around @offset, a shared page, is
+ * shared as well. Addresses in the region equal those in the target, so any
+ * alignment works. A stale page gets an answer of its own, because it must be
+ * settled before it is reached.
+ */
+static hwaddr guard_shared_mask(RestrictedGuard *guard, uint64_t offset)
+{
+    uint64_t block = offset >> GUARD_BLOCK_BITS;
+    uint64_t end = (block + 1) << GUARD_BLOCK_BITS;
+
+    if (end <= guard->rm->core.pages << RMEM_PAGE_BITS
+        && guard_block(guard, block) == BLOCK_SHARED) {
         return (UINT64_C(1) << GUARD_BLOCK_BITS) - 1;
     }
     return RMEM_PAGE_SIZE - 1;
 }
 
 /*
- * A guest CPU: by a TLB fill, or by a walk that bypasses the TLB. Or the walk
- * of a debugger, who has no CPU: a look changes nothing.
+ * A debugger follows the guest's page tables, on no CPU: it changes nothing,
+ * and private tables are private memory.
  */
+static AddressSpace *guard_debug_walk(RestrictedMemory *rm, hwaddr offset,
+                                      RmemState state)
+{
+    RestrictedAccess access = {
+        .rm = rm, .actor = restricted_actor_running(rm, true),
+        .offset = offset,
+    };
+
+    switch (state) {
+    case RMEM_SHARED:
+        return &rm->shared_as;
+    case RMEM_PRIVATE:
+        return rm->debuggable || restricted_state_translates()
+               ? &rm->private_as : restricted_judge(&access, state);
+    case RMEM_PENDING:
+        return &rm->zero_as;
+    default:
+        return &rm->blocked_as;
+    }
+}
+
+/* The access of a guest CPU: a TLB fill, or a page walk without the TLB. */
 static AddressSpace *guard_cpu_view(RestrictedMemory *rm, uint64_t page,
                                     IOMMUAccessFlags *perm)
 {
-    switch (current_cpu ? restricted_cpu_touch(rm, page)
-                        : rmem_state(&rm->core, page)) {
+    switch (restricted_cpu_touch(rm, page)) {
     case RMEM_SHARED:
         return &rm->shared_as;
     case RMEM_PRIVATE:
         return &rm->private_as;
-    case RMEM_PENDING:
-        if (!current_cpu) {
-            return &rm->zero_as;
-        }
-        /* fall through */
     default:
         *perm = IOMMU_NONE;
         return &rm->blocked_as;
@@ -117,20 +162,18 @@ static AddressSpace *guard_cpu_view(RestrictedMemory *rm, uint64_t page,
 }
 
 /*
- * ROMs are loaded before any guest CPU runs. Shadow RAM has no slot, so every
- * address space meets the guard of system memory there: while firmware runs,
- * that is fw_cfg, which places option ROMs.
+ * ROMs are loaded before any guest CPU runs. Shadow RAM has no slot, so all
+ * address spaces meet the guard of system memory there. While firmware runs,
+ * such an access comes from fw_cfg, which places option ROMs.
  */
 static bool guard_is_loader(RestrictedMemory *rm, uint64_t offset)
 {
-    uint64_t phase = qatomic_read(&rm->core.shared->phase);
-
-    return phase == RMEM_PH_LAUNCH
+    return rmem_phase(&rm->core) == RMEM_PH_LAUNCH
            || (!qatomic_read(&rm->sealed)
                && !restricted_slot(rm, restricted_offset_to_gpa(rm, offset)));
 }
 
-/* Who is behind an access. */
+/* The actor behind an access. */
 static RestrictedActor *guard_actor(RestrictedGuard *guard, int index,
                                     uint64_t offset)
 {
@@ -159,7 +202,9 @@ static IOMMUTLBEntry guard_translate(IOMMUMemoryRegion *iommu, hwaddr addr,
     };
 
     if (flag == IOMMU_NONE || (guard->cpu_physical && index == GUARD_PLAIN)) {
-        entry.target_as = guard_cpu_view(rm, page, &entry.perm);
+        entry.target_as = current_cpu
+                          ? guard_cpu_view(rm, page, &entry.perm)
+                          : guard_debug_walk(rm, addr, state);
     } else if (state == RMEM_SHARED) {
         restricted_settle(rm, page);
         entry.target_as = &rm->shared_as;
@@ -196,7 +241,7 @@ static int guard_num_indexes(IOMMUMemoryRegion *iommu)
     return GUARD_INDEXES;
 }
 
-/* Listeners that mirror RAM would mirror what they must not see: show none. */
+/* Listeners that mirror RAM must not see private pages: show them nothing. */
 static void guard_replay(IOMMUMemoryRegion *iommu, IOMMUNotifier *notifier)
 {
 }
@@ -237,7 +282,7 @@ void restricted_guard_init(RestrictedMemory *rm)
     rm->cpu_guard.cpu_physical = true;
 }
 
-static void guard_class_init(ObjectClass *oc, void *data)
+static void guard_class_init(ObjectClass *oc, CompatClassData *data)
 {
     IOMMUMemoryRegionClass *imrc = IOMMU_MEMORY_REGION_CLASS(oc);
 

@@ -1,16 +1,16 @@
 /*
- * A guest that outlives its QEMU: another takes over the same files.
+ * Handover: another QEMU takes over a running guest, with the same files.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Migration mode cpr-transfer moves CPUs and devices and leaves RAM where it
- * is. What the files do not say goes through a section of ours, which also
- * says which files they are: the destination refuses others before it has
- * loaded anything, and then the source goes on.
+ * is. A section of the stream carries the rest of our state. It also
+ * identifies the files: the destination refuses other files before it has
+ * loaded anything, and then the source continues.
  *
  * The owner word in the header names the process that may run the guest and
- * change page states. The source gives it up when it saves; the first of the
- * two to run the guest, or to be asked for a change, takes it for good.
+ * change page states. The source clears it when it saves. The first of the two
+ * that runs the guest, or is asked for a change, sets it and keeps it.
  */
 
 #include "qemu/osdep.h"
@@ -18,20 +18,22 @@
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "migration/blocker.h"
+#include "migration/client-options.h"
 #include "migration/cpr.h"
 #include "migration/vmstate.h"
-#include "hw/boards.h"
 #include "system/runstate.h"
-#include "hw/restricted-memory/restricted.h"
+#include "hw/restricted-memory/qemu/compat.h"
+#include "hw/restricted-memory/qemu/handover.h"
+#include "hw/restricted-memory/qemu/refuse.h"
 
 #define PROFILE_BYTES 32
 
-/* Of one actor: it stands at the same place in both processes. */
+/* Of one actor, which has the same index in both processes. */
 typedef struct ActorCounts {
     uint64_t faults, converted;
 } ActorCounts;
 
-/* What travels. Filled by the source, compared and taken by the destination. */
+/* The section's content: the source fills it, the destination checks it. */
 typedef struct Handover {
     RestrictedMemory *rm;
     uint8_t profile[PROFILE_BYTES];
@@ -49,6 +51,7 @@ typedef struct Handover {
 } Handover;
 
 static Handover handover;
+static bool stays;                  /* BQL */
 
 static void identify_files(const RestrictedMemory *rm,
                            uint64_t files[2 * RESTRICTED_FDS])
@@ -81,7 +84,17 @@ bool restricted_handover_check(Error **errp)
     return true;
 }
 
-/* Is the guest elsewhere, or on its way? */
+void restricted_handover_stays(bool on)
+{
+    stays = on;
+}
+
+bool restricted_handover_is_on(void)
+{
+    return migrate_mode() == MIG_MODE_CPR_TRANSFER;
+}
+
+/* Is the guest in another process, or on its way there? */
 static bool in_transit(void)
 {
     return runstate_check(RUN_STATE_POSTMIGRATE)
@@ -114,15 +127,24 @@ bool restricted_own(RestrictedMemory *rm, Error **errp)
     return true;
 }
 
-/* Two processes that run one guest would destroy it. */
+bool restricted_may_change(RestrictedMemory *rm, Error **errp)
+{
+    if (qemu_shutdown_requested_get() || qemu_reset_requested_get()) {
+        error_setg(errp, "the guest is being shut down or reset");
+        return false;
+    }
+    return restricted_own(rm, errp);
+}
+
+/* Two processes that run the same guest would destroy it. */
 static void vm_state_changed(void *opaque, bool running, RunState state)
 {
     RestrictedMemory *rm = opaque;
     uint64_t owner;
 
     if (running && !take_ownership(rm, &owner)) {
-        error_report("the guest runs in process %" PRIu64 ": this one must "
-                     "not run it as well", owner);
+        error_report("the guest runs in process %" PRIu64 ": this process "
+                     "must not run it as well", owner);
         exit(EXIT_FAILURE);
     }
 }
@@ -132,6 +154,12 @@ static int handover_pre_save(void *opaque)
     Handover *h = opaque;
     RestrictedMemory *rm = h->rm;
 
+    if (!stays && !restricted_handover_is_on()) {
+        /* Blockers look at the mode when a migration starts, not after. */
+        restricted_refuse(rm, RESTRICTED_ALL_MEMORY, "migration", NULL);
+        error_report("migration: the mode is not cpr-transfer any more");
+        return -EPERM;
+    }
     strpadcpy((char *)h->profile, sizeof(h->profile), rm->profile_name, 0);
     h->size = MEMORY_BACKEND(rm)->size;
     h->layout = rm->layout;
@@ -150,7 +178,9 @@ static int handover_pre_save(void *opaque)
         h->actors[i].faults = qatomic_read(&actor->faults);
         h->actors[i].converted = qatomic_read(&actor->converted);
     }
-    qatomic_cmpxchg(&rm->core.shared->owner, (uint64_t)getpid(), 0);
+    if (!stays) {
+        qatomic_cmpxchg(&rm->core.shared->owner, (uint64_t)getpid(), 0);
+    }
     return 0;
 }
 
@@ -162,25 +192,30 @@ static const char *handover_fault(const Handover *h)
     identify_files(rm, files);
     if (strncmp((char *)h->profile, rm->profile_name,
                 sizeof(h->profile))) {
-        return "its profile is another";
+        return "the profiles differ";
     }
     if (h->size != MEMORY_BACKEND(rm)->size) {
-        return "its size is another";
+        return "the memory sizes differ";
     }
     if (h->layout != rm->layout) {
-        return "its layout is another";
+        return "the layouts differ";
     }
     if (h->cpus != MACHINE(qdev_get_machine())->smp.cpus) {
-        return "it has another number of CPUs";
+        return "the numbers of CPUs differ";
     }
     if (memcmp(h->files, files, sizeof(files))) {
-        return "its memory is in other files";
+        return "the memory files differ";
     }
-    if (h->generation != qatomic_read(&rm->core.shared->generation)) {
-        return "its page states have changed on the way";
+    if (h->policy >= RESTRICTED_MEMORY_POLICY__MAX) {
+        return "its access policy is unknown";
+    }
+    if (!stays
+        && h->generation != qatomic_read(&rm->core.shared->generation)) {
+        return "page states have changed meanwhile";
     }
     if (h->nactors != (int)rm->actors->len) {
-        return "it has other devices";
+        return "the devices differ (one that was plugged in or out while the "
+               "VM ran is not in the other QEMU)";
     }
     return NULL;
 }
@@ -194,6 +229,9 @@ static int handover_post_load(void *opaque, int version)
     if (fault) {
         error_report("this is not the guest that is handed over: %s", fault);
         return -EINVAL;
+    }
+    if (!stays) {
+        rmem_take_phase(&rm->core);
     }
     qatomic_set(&rm->policy, h->policy);
     qatomic_set(&rm->sealed, h->sealed);
@@ -249,9 +287,7 @@ bool restricted_handover_init(RestrictedMemory *rm, Error **errp)
                "restricted memory '%s' cannot be migrated or saved: its "
                "private pages must not enter a stream; use mode cpr-transfer",
                object_get_canonical_path_component(OBJECT(rm)));
-    if (migrate_add_blocker_modes(&rm->migration_blocker, errp,
-                                  MIG_MODE_NORMAL, MIG_MODE_CPR_REBOOT, -1)
-        < 0) {
+    if (compat_allow_cpr_transfer_only(&rm->migration_blocker, errp) < 0) {
         return false;
     }
     handover.rm = rm;

@@ -3,62 +3,128 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The policy's verdict decides where the access goes; whoever made it and
- * whatever was decided is recorded, once per page, actor and direction.
+ * The policy's verdict decides where the access goes. Actor and verdict are
+ * recorded, once per page, actor and direction for as long as the state of that
+ * page does not change: a retry is not a new fault, an access after a conversion
+ * or an acceptance is. What happens to other pages makes no difference.
+ *
+ * Who was seen is a bitmap of an actor, made at its first fault: four bits for
+ * each page of the guest, so a guest cannot make it grow. Two are for addresses
+ * that carry the profile's bit; all those that lead nowhere share the last page.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/atomic.h"
-#include "qemu/lockable.h"
+#include "qemu/bitmap.h"
 #include "hw/core/cpu.h"
-#include "system/cpus.h"
-#include "system/runstate.h"
-#include "hw/restricted-memory/restricted.h"
-#include "trace.h"
+#include "hw/restricted-memory/qemu/convert.h"
+#include "hw/restricted-memory/qemu/cpu-view.h"
+#include "hw/restricted-memory/qemu/events.h"
+#include "hw/restricted-memory/qemu/judge.h"
+#include "hw/restricted-memory/qemu/stop.h"
+#include "hw/restricted-memory/trace.h"
 
-#define SEEN_MAX 65536
+#define SEEN_BITS 4     /* a page: read, write, and the same by a stray address */
 
-/*
- * True the first time since the last change of states: a retry is not a new
- * fault, an access after a conversion is.
- */
-static bool actor_fault_is_new(RestrictedMemory *rm, RestrictedActor *actor,
-                               uint64_t page, bool write)
+static unsigned long seen_bit(const RestrictedAccess *access)
 {
-    uint64_t generation = qatomic_read(&rm->core.shared->generation);
-    gint64 key = page << 1 | write;
+    RestrictedMemory *rm = access->rm;
+    uint64_t page = access->offset >> RMEM_PAGE_BITS;
+    bool stray = page >= rm->core.pages;
 
-    QEMU_LOCK_GUARD(&rm->seen_lock);
-    if (!actor->seen) {
-        actor->seen = g_hash_table_new_full(g_int64_hash, g_int64_equal,
-                                            g_free, NULL);
+    if (stray) {
+        page = restricted_page_at(rm, access->offset
+                                      & ~rm->profile->view_bit(rm));
+        page = MIN(page, rm->core.pages);   /* RESTRICTED_NO_PAGE: the last */
     }
-    /* Bounded: a guest must not make us grow. */
-    if (actor->seen_generation != generation
-        || g_hash_table_size(actor->seen) >= SEEN_MAX) {
-        g_hash_table_remove_all(actor->seen);
-        actor->seen_generation = generation;
-    }
-    return g_hash_table_add(actor->seen, g_memdup2(&key, sizeof(key)));
+    return SEEN_BITS * page + 2 * stray + access->write;
 }
 
-static void access_record(const RestrictedAccess *access, RmemState state,
-                          RmemVerdict verdict)
+static bool fault_is_new(const RestrictedAccess *access)
 {
     RestrictedMemory *rm = access->rm;
     RestrictedActor *actor = access->actor;
-    uint64_t page = access->offset >> RMEM_PAGE_BITS;
-    uint64_t gpa = restricted_offset_to_gpa(rm, access->offset);
+
+    RESTRICTED_LOCK_GUARD(&rm->seen_lock);
+    if (!actor->seen) {
+        actor->seen = bitmap_new(SEEN_BITS * (rm->core.pages + 1));
+        actor->next_seen = rm->seen;
+        qatomic_set(&rm->seen, actor);
+    }
+    return !test_and_set_bit(seen_bit(access), actor->seen);
+}
+
+void restricted_forget_faults(RestrictedMemory *rm,
+                              const RestrictedPages *pages)
+{
+    unsigned long end = SEEN_BITS * (pages->first + pages->count);
+
+    if (!qatomic_read(&rm->seen)) {
+        return;
+    }
+    RESTRICTED_LOCK_GUARD(&rm->seen_lock);
+    for (RestrictedActor *actor = rm->seen; actor; actor = actor->next_seen) {
+        unsigned long bit = find_next_bit(actor->seen, end,
+                                          SEEN_BITS * pages->first);
+
+        /* Bit by bit: what was never set has no memory yet. */
+        for (; bit < end; bit = find_next_bit(actor->seen, end, bit + 1)) {
+            clear_bit(bit, actor->seen);
+        }
+    }
+}
+
+/* Who was seen where: pairs of an actor and a bit of its bitmap. */
+typedef struct SeenBit {
+    RestrictedActor *actor;
+    unsigned long bit;
+} SeenBit;
+
+GArray *restricted_seen_save(RestrictedMemory *rm)
+{
+    GArray *saved = g_array_new(false, false, sizeof(SeenBit));
+    unsigned long end = SEEN_BITS * (rm->core.pages + 1);
+
+    RESTRICTED_LOCK_GUARD(&rm->seen_lock);
+    for (RestrictedActor *actor = rm->seen; actor; actor = actor->next_seen) {
+        SeenBit seen = { actor, find_first_bit(actor->seen, end) };
+
+        for (; seen.bit < end;
+             seen.bit = find_next_bit(actor->seen, end, seen.bit + 1)) {
+            g_array_append_val(saved, seen);
+        }
+    }
+    return saved;
+}
+
+void restricted_seen_restore(RestrictedMemory *rm, const GArray *saved)
+{
+    restricted_forget_faults(rm, &(RestrictedPages){ 0, rm->core.pages + 1 });
+    RESTRICTED_LOCK_GUARD(&rm->seen_lock);
+    for (unsigned i = 0; i < saved->len; i++) {
+        const SeenBit *seen = &g_array_index(saved, SeenBit, i);
+
+        set_bit(seen->bit, seen->actor->seen);
+    }
+}
+
+static void fault_record(const RestrictedAccess *access, uint64_t gpa,
+                         RmemState state, RmemVerdict verdict)
+{
+    RestrictedMemory *rm = access->rm;
+    RestrictedActor *actor = access->actor;
     RmemRecord rec = {
         .kind = RMEM_K_HOST_FAULT, .gpa = gpa, .pages = 1,
         .actor = actor->kind, .device = actor->index,
         .from = state, .to = state, .verdict = verdict,
         .flags = access->write ? RMEM_F_WRITE : 0,
-        .rip = restricted_guest_rip(current_cpu),
+        .pc = restricted_access_pc(rm),
     };
 
-    rmem_count(&rm->core, RMEM_C_HOST_ACCESSES, 1);
-    if (!actor_fault_is_new(rm, actor, page, access->write)) {
+    if (verdict != RMEM_V_ALLOW) {
+        rmem_count(&rm->core, RMEM_C_HOST_ACCESSES, 1);
+    }
+    if (!fault_is_new(access)) {
         return;
     }
     if (verdict != RMEM_V_ALLOW) {
@@ -69,8 +135,15 @@ static void access_record(const RestrictedAccess *access, RmemState state,
     restricted_record(rm, &rec);
 }
 
-/* Convert on behalf of a device: policy share, or the guest has done it. */
-static bool access_share(const RestrictedAccess *access)
+static void access_record(const RestrictedAccess *access, RmemState state,
+                          RmemVerdict verdict)
+{
+    fault_record(access, restricted_offset_to_gpa(access->rm, access->offset),
+                 state, verdict);
+}
+
+/* Convert for a device: by policy share, or because the guest has shared. */
+static bool access_share(const RestrictedAccess *access, bool untold)
 {
     RestrictedMemory *rm = access->rm;
     RmemState old;
@@ -85,8 +158,9 @@ static bool access_share(const RestrictedAccess *access)
                    & ~(RMEM_PAGE_SIZE - 1),
             .actor = access->actor->kind, .device = access->actor->index,
             .from = old, .to = RMEM_SHARED, .verdict = RMEM_V_SHARE,
-            .flags = access->write ? RMEM_F_WRITE : 0,
-            .rip = restricted_guest_rip(current_cpu),
+            .flags = (access->write ? RMEM_F_WRITE : 0)
+                     | (untold ? RMEM_F_IMPLICIT : 0),
+            .pc = restricted_access_pc(rm),
         };
 
         qatomic_inc(&access->actor->converted);
@@ -97,7 +171,7 @@ static bool access_share(const RestrictedAccess *access)
     return true;
 }
 
-/* A guest that tells nobody has shared the page, and a device is the first. */
+/* Has a guest shared the page without telling, and a device is the first? */
 static bool access_finds_shared(const RestrictedAccess *access)
 {
     RestrictedMemory *rm = access->rm;
@@ -105,18 +179,12 @@ static bool access_finds_shared(const RestrictedAccess *access)
                    & ~(RMEM_PAGE_SIZE - 1);
 
     if (!rm->profile->is_shared_untold || access->actor->kind != RMEM_A_DEVICE
-        || !rm->profile->is_shared_untold(rm, gpa) || !access_share(access)) {
+        || !rm->profile->is_shared_untold(rm, gpa)
+        || !access_share(access, true)) {
         return false;
     }
     rmem_count(&rm->core, RMEM_C_IMPLICIT_CONVERSIONS, 1);
     return true;
-}
-
-void restricted_stop_vm(void)
-{
-    qemu_system_vmstop_request_prepare();
-    qemu_system_vmstop_request(RUN_STATE_PAUSED);
-    cpu_stop_current();
 }
 
 /* The loader places the launch image until the guest's kernel runs. */
@@ -137,15 +205,16 @@ static AddressSpace *access_load(const RestrictedAccess *access, RmemState state
     RmemState old = state;
 
     if (state == RMEM_PENDING && !access->write) {
-        return &rm->zero_as;    /* nothing is there, and stays away */
+        return &rm->zero_as;    /* the page stays without content */
     }
     if (state == RMEM_PENDING) {
-        WITH_QEMU_LOCK_GUARD(&rm->lock) {
+        WITH_RESTRICTED_LOCK(&rm->lock) {
             rmem_apply_page(&rm->core, access->offset >> RMEM_PAGE_BITS,
                             RMEM_LOAD, &old);
         }
     }
     if (old == RMEM_PENDING) {
+        RestrictedPages page = { access->offset >> RMEM_PAGE_BITS, 1 };
         RmemRecord rec = {
             .kind = RMEM_K_LOAD, .pages = 1,
             .gpa = restricted_offset_to_gpa(rm, access->offset)
@@ -154,9 +223,21 @@ static AddressSpace *access_load(const RestrictedAccess *access, RmemState state
             .from = old, .to = RMEM_PRIVATE,
         };
 
+        restricted_forget_faults(rm, &page);
         restricted_record(rm, &rec);
     }
     return &rm->private_as;
+}
+
+static void access_stop(const RestrictedAccess *access, uint64_t gpa)
+{
+    RestrictedPlace at = { current_cpu, restricted_access_pc(access->rm) };
+    g_autofree char *name = restricted_actor_name(access->actor);
+
+    restricted_stop_because(RESTRICTED_MEMORY_STOP_REASON_HOST_ACCESS, at,
+                            "%s %s private memory at 0x%" PRIx64, name,
+                            access->write ? "wrote to" : "read", gpa);
+    restricted_stop_vm();
 }
 
 /* A host access to a page that is not shared: where does it go? */
@@ -175,7 +256,7 @@ AddressSpace *restricted_judge(const RestrictedAccess *access, RmemState state)
             return &rm->private_as;
         }
         if (access_finds_shared(access)
-            || (verdict == RMEM_V_SHARE && access_share(access))) {
+            || (verdict == RMEM_V_SHARE && access_share(access, false))) {
             return &rm->shared_as;
         }
     }
@@ -185,7 +266,27 @@ AddressSpace *restricted_judge(const RestrictedAccess *access, RmemState state)
     }
     access_record(access, state, verdict);
     if (verdict == RMEM_V_STOP) {
-        restricted_stop_vm();
+        access_stop(access, restricted_offset_to_gpa(rm, access->offset));
     }
     return verdict == RMEM_V_ZERO ? &rm->zero_as : &rm->blocked_as;
+}
+
+bool restricted_judge_stray(const RestrictedAccess *access)
+{
+    RestrictedMemory *rm = access->rm;
+    RmemVerdict verdict = (RmemVerdict)qatomic_read(&rm->policy);
+    uint64_t gpa = access->offset & ~rm->profile->view_bit(rm);
+    uint64_t page = restricted_page_at(rm, gpa);
+
+    if (verdict == RMEM_V_SHARE) {
+        verdict = RMEM_V_DENY;
+    }
+    fault_record(access, access->offset,
+                 page == RESTRICTED_NO_PAGE ? RMEM_SHARED
+                                            : rmem_state(&rm->core, page),
+                 verdict);
+    if (verdict == RMEM_V_STOP) {
+        access_stop(access, access->offset);
+    }
+    return verdict == RMEM_V_ZERO;
 }

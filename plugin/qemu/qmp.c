@@ -9,8 +9,10 @@
 #include "qapi/qapi-commands-restricted-memory.h"
 #include "system/cpus.h"
 #include "system/runstate.h"
-#include "hw/restricted-memory/restricted.h"
-#include "trace.h"
+#include "hw/restricted-memory/qemu/convert.h"
+#include "hw/restricted-memory/qemu/events.h"
+#include "hw/restricted-memory/qemu/handover.h"
+#include "hw/restricted-memory/trace.h"
 
 RestrictedMemory *restricted_memory_by_id(const char *id, Error **errp)
 {
@@ -23,7 +25,7 @@ RestrictedMemory *restricted_memory_by_id(const char *id, Error **errp)
     return rm;
 }
 
-/* A range as pages of the backend; it must lie in one piece of RAM. */
+/* A range as pages of the backend; it must be in one slot. */
 static bool range_to_pages(RestrictedMemory *rm,
                            const RestrictedMemoryRange *range,
                            RestrictedPages *pages, Error **errp)
@@ -64,7 +66,7 @@ static RestrictedPages *ranges_to_pages(RestrictedMemory *rm,
     g_autofree RestrictedPages *pages = g_new(RestrictedPages, len);
 
     if (!len) {
-        error_setg(errp, "there is no range to change");
+        error_setg(errp, "no range was given");
         return NULL;
     }
     for (; ranges; ranges = ranges->next) {
@@ -76,8 +78,7 @@ static RestrictedPages *ranges_to_pages(RestrictedMemory *rm,
     for (i = 1; i < len; i++) {
         if (pages[i].first < pages[i - 1].first + pages[i - 1].count) {
             error_setg(errp, "ranges overlap at gpa 0x%" PRIx64,
-                       restricted_offset_to_gpa(rm, pages[i].first
-                                                << RMEM_PAGE_BITS));
+                       restricted_page_to_gpa(rm, pages[i].first));
             return NULL;
         }
     }
@@ -86,21 +87,8 @@ static RestrictedPages *ranges_to_pages(RestrictedMemory *rm,
 }
 
 /*
- * No, if the guest is on its way out: the states are about to be reset or go
- * away; or if it is another process's.
- */
-static bool may_change(RestrictedMemory *rm, Error **errp)
-{
-    if (qemu_shutdown_requested_get() || qemu_reset_requested_get()) {
-        error_setg(errp, "the guest is being shut down or reset");
-        return false;
-    }
-    return restricted_own(rm, errp);
-}
-
-/*
- * A vCPU may have stopped itself for good while it was waited for. It must
- * stay so until the main loop finds the request and stops the rest.
+ * A vCPU may have paused the VM while we waited for it. It must stay stopped
+ * until the main loop handles that request and stops the others.
  */
 static void resume_unless_stopped(void)
 {
@@ -114,6 +102,49 @@ static void resume_unless_stopped(void)
     }
 }
 
+static void record_content(RestrictedMemory *rm, const RestrictedChange *change)
+{
+    for (size_t i = 0; i < change->n; i++) {
+        RmemRecord rec = {
+            .kind = RMEM_K_HOST_FAULT, .actor = RMEM_A_MONITOR,
+            .device = rm->monitor.index,
+            .verdict = rm->debuggable ? RMEM_V_ALLOW : RMEM_V_DENY,
+            .from = RMEM_PRIVATE, .to = RMEM_PRIVATE,
+            .gpa = restricted_page_to_gpa(rm, change->ranges[i].first),
+            .pages = MIN(change->ranges[i].count, UINT32_MAX),
+            .flags = change->event == RMEM_TO_PRIVATE ? RMEM_F_WRITE : 0,
+        };
+
+        restricted_record(rm, &rec);
+    }
+    rmem_count(&rm->core, RMEM_C_HOST_ACCESSES, change->n);
+    if (!rm->debuggable) {
+        rmem_count(&rm->core, RMEM_C_HOST_FAULTS, change->n);
+        qatomic_add(&rm->monitor.faults, change->n);
+    }
+}
+
+/*
+ * Where private and shared memory are two files, no host keeps content that
+ * changes sides: the monitor would read it, or write it, as memory that is
+ * private. Where they are one file, content stays by definition, and the record of
+ * the conversion says who asked for it.
+ */
+static bool may_keep_content(RestrictedMemory *rm,
+                             const RestrictedChange *change, Error **errp)
+{
+    if (!change->preserve || !restricted_is_split(rm)) {
+        return true;
+    }
+    record_content(rm, change);
+    if (!rm->debuggable) {
+        error_setg(errp, "content that is private cannot be kept: the host "
+                   "would have access to it; say content=discard, or start "
+                   "the VM with debuggable=on");
+    }
+    return rm->debuggable;
+}
+
 static RestrictedMemoryChanged *change_by_qmp(const char *id,
                                               RestrictedMemoryRangeList *ranges,
                                               RestrictedChange change,
@@ -124,7 +155,7 @@ static RestrictedMemoryChanged *change_by_qmp(const char *id,
     RestrictedMemoryChanged *ret;
     bool ok;
 
-    if (!rm || !may_change(rm, errp)) {
+    if (!rm || !restricted_may_change(rm, errp)) {
         return NULL;
     }
     pages = ranges_to_pages(rm, ranges, &change.n, errp);
@@ -133,10 +164,13 @@ static RestrictedMemoryChanged *change_by_qmp(const char *id,
     }
     change.ranges = pages;
     change.actor = RMEM_A_MONITOR;
+    if (!may_keep_content(rm, &change, errp)) {
+        return NULL;
+    }
 
     pause_all_vcpus();
-    /* Waiting for the vCPUs has let others run. */
-    ok = may_change(rm, errp) && restricted_change(rm, &change, errp);
+    /* The wait for the vCPUs has let other code run. */
+    ok = restricted_may_change(rm, errp) && restricted_change(rm, &change, errp);
     resume_unless_stopped();
 
     trace_rmem_qmp_change(rmem_event_name(change.event), change.changed,
@@ -223,8 +257,7 @@ static void record_invalidate(RestrictedMemory *rm, const RestrictedPages *pages
         RmemRecord rec = {
             .kind = RMEM_K_INVALIDATE, .actor = RMEM_A_HOST,
             .device = RMEM_NO_DEVICE, .flags = end,
-            .gpa = restricted_offset_to_gpa(rm, pages[i].first
-                                            << RMEM_PAGE_BITS),
+            .gpa = restricted_page_to_gpa(rm, pages[i].first),
             .pages = MIN(pages[i].count, UINT32_MAX),
         };
 
@@ -242,7 +275,7 @@ void qmp_restricted_memory_invalidate(const char *id,
     g_autofree RestrictedPages *pages = NULL;
     size_t n;
 
-    if (!rm || !may_change(rm, errp)) {
+    if (!rm || !restricted_may_change(rm, errp)) {
         return;
     }
     pages = ranges_to_pages(rm, ranges, &n, errp);
@@ -263,7 +296,7 @@ void qmp_restricted_memory_invalidate(const char *id,
     record_invalidate(rm, pages, n, end);
     if (end && !--rm->held && rm->held_running) {
         rm->held_running = false;
-        /* Not if it went away, or broke, in the meantime. */
+        /* Not if it was shut down or failed in the meantime. */
         if (runstate_check(RUN_STATE_PAUSED)) {
             vm_start();
         }

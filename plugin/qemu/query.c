@@ -8,7 +8,8 @@
 #include <sys/stat.h>
 #include "qapi/error.h"
 #include "qapi/qapi-commands-restricted-memory.h"
-#include "hw/restricted-memory/restricted.h"
+#include "hw/restricted-memory/qemu/backend.h"
+#include "hw/restricted-memory/qemu/stop.h"
 
 #define RUNS_DEFAULT 4096
 #define RUNS_MAX 65536
@@ -39,6 +40,8 @@ static RestrictedMemoryCounters *info_counters(const Rmem *core)
     c->implicit_conversions
         = qatomic_read(&n[RMEM_C_IMPLICIT_CONVERSIONS]);
     c->resets = qatomic_read(&n[RMEM_C_RESETS]);
+    c->kernel_calls = qatomic_read(&n[RMEM_C_KERNEL_CALLS]);
+    c->early_calls = qatomic_read(&n[RMEM_C_EARLY_CALLS]);
     c->events_dropped = qatomic_read(&core->shared->dropped);
     return c;
 }
@@ -104,7 +107,7 @@ RestrictedMemoryInfoList *qmp_query_restricted_memory(Error **errp)
     info->profile = g_strdup(rm->profile_name);
     info->layout = rm->layout;
     info->policy = qatomic_read(&rm->policy);
-    info->phase = (RestrictedMemoryPhase)qatomic_read(&rm->core.shared->phase);
+    info->phase = (RestrictedMemoryPhase)rmem_phase(&rm->core);
     info->debuggable = rm->debuggable;
     info->pages = info_pages(&rm->core);
     info->counters = info_counters(&rm->core);
@@ -113,11 +116,12 @@ RestrictedMemoryInfoList *qmp_query_restricted_memory(Error **errp)
     info->private_bytes = file_bytes(rm->fds[RESTRICTED_FD_PRIVATE]);
     info->shared_bytes = restricted_is_split(rm)
                          ? file_bytes(rm->fds[RESTRICTED_FD_SHARED]) : 0;
+    info->stopped = restricted_stop_reason();
     QAPI_LIST_PREPEND(list, info);
     return list;
 }
 
-/* Append the runs of one slot between @from and @to (guest addresses). */
+/* Append the runs of one slot between guest addresses @from and @to. */
 static uint32_t slot_runs(RestrictedMemory *rm, const RestrictedSlot *slot,
                           uint64_t from, uint64_t to, uint32_t limit,
                           RestrictedMemoryRunList ***tail)

@@ -7,17 +7,16 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qobject/qdict.h"
-#include "hw/boards.h"
-#include "hw/i386/x86.h"
-#include "system/cpu-timers.h"
-#include "hw/qdev-core.h"
-#include "monitor/monitor.h"
 #include "net/net.h"
 #include "net/vhost_net.h"
 #include "qom/object.h"
 #include "system/runstate.h"
 #include "system/tcg.h"
-#include "hw/restricted-memory/restricted.h"
+#include "hw/restricted-memory/qemu/compat.h"
+#include "hw/restricted-memory/qemu/events.h"
+#include "hw/restricted-memory/qemu/handover.h"
+#include "hw/restricted-memory/qemu/logs.h"
+#include "hw/restricted-memory/qemu/refuse.h"
 
 typedef struct RefusedDevice {
     const char *pattern;        /* of the driver name, as a glob */
@@ -32,15 +31,14 @@ static const RefusedDevice refused_devices[] = {
     { "cxl-type3", "its memory would be outside the backend" },
     { "pc-dimm", "memory cannot be hotplugged" },
     { "nvdimm", "memory cannot be hotplugged" },
+    { "sp-mem", "memory cannot be hotplugged" },
     { "vhost-user-*", "a vhost-user process would map guest memory unguarded" },
     { "vhost-*", "a vhost process would map guest memory unguarded" },
     { "vfio-*", "a host device would reach guest memory unguarded" },
-    { "intel-iommu", "the guard takes the place of the IOMMU" },
-    { "amd-iommu", "the guard takes the place of the IOMMU" },
-    { "virtio-iommu*", "the guard takes the place of the IOMMU" },
+    { "*-iommu*", "the guard takes the place of the IOMMU" },
 };
 
-static bool refuse_driver(const char *driver, Error **errp)
+static void refuse_driver(const char *driver, Error **errp)
 {
     for (size_t i = 0; i < ARRAY_SIZE(refused_devices); i++) {
         const RefusedDevice *refused = &refused_devices[i];
@@ -48,24 +46,37 @@ static bool refuse_driver(const char *driver, Error **errp)
         if (g_pattern_match_simple(refused->pattern, driver)) {
             error_setg(errp, "%s cannot be used with %s: %s", driver,
                        TYPE_MEMORY_BACKEND_RESTRICTED, refused->reason);
-            return true;
+            return;
         }
     }
-    return false;
 }
 
-/* -netdev ...,vhost=on and -netdev vhost-user */
-static bool refuse_netdev(const char *netdev, Error **errp)
-{
-    NetClientState *peer = qemu_find_netdev(netdev);
+#define NETDEVS_MAX 64
 
-    if (peer && (get_vhost_net(peer)
-                 || peer->info->type == NET_CLIENT_DRIVER_VHOST_USER
-                 || peer->info->type == NET_CLIENT_DRIVER_VHOST_VDPA)) {
-        error_setg(errp, "netdev '%s' cannot be used with %s: vhost would map "
-                   "guest memory unguarded", netdev,
-                   TYPE_MEMORY_BACKEND_RESTRICTED);
+/*
+ * All are looked at, and not the one that a device names: a device finds its
+ * back end by -device, -net nic, -nic, -global, or by default.
+ */
+bool restricted_refuse_vhost(Error **errp)
+{
+    NetClientState *found[NETDEVS_MAX];
+    int n = qemu_find_net_clients_except(NULL, found, NET_CLIENT_DRIVER_NIC,
+                                         NETDEVS_MAX);
+
+    if (n > NETDEVS_MAX) {
+        error_setg(errp, "%s: %d network back ends are more than are looked at",
+                   TYPE_MEMORY_BACKEND_RESTRICTED, n);
         return true;
+    }
+    for (int i = 0; i < n; i++) {
+        if (get_vhost_net(found[i])
+            || found[i]->info->type == NET_CLIENT_DRIVER_VHOST_USER
+            || found[i]->info->type == NET_CLIENT_DRIVER_VHOST_VDPA) {
+            error_setg(errp, "netdev '%s' cannot be used with %s: vhost would "
+                       "map guest memory unguarded", found[i]->name,
+                       TYPE_MEMORY_BACKEND_RESTRICTED);
+            return true;
+        }
     }
     return false;
 }
@@ -74,13 +85,9 @@ static bool refuse_device(DeviceListener *listener, const QDict *opts,
                           bool from_json, Error **errp)
 {
     const char *driver = qdict_get_try_str(opts, "driver");
-    const char *netdev = qdict_get_try_str(opts, "netdev");
 
-    if (driver && refuse_driver(driver, errp)) {
-        return false;
-    }
-    if (netdev) {
-        refuse_netdev(netdev, errp);
+    if (driver) {
+        refuse_driver(driver, errp);
     }
     return false;
 }
@@ -119,44 +126,37 @@ bool restricted_refuse_machine(RestrictedMemory *rm, Error **errp)
                    TYPE_MEMORY_BACKEND_RESTRICTED);
         return false;
     }
-    if (object_dynamic_cast(OBJECT(machine), TYPE_X86_MACHINE)
-        && x86_machine_is_smm_enabled(X86_MACHINE(machine))) {
-        error_setg(errp, "%s: system management mode would see private "
-                   "memory; say -machine smm=off",
-                   TYPE_MEMORY_BACKEND_RESTRICTED);
-        return false;
-    }
-    return true;
+    return !restricted_refuse_vhost(errp)
+           && restricted_logs_check(rm, errp)
+           && rm->arch->check_machine(errp);
 }
 
-bool restricted_memory_refuse(const char *what, Error **errp)
+void restricted_refuse(RestrictedMemory *rm, RestrictedWhole whole,
+                       const char *what, Error **errp)
 {
-    RestrictedMemory *rm = restricted_memory();
-    RestrictedActor *actor;
-    RmemRecord rec;
-
-    if (!rm) {
-        return false;
-    }
-    actor = restricted_actor_running(rm, false);
-    rec = (RmemRecord) {
+    RestrictedActor *actor = restricted_actor_running(rm, false);
+    bool state = whole == RESTRICTED_CPU_STATE;
+    RmemRecord rec = {
         .kind = RMEM_K_HOST_FAULT, .actor = actor->kind,
         .device = actor->index, .verdict = RMEM_V_DENY,
         .from = RMEM_PRIVATE, .to = RMEM_PRIVATE,
-        .pages = MIN(rm->core.pages, UINT32_MAX),
+        .pages = state ? 0 : MIN(rm->core.pages, UINT32_MAX),
+        .flags = state ? RMEM_F_STATE : 0,
     };
+
     rmem_count(&rm->core, RMEM_C_HOST_FAULTS, 1);
     rmem_count(&rm->core, RMEM_C_HOST_ACCESSES, 1);
     qatomic_inc(&actor->faults);
     restricted_record(rm, &rec);
-    error_setg(errp, "%s: the machine's memory is restricted, the host may "
-               "not read it as a whole", what);
-    return true;
+    error_setg(errp, state ? "%s%sthe CPU state of this guest is encrypted, "
+                             "the host may not see it; start the VM with "
+                             "debuggable=on"
+                           : "%s%sthe machine's memory is restricted, the host "
+                             "may not read it as a whole",
+               what ?: "", what ? ": " : "");
 }
 
-void restricted_refuse_init(RestrictedMemory *rm)
+void restricted_refuse_init(void)
 {
-    /* The patcher of Windows guests reads RAM behind everybody's back. */
-    object_register_sugar_prop("apic-common", "vapic", "off", true);
     device_listener_register(&refuse_listener);
 }

@@ -1,23 +1,24 @@
 /*
- * Making guest CPUs forget what their TLBs hold.
+ * Flushing what guest CPUs have cached of memory.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A TLB goes by virtual addresses, a conversion by guest physical ones, and
- * QEMU has no flush for those. To flush all costs the guest its working set,
- * and a kernel that boots under SEV converts 1100 times. So a few pages are
- * looked for: each entry leads to host memory, and theirs is known.
+ * A TLB is indexed by virtual address. A conversion has guest physical
+ * addresses, and QEMU cannot flush by those. Flushing everything costs the
+ * guest its working set, and a kernel may convert a thousand times while it
+ * boots. So flush_entries() removes the entries that lead to the host memory
+ * of the converted pages.
  *
- * Code needs no more: blocks that were translated from a page go when its
- * content does, and take their places in the jump caches with them.
+ * Translated code is removed together with the content of its page
+ * (restricted_forget_code()), and from the jump caches as well.
  */
 
 #include "qemu/osdep.h"
 #include "cpu.h"
 #include "exec/cputlb.h"
-#include "exec/exec-all.h"
 #include "hw/core/cpu.h"
-#include "hw/restricted-memory/restricted.h"
+#include "hw/restricted-memory/qemu/compat-cpu.h"
+#include "hw/restricted-memory/qemu/tlb.h"
 
 void restricted_flush(void)
 {
@@ -42,7 +43,7 @@ void restricted_flush_later(void)
     }
 }
 
-/* Host memory; in one file, where a page is whatever its state. */
+/* Ranges of host memory; only one of them in the in-place layout. */
 typedef struct Span {
     uintptr_t start[2];
     unsigned n;
@@ -68,7 +69,7 @@ static bool leads_to(const CPUTLBEntry *entry, const Span *span)
     return false;
 }
 
-/* Returns how many entries have been emptied. */
+/* Returns how many entries were removed. */
 static unsigned flush_entries(CPUTLBEntry *entries, size_t n, const Span *span)
 {
     unsigned found = 0;
@@ -82,11 +83,13 @@ static unsigned flush_entries(CPUTLBEntry *entries, size_t n, const Span *span)
     return found;
 }
 
-static void flush_span(CPUTLB *tlb, const Span *span)
+static void flush_span(CPUState *cpu, const Span *span)
 {
+    CPUTLB *tlb = &cpu->neg.tlb;
+
     qemu_spin_lock(&tlb->c.lock);
     for (unsigned mode = 0; mode < NB_MMU_MODES; mode++) {
-        CPUTLBDescFast *fast = &tlb->f[mode];
+        CPUTLBDescFast *fast = cpu_tlb_fast(cpu, mode);
         CPUTLBDesc *desc = &tlb->d[mode];
 
         if (tlb->c.dirty & 1 << mode) {
@@ -113,6 +116,15 @@ void restricted_flush_pages(RestrictedMemory *rm, const RestrictedPages *pages)
                         + (pages->first << RMEM_PAGE_BITS);
     }
     CPU_FOREACH(cpu) {
-        flush_span(&cpu->neg.tlb, &span);
+        flush_span(cpu, &span);
     }
+}
+
+void restricted_forget_code(MemoryRegion *ram, const RestrictedPages *pages)
+{
+    ram_addr_t start = memory_region_get_ram_addr(ram)
+                       + (pages->first << RMEM_PAGE_BITS);
+
+    tb_invalidate_phys_range(NULL, start, start + (pages->count << RMEM_PAGE_BITS)
+                                    - 1);
 }

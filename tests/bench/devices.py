@@ -17,8 +17,9 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from cvmlab import build, images
-from tests.bench.boots import TIMEOUT_S, command
+from cvmlab import images
+from cvmlab.qemu import build
+from tests.bench.boots import MEMFD, TIMEOUT_S, command, memory, stock_alike
 from tests.bench.measure import Figure, ratio
 
 
@@ -64,24 +65,26 @@ def giving() -> Iterator[int]:
             thread.join()
 
 
-def throughput(qemu: Path, coco: str | None, folder: Path) -> dict[str, float]:
+def throughput(qemu: Path, kind: str, folder: Path) -> dict[str, float]:
     """Boot once; return the median MiB/s of disk and network as the guest sees them."""
-    disk, console = folder / "disk", folder / "console"
+    disk, said = folder / "disk", folder / "said"
     with disk.open("wb") as file:
         file.truncate(DISK_MIB << 20)
     with giving() as port:
         script = TIMED.format(passes=PASSES, port=port)
         files = images.resolve("debian-devices", exec_command=script)
         argv = [
-            *command(qemu, coco, files, append="swiotlb=force", serial=f"file:{console}"),
+            *command(
+                qemu, memory(kind), files, append="swiotlb=force", agent=f"file:{said}"
+            ),
             "-drive", f"if=none,id=disk,format=raw,file={disk},cache=writeback",
             "-device", f"virtio-blk-pci,drive=disk,{VIRTIO}",
             "-netdev", "user,id=net", "-device", f"virtio-net-pci,netdev=net,romfile=,{VIRTIO}",
         ]  # fmt: skip
         subprocess.run(argv, check=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    said = console.read_text(errors="replace")
-    return {"disk": rate(said, "disk", DISK_MIB), "net": rate(said, "net", NET_MIB)}
+    text = said.read_text(errors="replace")
+    return {"disk": rate(text, "disk", DISK_MIB), "net": rate(text, "net", NET_MIB)}
 
 
 def rate(said: str, what: str, mib: int) -> float:
@@ -94,13 +97,13 @@ def rate(said: str, what: str, mib: int) -> float:
     return mib / max(statistics.median(times[1:]), 0.01)
 
 
-def figures() -> Iterator[Figure]:
-    patched, stock = build.qemu_binary(), build.stock_qemu_binary()
-    setups = {"tdx": (patched, "tdx"), "sev-snp": (patched, "sev-snp"), "": (stock, None)}
+def figures(rounds: int | None = None) -> Iterator[Figure]:
+    patched, stock = build.qemu_binary(), stock_alike()
+    setups = {"tdx": (patched, "tdx"), "sev-snp": (patched, "sev-snp"), "": (stock, MEMFD)}
     with tempfile.TemporaryDirectory(prefix="cvmlab-bench-") as folder:
         taken = [
             {name: throughput(*setup, Path(folder)) for name, setup in setups.items()}
-            for _ in range(ROUNDS)
+            for _ in range(rounds or ROUNDS)
         ]
     for coco in ("tdx", "sev-snp"):
         for what in ("disk", "net"):

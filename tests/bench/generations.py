@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cvmlab import hostview
-from cvmlab.generations.convert import Conversion, convert
-from cvmlab.generations.exits import VmType
-from cvmlab.generations.guest_memfd import GuestMemfd
-from cvmlab.generations.kvm import Kvm, Vm
-from cvmlab.generations.mapping import HostMapping
-from cvmlab.generations.openfile import Fd
-from cvmlab.generations.rangemap import RangeMap
+from cvmlab.generations.conversion import ConvertRequest, convert
+from cvmlab.generations.files.guest_memfd import GuestMemfd
+from cvmlab.generations.files.open_file import Fd
+from cvmlab.generations.files.range_map import RangeMap
+from cvmlab.generations.host import host_view
+from cvmlab.generations.host.mapping import HostMapping
 from cvmlab.generations.rulebook import Generation
-from cvmlab.generations.slots import Region
 from cvmlab.generations.syscalls import PAGE, fallocate, madvise, map_shared, unmap
+from cvmlab.generations.vms.exits import VmType
+from cvmlab.generations.vms.kvm import EmulatedVm, Kvm
+from cvmlab.generations.vms.slots import Region
 from tests.bench.measure import Figure, paired
 
 
@@ -39,7 +39,7 @@ class Emulated:
     """A file of the newest rules, bound to a VM; ``mapping`` only where the host has a view."""
 
     fd: Fd
-    vm: Vm
+    vm: EmulatedVm
     mapping: HostMapping | None
 
     @classmethod
@@ -129,7 +129,7 @@ def beside(mode: int) -> str:
 
 def conversion() -> Iterator[Figure]:
     """To shared and back with the host's view enforced, against the calls that enforce it."""
-    if hostview.supported() is not None:
+    if host_view.supported() is not None:
         return
     file = Emulated.make(SIZE, view=True)
     file.fd.fallocate(KEEP, 0, SPANS[-1][0] + 2 * MIB)
@@ -137,7 +137,7 @@ def conversion() -> Iterator[Figure]:
 
     def ours() -> float:
         def there_and_back(attributes: int) -> Callable[[int, int], object]:
-            return lambda at, length: convert(file.inode, Conversion(at, length, attributes))
+            return lambda at, length: convert(file.inode, ConvertRequest(at, length, attributes))
 
         return each(there_and_back(TO_SHARED)) + each(there_and_back(TO_PRIVATE))
 
@@ -158,7 +158,7 @@ class RawView:
         os.ftruncate(self._fd, size)
         fallocate(self._fd, KEEP, 0, size // 2)
         self._address = map_shared(self._fd, size)
-        self._uffd = hostview.open_userfaultfd()
+        self._uffd = host_view.open_userfaultfd()
         request = struct.pack("QQQQ", self._address, size, 5, 0)
         fcntl.ioctl(self._uffd, 0xC020AA00, bytearray(request))
 
@@ -186,9 +186,9 @@ def sparse() -> Iterator[Figure]:
             for page in range(0, 400, 2):
                 offset = middle + page * PAGE
                 file.fd.fallocate(KEEP, offset, PAGE)
-                convert(file.inode, Conversion(offset, PAGE, TO_SHARED))
+                convert(file.inode, ConvertRequest(offset, PAGE, TO_SHARED))
             file.fd.fallocate(PUNCH, middle, 400 * PAGE)
-            convert(file.inode, Conversion(0, size, TO_PRIVATE))
+            convert(file.inode, ConvertRequest(0, size, TO_PRIVATE))
 
         return cpu_s(run)
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from cvmlab import images
-from cvmlab.ranges import GpaRange
-from cvmlab.sync import SyncVm
-from cvmlab.vm import Vm
+from cvmlab.memory.ranges import GpaRange
+from cvmlab.vm.sync import SyncVm
+from cvmlab.vm.vm import Vm
 from tests.bench.measure import Figure, paired, seconds
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The event ring under load: a C program pushes as fast as it can, Python drains into events.bin."""
+"""The core under load: records that Python drains into events.bin, and windows of stacks."""
 
 import os
 import subprocess
@@ -9,18 +9,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cvmlab.files import RestrictedFiles
-from cvmlab.journal import Journal, Ring
-from cvmlab.resources import plugin_dir
-from cvmlab.states import Layout
+from cvmlab.base.resources import plugin_dir
+from cvmlab.machine.memory_files import RestrictedFiles
+from cvmlab.memory.journal import Journal, Ring
+from cvmlab.memory.stacks import STACK_WORDS, STACKS_BYTES
+from cvmlab.memory.states import Layout
 from tests.bench.measure import Figure
 
 
 RECORDS = 8_000_000
+WINDOWS = 400_000
+ROUNDS = 5
 TIMEOUT_S = 60.0
 
 
-def compile_pusher(folder: Path) -> Path:
+def compile_with_core(folder: Path, name: str) -> Path:
+    """Compile the program *name* with the plugin's core."""
     core = plugin_dir() / "core"
     with (folder / "transitions.inc").open("wb") as out:
         generate = [
@@ -29,12 +33,12 @@ def compile_pusher(folder: Path) -> Path:
             str(core / "transitions.toml"),
         ]
         subprocess.run(generate, stdout=out, check=True, timeout=TIMEOUT_S)
-    sources = [Path(__file__).with_name("pusher.c"), *sorted(core.glob("*.c"))]
-    pusher = folder / "pusher"
+    sources = [Path(__file__).with_name(f"{name}.c"), *sorted(core.glob("*.c"))]
+    program = folder / name
     flags = ["-std=gnu11", "-O2", f"-I{core}", f"-I{folder}"]
-    argv = ["cc", *flags, "-o", str(pusher), *map(str, sources)]
+    argv = ["cc", *flags, "-o", str(program), *map(str, sources)]
     subprocess.run(argv, check=True, timeout=TIMEOUT_S)
-    return pusher
+    return program
 
 
 def drained(pusher: Path, folder: Path) -> tuple[float, int]:
@@ -55,11 +59,29 @@ def drained(pusher: Path, folder: Path) -> tuple[float, int]:
     return elapsed, total
 
 
+def window_us(stacker: Path) -> float:
+    """Return the time of putting a window of a full stack, the fastest of some runs."""
+    taken = []
+    for _ in range(ROUNDS):
+        fd = os.memfd_create("stacks")
+        os.ftruncate(fd, STACKS_BYTES)
+        argv = [str(stacker), str(fd), str(WINDOWS)]
+        done = subprocess.run(
+            argv, pass_fds=[fd], check=True, timeout=TIMEOUT_S, capture_output=True, text=True
+        )
+        os.close(fd)
+        taken.append(int(done.stdout) / WINDOWS / 1000)
+    return min(taken)
+
+
 def figures() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         folder = Path(name)
-        pusher = compile_pusher(folder)
-        elapsed, total = drained(pusher, folder)
+        elapsed, total = drained(compile_with_core(folder, "pusher"), folder)
+        window = window_us(compile_with_core(folder, "stacker"))
     if total != RECORDS:
         raise RuntimeError(f"{RECORDS} records went in, {total} came out")
     yield Figure("ring-in", total / elapsed, f"{total} records, none lost, {elapsed:.2f} s")
+    yield Figure(
+        "stack-window", window, f"{WINDOWS} windows of {STACK_WORDS} words, best of {ROUNDS}"
+    )

@@ -11,8 +11,8 @@ import pytest
 import typer.main
 
 from cvmlab import bootstrap
+from cvmlab.base.paths import cache_dir
 from cvmlab.cli import app
-from cvmlab.paths import cache_dir
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,7 +216,19 @@ def test_the_cache_is_where_the_user_wants_it(
     assert os.fspath(cache_dir()) == (expected or "/home/u/.cache/cvmlab")
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["-e", "unit", "--", "tests/unit", "-k", "x"]])
+@pytest.mark.parametrize(
+    "words", [[], ["-e", "unit", "-q"], ["-e", "unit", "--", "tests/unit", "-k", "x", "--help"]]
+)
 def test_all_words_after_test_are_for_tox(words: list[str]) -> None:
     command = typer.main.get_command(app).commands["test"]  # type: ignore[attr-defined]
     assert command.make_context("test", list(words)).args == words
+
+
+@pytest.mark.fault("U10")
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["-e", "unit", "--help"], ["-h", "--", "x"]])
+def test_help_about_the_tests_installs_nothing(checkout: Path, words: list[str]) -> None:
+    assert launch(checkout, "test", *words) == " ".join(["-P -m cvmlab test", *words])
+    assert [line.strip() for line in bootstraps(checkout)] == ["bootstrap"]
+    command = typer.main.get_command(app).commands["test"]  # type: ignore[attr-defined]
+    with pytest.raises(typer.Exit):
+        command.make_context("test", list(words))

@@ -20,7 +20,7 @@ STATES = ("pending", "private", "shared", "poisoned")
 COUNTER_NAMES = (
     "accepted", "to-shared", "to-private", "discarded", "poisoned", "loaded", "host-faults",
     "host-accesses", "guest-violations", "guest-faults", "conversions", "resets",
-    "implicit-conversions",
+    "implicit-conversions", "kernel-calls", "early-calls",
 )  # fmt: skip
 NO_ONE = 0xFFFF
 ACCEPT, CONVERT, DISCARD, POISON, HOST_FAULT, PHASE_BEGINS = 1, 2, 3, 4, 6, 9
@@ -45,6 +45,7 @@ class FakeMemory:
         self.capacity = (ring_bytes - RECORDS_OFFSET) // RECORD.size
         struct.pack_into("<QIIQ", self.ring, 0, MAGIC, 2, RECORD.size, self.capacity)
         self.policy = properties.get("access-policy", "deny")
+        self.stopped: dict[str, object] | None = None
         self._count_pages()
 
     def _u64(self, offset: int) -> int:
@@ -97,9 +98,15 @@ class FakeMemory:
         for page in range(first, first + count):
             if self.table[page] == 0:
                 self.table[page] = 1
+                if self.properties.get("layout") == "split":  # storage is what the table says
+                    os.posix_fallocate(int(self.properties["private-fd"]), page * PAGE, PAGE)
                 self._add("accepted", 1)
                 self.push(ACCEPT, page * PAGE, after=1)
         self._count_pages()
+
+    def call(self, by: str) -> None:
+        """The kernel, or what runs before it ("early"), uses the guest interface."""
+        self._add(f"{by}-calls", 1)
 
     def host_fault(self, gpa: int) -> None:
         """A device reads private memory."""
@@ -157,4 +164,5 @@ class FakeMemory:
             "slots": [{"gpa": 0, "offset": 0, "size": self.size}],
             "private-bytes": 0,
             "shared-bytes": 0,
+            **({} if self.stopped is None else {"stopped": self.stopped}),
         }

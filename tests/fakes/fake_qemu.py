@@ -24,6 +24,8 @@ RESTRICTED = (
     "query-restricted-memory", "query-restricted-memory-ranges", "restricted-memory-convert",
     "restricted-memory-accept", "restricted-memory-discard", "restricted-memory-poison",
     "restricted-memory-set-policy", "restricted-memory-invalidate",
+    "query-restricted-memory-checkpoints", "restricted-memory-checkpoint",
+    "restricted-memory-rewind", "restricted-memory-checkpoint-drop",
 )  # fmt: skip
 PLAIN = ("qmp_capabilities", "query-version", "query-commands", "qom-list-types", "query-status",
          "cont", "stop", "quit")  # fmt: skip
@@ -60,6 +62,8 @@ class FakeQemu:
                     "'memory-backend-restricted'"
                 )
             fields = parse(value)
+            if "size" not in fields:
+                continue  # the guest's own object
             return FakeMemory(fields, int(fields["size"][:-1]) * UNITS[fields["size"][-1]])
         return None
 
@@ -195,7 +199,7 @@ class FakeQemu:
         return {}
 
     def _restricted(self, command: str, arguments: dict[str, Any]) -> Any:
-        if self.memory is None:
+        if self.memory is None or command == "query-restricted-memory-checkpoints":
             return []
         match command.removeprefix("restricted-memory-"):
             case "query-restricted-memory":
@@ -207,6 +211,8 @@ class FakeQemu:
                 return {}
             case "invalidate":
                 return {}
+            case "checkpoint" | "checkpoint-drop" | "rewind":
+                raise Refused("this QEMU has no state to go back to")
             case verb:
                 to = arguments.get("to", "")
                 return {"pages": self.memory.change(verb, arguments["ranges"], to)}
@@ -232,10 +238,21 @@ class FakeQemu:
             "touch": lambda span: memory.touch(*span),
             "phase": memory.begin_phase,
             "host_fault": memory.host_fault,
+            "call": memory.call,
+            "crash": lambda stop: setattr(memory, "stopped", stop),
+            "stopped": self._stopped,
             "records": memory.push_many,
             "unpublished": lambda _: memory.claim_without_publishing(),
             "write_ring": lambda at: os.pwrite(memory.ring_fd, bytes.fromhex(at[1]), at[0]),
         }
+
+    def _stopped(self, stop: dict[str, Any]) -> None:
+        """The plugin stops the VM: its event comes before QEMU's."""
+        self.status = "paused"
+        if self.memory is not None:
+            self.memory.stopped = stop
+        self.event("RESTRICTED_MEMORY_STOPPED", {"id": "ram0", "stop": stop})
+        self.event("STOP", {})
 
     def _shutdown(self, reason: str) -> None:
         self.status = "shutdown"

@@ -7,12 +7,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cvmlab.recording import NAMES_FILE, encode_names
-from cvmlab.records import NO_DEVICE, NO_VCPU, RECORD, Actor, Kind, Phase
-from cvmlab.replay import Slot
-from cvmlab.result import Result, from_json
-from cvmlab.states import PageState
-from cvmlab.timeline import Names
+from cvmlab.memory.ranges import Slot
+from cvmlab.memory.records import NO_DEVICE, NO_VCPU, RECORD, Actor, Kind, Phase
+from cvmlab.memory.states import PageState
+from cvmlab.report.recording import NAMES_FILE, encode_names
+from cvmlab.results.result import Result, from_json
+from cvmlab.results.timeline import Names
 
 
 PAGE = 4096
@@ -128,11 +128,13 @@ def result(**changes: object) -> Result:
     return from_json(msgspec.json.encode(document))
 
 
-def run_folder(folder: Path, records: Records, *, made: Result | None = None) -> Path:
+def run_folder(
+    folder: Path, records: Records, *, made: Result | None = None, names: Names = NAMES
+) -> Path:
     """Write what a run leaves."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "events.bin").write_bytes(records.tobytes())
-    (folder / NAMES_FILE).write_bytes(encode_names(NAMES))
+    (folder / NAMES_FILE).write_bytes(encode_names(names))
     (folder / "result.json").write_bytes(msgspec.json.encode(made or result()))
     return folder
 

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cvmlab.livemap import Sample
-from cvmlab.operations import Target
-from cvmlab.pages import Slot
-from cvmlab.ranges import PAGE_SIZE, GpaRange
-from cvmlab.records import Phase
-from cvmlab.states import Counter, PageState
-from cvmlab.table import Extent, PageCounts, count_states
+from cvmlab.memory.live_map import Sample
+from cvmlab.memory.measures import MEASURES
+from cvmlab.memory.ranges import PAGE_SIZE, GpaRange, Slot
+from cvmlab.memory.records import Phase
+from cvmlab.memory.states import PageState
+from cvmlab.memory.table import Extent, PageCounts, count_states
+from cvmlab.vm.operations import Target
 
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cvmlab.errors import CvmError
+    from cvmlab.base.errors import CvmError
 
 
 GAP = 1 << 30  # between its two slots
@@ -34,7 +34,7 @@ class FakeSource:
         self.table: NDArray[np.uint8] = np.zeros(2 * half // PAGE_SIZE, np.uint8)
         self.phase = Phase.KERNEL
         self.alive = True
-        self.counters = dict.fromkeys(Counter, 0)
+        self.counters = dict.fromkeys(MEASURES.slots, 0)
         self.second = 0.0
         self.faults: list[str] = []
         self.converted: list[tuple[list[GpaRange], Target]] = []

@@ -17,8 +17,9 @@ class Plan:
     """``boot`` are steps, run at the first ``cont``; each is a name and a value:
 
     console TEXT, agent TEXT, log TEXT, event [NAME, DATA], shutdown REASON, die STATUS (negative: signal),
-    touch [FIRST, COUNT], phase N, host_fault GPA, records COUNT, unpublished, write_ring [OFFSET,
-    HEX].
+    touch [FIRST, COUNT], phase N, host_fault GPA, call WHO (kernel or early), stopped STOP (as the
+    plugin tells it), crash STOP (told only when it is asked), records COUNT, unpublished,
+    write_ring [OFFSET, HEX].
 
     ``on`` says what happens instead of answering a command: hang, hang all (QEMU does nothing any
     more), drop, truncate, garbage, nonsense, or an exit status.  ``refuse`` maps a command to the

@@ -4,7 +4,7 @@
 from pathlib import Path
 from typing import Any
 
-from cvmlab.vm import Vm
+from cvmlab.vm.vm import Vm
 from tests.fakes.plan import Plan
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvmlab.errors import ConfigError, PluginError
-from cvmlab.operations import BackendInfo, Content, RangesLike, Target, read_ranges
-from cvmlab.records import Phase
-from cvmlab.states import Counter
-from cvmlab.table import PageCounts
+from cvmlab.base.errors import ConfigError, PluginError
+from cvmlab.memory.measures import MEASURES
+from cvmlab.memory.records import Phase
+from cvmlab.memory.table import PageCounts
+from cvmlab.vm.operations import BackendInfo, Content, RangesLike, Target, read_ranges
 from tests.fakes.journals import Records
 
 
@@ -17,12 +17,12 @@ from tests.fakes.journals import Records
 class FakeCounts:
     phase: Phase = Phase.KERNEL
     pages: PageCounts = field(default_factory=lambda: PageCounts(pending=100, private=28))
-    counted: dict[Counter, int] = field(default_factory=lambda: dict.fromkeys(Counter, 7))
+    counted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MEASURES.slots, 7))
 
     def counts(self) -> PageCounts:
         return self.pages
 
-    def counters(self) -> dict[Counter, int]:
+    def counters(self) -> dict[str, int]:
         return self.counted
 
 

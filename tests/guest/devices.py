@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvmlab.bootspec import BootSpec
-from cvmlab.build import rom_dirs
-from cvmlab.images import resolve
-from cvmlab.journal import JournalFile
-from cvmlab.kernel_image import extract_vmlinux
-from cvmlab.operations import BackendInfo
-from cvmlab.records import NO_DEVICE, Actor, Kind
-from cvmlab.symbols import Symbols, from_elf
-from cvmlab.vm import Vm
+from cvmlab.images.boot_files import resolve
+from cvmlab.images.kernel_image import extract_vmlinux
+from cvmlab.images.symbols import Symbols, from_elf
+from cvmlab.machine.spec import BootSpec
+from cvmlab.memory.journal import JournalFile
+from cvmlab.memory.records import NO_DEVICE, Actor, Kind
+from cvmlab.qemu.build import rom_dirs
+from cvmlab.vm.operations import BackendInfo
+from cvmlab.vm.vm import Vm
 
 
 IMAGE = "debian-devices"

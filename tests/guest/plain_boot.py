@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.bootspec import DEFAULT_APPEND
-from cvmlab.build import qemu_binary, rom_dirs
-from cvmlab.images import BootFiles
+from cvmlab.images.boot_files import BootFiles
+from cvmlab.profiles.architecture import X86_64
+from cvmlab.qemu.build import qemu_binary, rom_dirs
 
 
 _DEADLINE_S = 90
@@ -21,7 +21,10 @@ _DEADLINE_S = 90
 
 @dataclass(frozen=True, slots=True)
 class Booted:
-    """What the guest said until it powered off; *channel* is the agent's port."""
+    """What the guest said until it powered off.
+
+    *channel* is what the agent said on its port, *console* all else, the command's output at its end.
+    """
 
     channel: list[str]
     console: str
@@ -49,11 +52,15 @@ def boot(
         *("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot"),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console", *channel),
         *("-kernel", str(files.kernel), *initrd),
-        *("-append", f"{DEFAULT_APPEND} {files.append} {append}", *extra),
+        *("-append", f"{X86_64.append} {files.append} {append}", *extra),
     ]
     console = _talk(argv, *typed).decode("utf-8", "replace").replace("\r", "")
     told = (folder / "channel").read_text() if has_channel else ""
-    return Booted(told.splitlines(), console)
+    before, begins, rest = told.partition("cvmlab output ")
+    token, _, rest = rest.partition("\n")
+    output, _, after = rest.partition(f"cvmlab end {token}\n")
+    told = f"{before}{after}" if begins else told
+    return Booted(told.splitlines(), console + output)
 
 
 def _talk(argv: Sequence[str], prompt: str, answer: str) -> bytes:

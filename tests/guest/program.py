@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvmlab import result
-from cvmlab.result import Result
-from cvmlab.rundir import Run, find_runs
+from cvmlab.results import result
+from cvmlab.results.result import Result
+from cvmlab.vm.run_dir import FoundRun, find_runs
 
 
 DEADLINE_S = 240.0
@@ -70,7 +70,7 @@ def finish(process: subprocess.Popen[str], *, deadline_s: float = DEADLINE_S) ->
     return Done(process.returncode, out, err)
 
 
-def wait_for_run(name: str) -> Run:
+def wait_for_run(name: str) -> FoundRun:
     """Return the run folder of the VM called *name* as soon as it runs."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
@@ -91,7 +91,7 @@ def wait_for_text(path: Path, text: str) -> None:
     raise AssertionError(f"{text!r} is not in {path} after {DEADLINE_S} s")
 
 
-def qemu_is_gone(run: Run) -> bool:
+def qemu_is_gone(run: FoundRun) -> bool:
     """Wait for the VM's QEMU to end, for at most ten seconds."""
     deadline = time.monotonic() + 10
     while run.info.qemu.alive and time.monotonic() < deadline:

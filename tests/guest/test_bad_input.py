@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.build import stock_qemu_binary
-from cvmlab.errors import BuildError
-from cvmlab.result import Outcome
-from cvmlab.rundir import find_runs
+from cvmlab.base.errors import BuildError
+from cvmlab.qemu.build import stock_qemu_binary
+from cvmlab.results.result import Outcome
+from cvmlab.vm.run_dir import find_runs
 from tests.guest.program import (
     Done,
     cvmlab,
@@ -85,8 +85,9 @@ def test_a_signal_at_any_moment_ends_everything(delay_s: float, number: signal.S
         process.send_signal(number)
         done = finish(process)
 
-    assert "Traceback" not in done.err
-    assert done.code in (130, -number)  # the latter while Python itself is still starting
+    # On a busy machine, Python itself may still be starting: then it prints its own last words.
+    assert "Traceback" not in done.err or done.err.startswith("Fatal Python error: init")
+    assert done.code in (130, 1, -number) if "Fatal" in done.err else done.code in (130, -number)
     assert not any(run.running for run in find_runs())
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.errors import DeadlineExceeded
-from cvmlab.journal import JournalFile, Records
-from cvmlab.outcome import End
-from cvmlab.records import Actor, Kind, Phase, Verdict
-from cvmlab.symbols import Symbols
-from cvmlab.vm import Vm
+from cvmlab.base.errors import DeadlineExceeded
+from cvmlab.images.symbols import Symbols
+from cvmlab.memory.journal import JournalFile, Records
+from cvmlab.memory.records import Actor, Kind, Phase, Verdict
+from cvmlab.vm.outcome import End
+from cvmlab.vm.vm import Vm
 from tests.guest import devices
 from tests.guest.devices import (
     AHCI,
@@ -79,9 +79,9 @@ def assert_attributed(done: Journaled, expected: set[str]) -> None:
     by_counter = {a.id: a.converted for a in done.info.actors if a.converted}
     assert dict(done.converted) == by_counter
     assert expected <= by_counter.keys()
-    assert sum(by_counter.values()) == done.info.counters.to_shared == done.info.pages.shared
-    assert done.info.counters.host_faults == 0
-    assert done.info.counters.events_dropped == 0
+    assert sum(by_counter.values()) == done.info.counters["to-shared"] == done.info.pages.shared
+    assert done.info.counters["host-faults"] == 0
+    assert done.info.counters["events-dropped"] == 0
     # A disk goes through the page cache, a page of memory for a page of disk; the next disk may be
     # given the same pages, which are shared by then.
     assert max(by_counter.values()) >= devices.DISK_BYTES // 4096
@@ -111,7 +111,7 @@ async def test_under_deny_a_disk_fails_and_the_journal_says_why(
     async with guest(script, tmp_path, **options) as vm:
         done = await judged(vm)
     assert done.info.pages.shared == 0
-    assert done.info.counters.host_faults == len(done.faults) > 0
+    assert done.info.counters["host-faults"] == len(done.faults) > 0
     assert {(fault["device"], fault["actor"]) for fault in done.faults} == {
         (disk.actor, Actor.DEVICE)
     }
@@ -173,7 +173,7 @@ async def test_under_deny_without_disks_nothing_is_shared(tmp_path: Path) -> Non
         done = Journaled.of(vm, vm.run.events)
     assert outcome.guest_status == 0
     assert done.info.pages.shared == 0
-    assert (done.info.counters.host_faults, done.faults) == (0, [])
+    assert (done.info.counters["host-faults"], done.faults) == (0, [])
     assert done.info.pages.private > 1000
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab import diskimage, recipes
-from cvmlab.build import qemu_img
-from cvmlab.progress import Style
+from cvmlab.base.progress import Style
+from cvmlab.images import disk_image, recipes
+from cvmlab.qemu.build import qemu_img
 from tests.guest.program import Done, cvmlab
 
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _built(name: str) -> Path:
-    return diskimage.build(name, recipes.load().disk[name], style=Style.NONE).disk
+    return disk_image.build(name, recipes.load().disk[name], style=Style.NONE).disk
 
 
 def _boot(tmp_path: Path, *words: str) -> tuple[Done, str]:

@@ -6,15 +6,15 @@ import random
 import pytest
 
 from cvmlab.generations.engine import emulate
-from cvmlab.generations.exits import VmType
-from cvmlab.generations.kvm import Kvm
-from cvmlab.images import resolve
-from cvmlab.livefile import LiveFile
-from cvmlab.outcome import End
-from cvmlab.ranges import PAGE_SIZE
-from cvmlab.states import Counter
-from cvmlab.vm import Vm
-from tests.guest.test_upgrade import DEADLINE_S, WORK
+from cvmlab.generations.host.live_file import LiveFile
+from cvmlab.generations.vms.exits import VmType
+from cvmlab.generations.vms.kvm import Kvm
+from cvmlab.images.boot_files import resolve
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.vm.outcome import End
+from cvmlab.vm.vm import Vm
+from tests.guest.test_upgrade import DEADLINE_S
+from tests.guest.workload import work
 
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("state_home")]
@@ -29,7 +29,7 @@ async def test_pages_come_and_go_beside_a_kernel_at_work() -> None:
     kvm = emulate(generation="F")
     assert isinstance(kvm, Kvm)
     fd = kvm.create_vm(VmType.SW_PROTECTED).create_guest_memfd(MEMORY, 1)
-    guest = resolve("debian", exec_command=WORK % 3)
+    guest = resolve("debian", exec_command=work(3, 8))
     vm = Vm(
         kernel=guest.kernel, initrd=guest.initrd, append=f"{guest.append} mem=384M", memory="512M",
         private_file=fd,
@@ -50,6 +50,6 @@ async def test_pages_come_and_go_beside_a_kernel_at_work() -> None:
                     await file.convert(page, PAGE_SIZE, "private")
         outcome = await vm.wait_exit(timeout_s=DEADLINE_S)
         assert (outcome.end, outcome.guest_status) == (End.POWERED_OFF, 0), vm.console.last_lines()
-        assert vm.pages.counters()[Counter.TO_SHARED] > 0
+        assert vm.pages.counters()["to_shared"] > 0
         await file.unbind(vm)
     fd.close()

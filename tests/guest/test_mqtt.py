@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.attached import attach
-from cvmlab.errors import CommandRefused
-from cvmlab.journal import JournalFile
-from cvmlab.ranges import PAGE_SIZE
-from cvmlab.records import Kind, Phase
+from cvmlab.base.errors import CommandRefused
+from cvmlab.memory.journal import JournalFile
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.memory.records import Kind, Phase
+from cvmlab.vm.attached import attach
 from tests.guest.program import finish, start
 from tests.tools.broker import listening, running
 

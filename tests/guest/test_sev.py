@@ -5,15 +5,16 @@ import asyncio
 import hashlib
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cvmlab import packages
-from cvmlab.bootspec import BootSpec, Firmware
-from cvmlab.outcome import End
-from cvmlab.records import Phase
-from cvmlab.vm import Vm
+from cvmlab.debian import packages
+from cvmlab.machine.spec import BootSpec, Firmware
+from cvmlab.memory.records import Phase
+from cvmlab.vm.outcome import End
+from cvmlab.vm.vm import Vm
 from tests.guest import devices
 from tests.guest.devices import (
     TSM_REPORT,
@@ -147,7 +148,8 @@ async def dead_loop(vm: Vm) -> None:
 @pytest.mark.parametrize("coco", ["sev", "sev-snp"])
 async def test_firmware_stops_at_what_has_another_hash(tmp_path: Path, coco: str) -> None:
     """The table is changed before a CPU runs, as if the initrd were another."""
-    spec = with_hashes(coco, "kernel-hashes=on")
+    # Its registers are looked at.
+    spec = replace(with_hashes(coco, "kernel-hashes=on"), debuggable=True)
     assert spec.initrd is not None
     digest = hashlib.sha256(spec.initrd.read_bytes()).digest()
     async with Vm(spec, run_dir=tmp_path / "run", paused=True) as vm:
@@ -168,11 +170,14 @@ async def test_firmware_with_a_place_for_hashes_boots_nothing_without(tmp_path: 
         await vm.stop()
 
 
+@pytest.mark.fault("F10")
+@pytest.mark.parametrize("firmware", ["seabios", "ovmf"])
 @pytest.mark.parametrize("coco", ["sev-es", "sev-snp"])
-def test_a_stock_kernel_takes_every_vc(tmp_path: Path, coco: str) -> None:
+def test_a_stock_kernel_takes_every_vc(tmp_path: Path, coco: str, firmware: str) -> None:
     folder = tmp_path / "run"
     done = cvmlab(
         "boot", "--coco", coco, "--coco-option", "vc=strict", "--cpus", "2", "--exec", LOOK,
+        "--firmware", firmware,
         "--json", "-", "--run-dir", str(folder),
     )  # fmt: skip
     assert done.code == 0

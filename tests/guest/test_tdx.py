@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.bootspec import Firmware
-from cvmlab.build import ovmf
-from cvmlab.images import resolve
+from cvmlab.images.boot_files import resolve
+from cvmlab.machine.spec import Firmware
+from cvmlab.qemu.build import ovmf
 from tests.guest.devices import TSM_REPORT, guest
 from tests.guest.plain_boot import Booted, boot
 from tests.guest.program import cvmlab
@@ -50,6 +50,12 @@ def test_a_stock_kernel_takes_every_ve(tmp_path: Path, firmware: str) -> None:
 def test_a_kernel_guards_against_no_fault_of_a_host(fault: str) -> None:
     """Else it would isolate its page tables, or jump to a thunk for each return."""
     script = f"test \"$(cat /sys/devices/system/cpu/vulnerabilities/{fault})\" = 'Not affected'"
+    assert cvmlab("boot", "--coco", "tdx", "--exec", script).code == 0
+
+
+@pytest.mark.fault("F19")
+def test_a_kernel_finds_a_processor_that_exists() -> None:
+    script = "dmesg | grep 'x86/PAT: Configuration' && grep 'cpu family.*: 6' /proc/cpuinfo"
     assert cvmlab("boot", "--coco", "tdx", "--exec", script).code == 0
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.bootspec import BootSpec, Firmware
-from cvmlab.build import rom_dirs
-from cvmlab.images import resolve
-from cvmlab.outcome import End
-from cvmlab.ranges import PAGE_SIZE
-from cvmlab.vm import Vm
+from cvmlab.images.boot_files import resolve
+from cvmlab.machine.spec import BootSpec, Firmware
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.qemu.build import rom_dirs
+from cvmlab.vm.outcome import End
+from cvmlab.vm.vm import Vm
 from tests.guest.program import cvmlab, finish, start, wait_for_run, wait_for_text
 
 

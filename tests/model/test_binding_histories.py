@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cvmlab.generations.bindings import Binding
 from cvmlab.generations.compat import override
-from cvmlab.generations.exits import VcpuExit, VmType
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.guest_memfd import GuestMemfd
-from cvmlab.generations.handover import migrate
-from cvmlab.generations.kvm import Kvm
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.bindings import Binding
+from cvmlab.generations.files.guest_memfd import GuestMemfd
 from cvmlab.generations.refusal import Refusal
 from cvmlab.generations.restrictedmem import RestrictedFile, RestrictedKernel
 from cvmlab.generations.seal_guest import Seal, SealGuestFile, SealKernel
-from cvmlab.generations.slots import Region, Slot
+from cvmlab.generations.vms.exits import VcpuExit, VmType
+from cvmlab.generations.vms.kvm import Kvm
+from cvmlab.generations.vms.slot_handover import migrate
+from cvmlab.generations.vms.slots import Memslot, Region
 from tests.model.test_histories import SETTINGS, attempt
 from tests.unit.generations.support import KEEP, PG, PUNCH, Listener
 
 
 if TYPE_CHECKING:
-    from cvmlab.generations.inode import Page
+    from cvmlab.generations.files.inode import Page
 
 
 PAGES = 32
@@ -123,7 +123,7 @@ class Restricted(RuleBasedStateMachine):
         def meanwhile() -> None:
             assert attempt(lambda: self.file.unbind(Binding(0, 1, Listener(), self))) is not None
 
-        self.plan.add(Fault(FaultKind.SLOW_INVALIDATE, meanwhile=meanwhile))
+        self.plan.add(PlannedFault(FaultKind.SLOW_INVALIDATE, meanwhile=meanwhile))
 
     @invariant()
     def starts_and_ends_balance(self) -> None:
@@ -290,7 +290,7 @@ class Handed(RuleBasedStateMachine):
         owner = self.inode.owner
         assert (owner is None) is (len(self.inode.bindings) == 0)
         for binding in self.inode.bindings:
-            assert isinstance(binding.notifier, Slot)
+            assert isinstance(binding.notifier, Memslot)
             assert binding.notifier.vm is owner
             assert binding.notifier.binding is binding
 

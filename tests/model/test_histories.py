@@ -16,23 +16,23 @@ from hypothesis.stateful import (
 )
 
 from cvmlab.generations.compat import override
-from cvmlab.generations.convert import Conversion, convert
-from cvmlab.generations.exits import VcpuExit, VmType
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.guest_memfd import PRIVATE, GuestMemfd
+from cvmlab.generations.conversion import ConvertRequest, convert
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.guest_memfd import PRIVATE, GuestMemfd
+from cvmlab.generations.files.huge_pages import HugePool
+from cvmlab.generations.files.pins import Hold, Pin
+from cvmlab.generations.host.mapping import BusError, HostMapping
 from cvmlab.generations.hugetlb import HugeGuestMemfd, HugeKvm
-from cvmlab.generations.kvm import Kvm
-from cvmlab.generations.mapping import BusError, HostMapping
-from cvmlab.generations.pins import Hold, Pin
-from cvmlab.generations.pool import HugePool
 from cvmlab.generations.refusal import Refusal
 from cvmlab.generations.rulebook import Generation
-from cvmlab.generations.slots import Region
+from cvmlab.generations.vms.exits import VcpuExit, VmType
+from cvmlab.generations.vms.kvm import Kvm
+from cvmlab.generations.vms.slots import Region
 from tests.unit.generations.support import KEEP, PG, PUNCH
 
 
 if TYPE_CHECKING:
-    from cvmlab.generations.openfile import Fd
+    from cvmlab.generations.files.open_file import Fd
 
 ORDER = 4
 BLOCK = 1 << ORDER
@@ -121,7 +121,7 @@ class InPlace(RuleBasedStateMachine):
     @rule(start=PAGE, length=LENGTH, to_private=st.booleans())
     def converts(self, start: int, length: int, *, to_private: bool) -> None:
         end = min(start + length, PAGES)
-        wanted = Conversion(start * PG, (end - start) * PG, 8 if to_private else 0)
+        wanted = ConvertRequest(start * PG, (end - start) * PG, 8 if to_private else 0)
         nothing_to_do = all(state is to_private for state in self.private[start:end])
         pins = [max(pin.start, start) for pin in self.held if pin.start < end and start < pin.end]
         refusal = attempt(lambda: convert(self.inode, wanted))
@@ -171,7 +171,7 @@ class InPlace(RuleBasedStateMachine):
     @precondition(lambda self: not self.expected_fault)
     @rule(page=PAGE)
     def somebody_holds_a_page_once(self, page: int) -> None:
-        self.plan.add(Fault(FaultKind.CONVERT_AGAIN, page=page))
+        self.plan.add(PlannedFault(FaultKind.CONVERT_AGAIN, page=page))
         self.expected_fault = True
 
     @rule(page=PAGE)
@@ -180,7 +180,7 @@ class InPlace(RuleBasedStateMachine):
             found = self.vm.read(page * PG, 1)
             assert not isinstance(found, VcpuExit)
 
-        self.plan.add(Fault(FaultKind.SLOW_INVALIDATE, meanwhile=meanwhile))
+        self.plan.add(PlannedFault(FaultKind.SLOW_INVALIDATE, meanwhile=meanwhile))
 
     @invariant()
     def states_agree_and_runs_are_merged(self) -> None:
@@ -234,7 +234,7 @@ class AllOrNothing(InPlace):
     @precondition(lambda self: not self.expected_fault)
     @rule(nth=st.integers(1, 3))
     def a_split_fails(self, nth: int) -> None:
-        self.plan.add(Fault(FaultKind.SPLIT, nth=nth))
+        self.plan.add(PlannedFault(FaultKind.SPLIT, nth=nth))
         self.expected_fault = True
 
     @override

@@ -4,14 +4,14 @@
 import os
 from typing import Any
 
-from cvmlab.generations.convert import Conversion, convert
-from cvmlab.generations.guest_memfd import GuestMemfd
-from cvmlab.generations.inode import Process
-from cvmlab.generations.kvm import Kvm, Vm
-from cvmlab.generations.mapping import Advice, BusError, HostMapping, map_file
-from cvmlab.generations.openfile import Fd
+from cvmlab.generations.conversion import ConvertRequest, convert
+from cvmlab.generations.files.guest_memfd import GuestMemfd
+from cvmlab.generations.files.inode import Process
+from cvmlab.generations.files.open_file import Fd
+from cvmlab.generations.host.mapping import Advice, BusError, HostMapping, map_file
 from cvmlab.generations.rulebook import Generation
-from cvmlab.generations.slots import Region, Userspace
+from cvmlab.generations.vms.kvm import EmulatedVm, Kvm
+from cvmlab.generations.vms.slots import Region, Userspace
 
 
 EFAULT = 14
@@ -24,7 +24,7 @@ class EmulatedMachine:
 
     def __init__(self, generation: Generation) -> None:
         self._kvm = Kvm(generation, version="6.18")
-        self._vms: dict[str, Vm] = {"vm": self._kvm.create_vm()}
+        self._vms: dict[str, EmulatedVm] = {"vm": self._kvm.create_vm()}
         self._files: dict[str, Fd] = {}
         self._maps: dict[str, HostMapping] = {}
         self._ordinary = -1
@@ -43,7 +43,7 @@ class EmulatedMachine:
             return self._ordinary
         return self._files[name]
 
-    def _vm(self, name: str) -> Vm:
+    def _vm(self, name: str) -> EmulatedVm:
         return self._vms.setdefault(name, self._vms.get(name) or self._kvm.create_vm())
 
     def _keep(self, file: str, fd: Fd) -> None:
@@ -114,7 +114,7 @@ class EmulatedMachine:
         self._vm("vm").set_attributes(gpa, size, attributes, flags)
 
     def convert(self, file: str, offset: int, size: int, attributes: int) -> None:
-        convert(self._inode(file), Conversion(offset, size, attributes))
+        convert(self._inode(file), ConvertRequest(offset, size, attributes))
 
     def mmap(self, mapping: str, file: str, size: int, protection: int, flags: int) -> None:
         made = map_file(self._files[file].file, size, protection, flags)

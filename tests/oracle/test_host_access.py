@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
-from cvmlab import hostview
 from cvmlab.generations import syscalls
+from cvmlab.generations.host import host_view
 from cvmlab.generations.syscalls import PAGE
 from tests.oracle.realkvm import RealMachine, why_not
 from tests.unit.generations.touching import signal_in_child
 
 
-REASON = why_not() or hostview.supported()
+REASON = why_not() or host_view.supported()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 SIZE = 4 * PAGE
 
@@ -30,7 +30,7 @@ def real_mapping() -> int:
 def our_mapping() -> int:
     fd = os.memfd_create("ours")
     os.ftruncate(fd, SIZE)
-    return hostview.HostView(fd, 2 * SIZE).address
+    return host_view.HostView(fd, 2 * SIZE).address
 
 
 def number_of(call: Callable[[], object]) -> int | None:
@@ -74,7 +74,7 @@ def test_system_calls_fail_alike() -> None:
     machine.close()
     fd = os.memfd_create("ours")
     os.ftruncate(fd, SIZE)
-    with hostview.HostView(fd, SIZE) as view:
+    with host_view.HostView(fd, SIZE) as view:
         ours = by_system_calls(view.address)
     os.close(fd)
     assert real["write"] == errno.EFAULT

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.resources import plugin_dir
+from cvmlab.base.resources import plugin_dir
 from tests.plugin.core import Core, Library
 
 
-_SOURCES = ("rules.c", "table.c", "marks.c", "ring.c")
+_SOURCES = ("rules.c", "table.c", "marks.c", "ring.c", "stacks.c")
 _CFLAGS = ("-std=c11", "-O1", "-g", "-fPIC")
 MakeCore = Callable[..., Core]
 
@@ -27,7 +27,13 @@ def build_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if os.environ.get("CVMLAB_REQUIRE") == "1":
             pytest.fail("no C compiler (cc), and CVMLAB_REQUIRE=1")
         pytest.skip("no C compiler (cc) to compile the core with")
-    folder, core = tmp_path_factory.mktemp("core"), plugin_dir() / "core"
+    folder = tmp_path_factory.mktemp("core")
+    compile_core(plugin_dir() / "core", folder)
+    return folder
+
+
+def compile_core(core: Path, folder: Path) -> None:
+    """Compile the sources in *core* into librmem.so and the layout program."""
     with (folder / "transitions.inc").open("wb") as out:
         names = ("gen-transitions.py", "transitions.toml")
         subprocess.run([sys.executable, *(core / name for name in names)], stdout=out, check=True)
@@ -37,7 +43,6 @@ def build_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compile_ = ["cc", *_CFLAGS, *includes]
     subprocess.run([*compile_, "-shared", "-o", folder / "librmem.so", *sources], check=True)
     subprocess.run([*compile_, "-o", folder / "layout", layout], check=True)
-    return folder
 
 
 @pytest.fixture(scope="session")

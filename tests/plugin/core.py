@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cvmlab.records import RECORD, RECORDS_OFFSET, SHARED
-from cvmlab.states import Change, Counter, Event, PageState, Refusal, Refused, Rule
+from cvmlab.memory.measures import MEASURES
+from cvmlab.memory.records import RECORD, RECORDS_OFFSET, SHARED
+from cvmlab.memory.states import Change, Event, PageState, RefusalCode, RefusedChange, Rule
 
 
 class _Rule(c.Structure):
@@ -42,6 +43,9 @@ class _Rmem(c.Structure):
         ("table_fd", c.c_int),
         ("ring_mask", c.c_uint64),
         ("stalled_tail", c.c_uint64),
+        ("flags", c.c_uint64),
+        ("phase", c.c_uint64),
+        ("generation", c.c_uint64),
     )
 
 
@@ -71,6 +75,9 @@ _PROTOTYPES = {
     "rmem_reset": (None, [_RM]),
     "rmem_count": (None, [_RM, c.c_int, _U64]),
     "rmem_ring_push": (c.c_bool, [_RM, c.c_void_p]),
+    "rmem_phase": (c.c_int, [_RM]),
+    "rmem_set_phase": (c.c_bool, [_RM, c.c_int, c.c_int]),
+    "rmem_take_phase": (None, [_RM]),
 }
 
 
@@ -90,11 +97,11 @@ class Library:
             index += 1
 
     def cells(self, profile: str) -> tuple[tuple[Rule, ...], ...]:
-        """Return the compiled rules in the form of cvmlab.states.Rules.cells."""
+        """Return the compiled rules in the form of cvmlab.memory.states.Rules.cells."""
         found = self.c.rmem_profile_find(profile.encode())
         return tuple(
             tuple(
-                Rule(state if cell.refusal else PageState(cell.next), Refusal(cell.refusal))
+                Rule(state if cell.refusal else PageState(cell.next), RefusalCode(cell.refusal))
                 for state, cell in zip(PageState, row, strict=True)
             )
             for row in found.contents.rules
@@ -159,8 +166,8 @@ class Core:
         self.records: NDArray[np.void] = self.ring_file.bytes[RECORDS_OFFSET:].view(RECORD)
 
     @property
-    def counters(self) -> dict[Counter, int]:
-        return {counter: int(self.header["counters"][counter]) for counter in Counter}
+    def counters(self) -> dict[str, int]:
+        return {name: int(self.header["counters"][slot]) for name, slot in MEASURES.slots.items()}
 
     @property
     def page_counts(self) -> dict[PageState, int]:
@@ -194,25 +201,27 @@ class Core:
             yield run
             first += run[1]
 
-    def check(self, first: int, count: int, event: int) -> Refused | None:
+    def check(self, first: int, count: int, event: int) -> RefusedChange | None:
         bad = _U64()
-        refusal = Refusal(self.c.rmem_check(self.rm, first, count, event, bad))
-        return None if refusal is Refusal.OK else Refused(refusal, bad.value)
+        refusal = RefusalCode(self.c.rmem_check(self.rm, first, count, event, bad))
+        return None if refusal is RefusalCode.OK else RefusedChange(refusal, bad.value)
 
-    def apply(self, first: int, count: int, event: int) -> tuple[Change, ...] | Refused:
+    def apply(self, first: int, count: int, event: int) -> tuple[Change, ...] | RefusedChange:
         changes: list[Change] = []
 
         def see(_: object, run: _Run, to: int) -> None:
             changes.append(Change(run.first, run.count, PageState(run.state), PageState(to)))
 
         bad = _U64()
-        refusal = Refusal(self.c.rmem_apply(self.rm, first, count, event, _RunFn(see), None, bad))
-        return tuple(changes) if refusal is Refusal.OK else Refused(refusal, bad.value)
+        refusal = RefusalCode(
+            self.c.rmem_apply(self.rm, first, count, event, _RunFn(see), None, bad)
+        )
+        return tuple(changes) if refusal is RefusalCode.OK else RefusedChange(refusal, bad.value)
 
-    def apply_page(self, page: int, event: int) -> tuple[Refusal, PageState]:
+    def apply_page(self, page: int, event: int) -> tuple[RefusalCode, PageState]:
         """Return the answer and the state that the page was found in."""
         old = c.c_int()
-        refusal = Refusal(self.c.rmem_apply_page(self.rm, page, event, old))
+        refusal = RefusalCode(self.c.rmem_apply_page(self.rm, page, event, old))
         return refusal, PageState(old.value)
 
     def reset(self) -> None:
@@ -221,6 +230,16 @@ class Core:
     def push(self, record: NDArray[np.void]) -> bool:
         """Push a single record (an array of one of dtype RECORD)."""
         return bool(self.c.rmem_ring_push(self.rm, record.ctypes.data))
+
+    @property
+    def phase(self) -> int:
+        return int(self.c.rmem_phase(self.rm))
+
+    def set_phase(self, before: int, after: int) -> bool:
+        return bool(self.c.rmem_set_phase(self.rm, before, after))
+
+    def take_phase(self) -> None:
+        self.c.rmem_take_phase(self.rm)
 
     def drain(self) -> NDArray[np.void]:
         """Take everything published, as the controller's reader does."""

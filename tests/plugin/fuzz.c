@@ -1,5 +1,5 @@
 /*
- * Feed the core whatever comes: bytes are a table size, a ring size and a
+ * Feed the core random input: the bytes are a table size, a ring size and a
  * history. After each step the table and the header must still agree.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -33,7 +33,7 @@ static uint8_t next_byte(Bytes *in)
     return *in->at++;
 }
 
-/* Mostly inside the table, or just around its end, or far out. */
+/* Mostly inside the table, sometimes near its end or far outside. */
 static uint64_t next_number(Bytes *in, uint64_t pages)
 {
     const uint8_t how = next_byte(in);
@@ -123,7 +123,7 @@ static void apply_event(Rmem *rm, Bytes *in)
             "the page that refuses is not in the range");
 }
 
-/* A consumer that may write anything to the header it shares with us. */
+/* A consumer that writes anything to the shared header. */
 static void push_record(Rmem *rm, Bytes *in)
 {
     const uint64_t dropped = rm->shared->dropped;
@@ -178,7 +178,7 @@ static void step(Rmem *rm, Bytes *in)
     }
 }
 
-/* Maps of exactly the size they must have, so that ASan sees a byte too far. */
+/* Maps of exactly the needed size, so that ASan sees an access beyond them. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     Bytes in = { data, size };
@@ -235,7 +235,7 @@ int main(void)
         for (size_t byte = 0; byte < sizeof(input); byte++) {
             input[byte] = (uint8_t)(xorshift(&state) >> 24);
         }
-        /* Random sizes are mostly refused: let the most be accepted. */
+        /* Most random sizes would be refused: choose mostly valid ones. */
         if (i % 8) {
             input[1] = (uint8_t)(2u << (i % 4));
             input[2] = 1;

@@ -6,6 +6,7 @@
  */
 
 #include "rmem.h"
+#include "stacks.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -15,6 +16,8 @@
            sizeof(((type *)0)->member))
 #define RECORD(member) FIELD(RmemRecord, #member, member)
 #define SHARED(member) FIELD(RmemShared, #member, member)
+#define HEADER(member) FIELD(RmemStacksHeader, #member, member)
+#define STACK(member) FIELD(RmemStack, #member, member)
 #define NUMBER(name) printf(#name " %" PRIu64 "\n", (uint64_t)(name))
 
 static void fields(void)
@@ -23,7 +26,7 @@ static void fields(void)
     RECORD(vtime_ns);
     RECORD(htime_ns);
     RECORD(gpa);
-    RECORD(rip);
+    FIELD(RmemRecord, "rip", pc);   /* as the controller and QMP call it */
     RECORD(pages);
     RECORD(vcpu);
     RECORD(device);
@@ -34,6 +37,7 @@ static void fields(void)
     RECORD(verdict);
     RECORD(refusal);
     RECORD(flags);
+    RECORD(stack);
     SHARED(magic);
     SHARED(version);
     SHARED(record_size);
@@ -48,6 +52,30 @@ static void fields(void)
     SHARED(phase);
     SHARED(generation);
     SHARED(counters);
+}
+
+static void stacks(void)
+{
+    HEADER(magic);
+    HEADER(version);
+    HEADER(slot_size);
+    HEADER(slots);
+    HEADER(used);
+    HEADER(missed);
+    STACK(hash);
+    STACK(pc);
+    STACK(frame);
+    STACK(words);
+    STACK(word);
+    NUMBER(RMEM_STACKS_MAGIC);
+    NUMBER(RMEM_STACKS_VERSION);
+    NUMBER(RMEM_STACKS_OFFSET);
+    NUMBER(RMEM_STACKS);
+    NUMBER(RMEM_STACK_WORDS);
+    NUMBER(RMEM_STACK_SPAN);
+    NUMBER(RMEM_STACKS_BYTES);
+    NUMBER(sizeof(RmemStack));
+    NUMBER(sizeof(RmemStacksHeader));
 }
 
 static void states(void)
@@ -89,6 +117,8 @@ static void counters(void)
     NUMBER(RMEM_C_CONVERSIONS);
     NUMBER(RMEM_C_RESETS);
     NUMBER(RMEM_C_IMPLICIT_CONVERSIONS);
+    NUMBER(RMEM_C_KERNEL_CALLS);
+    NUMBER(RMEM_C_EARLY_CALLS);
     NUMBER(RMEM_COUNTERS);
 }
 
@@ -107,6 +137,9 @@ static void kinds(void)
     NUMBER(RMEM_K_RESET);
     NUMBER(RMEM_K_INVALIDATE);
     NUMBER(RMEM_K_POLICY);
+    NUMBER(RMEM_K_EXIT);
+    NUMBER(RMEM_K_CHECKPOINT);
+    NUMBER(RMEM_K_REWIND);
     NUMBER(RMEM_KINDS);
 }
 
@@ -131,6 +164,10 @@ static void actors(void)
     NUMBER(RMEM_V_STOP);
     NUMBER(RMEM_V_ALLOW);
     NUMBER(RMEM_VERDICTS);
+    NUMBER(RMEM_X_IDENTIFY);
+    NUMBER(RMEM_X_PORT);
+    NUMBER(RMEM_X_REGISTER);
+    NUMBER(RMEM_EXITS);
 }
 
 static void numbers(void)
@@ -142,6 +179,14 @@ static void numbers(void)
     NUMBER(RMEM_LAUNCH);
     NUMBER(RMEM_STALE);
     NUMBER(RMEM_F_WRITE);
+    NUMBER(RMEM_F_FETCH);
+    NUMBER(RMEM_F_WALK);
+    NUMBER(RMEM_F_AS_PRIVATE);
+    NUMBER(RMEM_F_AS_SHARED);
+    NUMBER(RMEM_F_ACCEPTING);
+    NUMBER(RMEM_F_IMPLICIT);
+    NUMBER(RMEM_F_STATE);
+    NUMBER(RMEM_F_EXIT_SHIFT);
     NUMBER(RMEM_NO_VCPU);
     NUMBER(RMEM_NO_DEVICE);
     NUMBER(RMEM_SHARED_MAGIC);
@@ -153,6 +198,7 @@ static void numbers(void)
 int main(void)
 {
     fields();
+    stacks();
     states();
     counters();
     kinds();

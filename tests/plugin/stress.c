@@ -65,20 +65,20 @@ static void drop_fixture(Fixture *f)
     free(f->table);
 }
 
-/* A record says who made it and how many that one had made before. */
+/* A record holds its producer and how many records that one made before. */
 static void *produce(void *opaque)
 {
     Producer *p = opaque;
 
     for (uint64_t i = 1; i <= RECORDS_EACH; i++) {
-        const RmemRecord rec = { .kind = RMEM_K_ACCEPT, .vcpu = p->id, .gpa = i, .rip = ~i };
+        const RmemRecord rec = { .kind = RMEM_K_ACCEPT, .vcpu = p->id, .gpa = i, .pc = ~i };
 
         p->lost += !rmem_ring_push(&p->f->rm, &rec);
     }
     return NULL;
 }
 
-/* Take what is published; false if there was nothing. */
+/* Take all published records; false if there were none. */
 static bool take_one(Consumer *c)
 {
     Rmem *rm = &c->f->rm;
@@ -91,7 +91,7 @@ static bool take_one(Consumer *c)
     }
     rec = *slot;
     __atomic_store_n(&rm->shared->tail, tail + 1, __ATOMIC_RELEASE);
-    if (rec.vcpu >= PRODUCERS || rec.rip != ~rec.gpa || rec.gpa <= c->last[rec.vcpu]) {
+    if (rec.vcpu >= PRODUCERS || rec.pc != ~rec.gpa || rec.gpa <= c->last[rec.vcpu]) {
         c->in_order = false;
     } else {
         c->last[rec.vcpu] = rec.gpa;
@@ -174,13 +174,13 @@ static void test_lossless_ring(void)
     drop_fixture(&f);
 }
 
-/* Waits until its record is taken: a ring of more slots than such producers is never full. */
+/* Waits until its record is taken, so a ring with more slots than producers is never full. */
 static void *produce_one_by_one(void *opaque)
 {
     Producer *p = opaque;
 
     for (uint64_t i = 1; i <= RECORDS_EACH / 10; i++) {
-        const RmemRecord rec = { .kind = RMEM_K_ACCEPT, .vcpu = p->id, .gpa = i, .rip = ~i };
+        const RmemRecord rec = { .kind = RMEM_K_ACCEPT, .vcpu = p->id, .gpa = i, .pc = ~i };
 
         if (!rmem_ring_push(&p->f->rm, &rec)) {
             p->lost++;
@@ -193,7 +193,7 @@ static void *produce_one_by_one(void *opaque)
     return NULL;
 }
 
-/* A producer that looks at head and at tail at different times must not think it full. */
+/* A producer reads head and tail at different times, and must not see a full ring. */
 static void test_ring_that_is_never_full(void)
 {
     Fixture f = fixture(0);

@@ -1,5 +1,5 @@
 /*
- * The Test Anything Protocol, as much as the C tests here need of it.
+ * The Test Anything Protocol, as far as the C tests here need it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

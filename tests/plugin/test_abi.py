@@ -7,22 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab import records, states
-from cvmlab.ranges import PAGE_SIZE
-from cvmlab.records import RECORD, SHARED, Actor, Kind, Phase, Verdict
-from cvmlab.states import COUNTER_SLOTS, Counter, Event, Named, PageState, Refusal
+from cvmlab.memory import records, stacks, states
+from cvmlab.memory.measures import MEASURES
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.memory.records import RECORD, SHARED, Actor, GuestExit, Kind, Phase, Verdict
+from cvmlab.memory.states import COUNTER_SLOTS, Event, Named, PageState, RefusalCode
 from tests.plugin.core import Library
 
 
 ENUMS: dict[type[Named], tuple[str, str | None]] = {
     PageState: ("RMEM_", "RMEM_STATES"),
     Event: ("RMEM_", "RMEM_EVENTS"),
-    Refusal: ("RMEM_", "RMEM_REFUSALS"),
-    Counter: ("RMEM_C_", None),
+    RefusalCode: ("RMEM_", "RMEM_REFUSALS"),
     Kind: ("RMEM_K_", "RMEM_KINDS"),
     Actor: ("RMEM_A_", "RMEM_ACTORS"),
     Phase: ("RMEM_PH_", "RMEM_PHASES"),
     Verdict: ("RMEM_V_", "RMEM_VERDICTS"),
+    GuestExit: ("RMEM_X_", "RMEM_EXITS"),
 }
 CONSTANTS = {
     "sizeof(RmemRecord)": RECORD.itemsize,
@@ -32,7 +33,29 @@ CONSTANTS = {
     "RMEM_STATE_MASK": states.STATE_MASK,
     "RMEM_LAUNCH": states.LAUNCH_FLAG,
     "RMEM_STALE": states.STALE_FLAG,
-    "RMEM_F_WRITE": records.FLAG_WRITE,
+    **{
+        f"RMEM_F_{name}": getattr(records, f"FLAG_{name}")
+        for name in (
+            "WRITE",
+            "FETCH",
+            "WALK",
+            "AS_PRIVATE",
+            "AS_SHARED",
+            "ACCEPTING",
+            "IMPLICIT",
+            "STATE",
+            "EXIT_SHIFT",
+        )
+    },
+    "RMEM_STACKS_MAGIC": stacks.STACKS_MAGIC,
+    "RMEM_STACKS_VERSION": stacks.STACKS_VERSION,
+    "RMEM_STACKS_OFFSET": stacks.STACKS_OFFSET,
+    "RMEM_STACKS": stacks.STACKS,
+    "RMEM_STACK_WORDS": stacks.STACK_WORDS,
+    "RMEM_STACK_SPAN": stacks.STACK_SPAN,
+    "RMEM_STACKS_BYTES": stacks.STACKS_BYTES,
+    "sizeof(RmemStack)": stacks.STACK.itemsize,
+    "sizeof(RmemStacksHeader)": stacks.HEADER.itemsize,
     "RMEM_NO_VCPU": records.NO_VCPU,
     "RMEM_NO_DEVICE": records.NO_DEVICE,
     "RMEM_SHARED_MAGIC": records.SHARED_MAGIC,
@@ -53,7 +76,13 @@ def compiled(layout_program: Path) -> dict[str, tuple[int, ...]]:
 
 
 def expected_fields() -> Iterator[tuple[str, tuple[int, ...]]]:
-    for struct, dtype in (("RmemRecord", RECORD), ("RmemShared", SHARED)):
+    structs = {
+        "RmemRecord": RECORD,
+        "RmemShared": SHARED,
+        "RmemStacksHeader": stacks.HEADER,
+        "RmemStack": stacks.STACK,
+    }
+    for struct, dtype in structs.items():
         for name, (kind, offset, *_) in (dtype.fields or {}).items():
             yield f"{struct}.{name}", (offset, kind.itemsize)
 
@@ -64,6 +93,8 @@ def expected_numbers() -> Iterator[tuple[str, tuple[int, ...]]]:
             yield prefix + member.name, (member.value,)
         if end is not None:
             yield end, (len(enum),)
+    for name, slot in MEASURES.slots.items():
+        yield f"RMEM_C_{name.upper()}", (slot,)
     for name, value in CONSTANTS.items():
         yield name, (value,)
 
@@ -79,7 +110,7 @@ def test_python_and_the_compiler_agree_on_every_offset_and_number(
     [
         (PageState, "rmem_state_name"),
         (Event, "rmem_event_name"),
-        (Refusal, "rmem_refusal_name"),
+        (RefusalCode, "rmem_refusal_name"),
     ],
 )
 def test_both_sides_use_the_same_words(library: Library, enum: type[Named], function: str) -> None:

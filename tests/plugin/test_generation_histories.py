@@ -15,14 +15,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from cvmlab.generations.convert import Conversion, convert
-from cvmlab.generations.exits import VcpuExit, VmType
-from cvmlab.generations.guest_memfd import PRIVATE, SHARED, GuestMemfd
-from cvmlab.generations.kvm import Kvm
+from cvmlab.generations.conversion import ConvertRequest, convert
+from cvmlab.generations.files.guest_memfd import PRIVATE, SHARED, GuestMemfd
 from cvmlab.generations.rulebook import Generation
-from cvmlab.generations.slots import Region
 from cvmlab.generations.syscalls import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, PAGE
-from cvmlab.states import Event, PageState, Refused
+from cvmlab.generations.vms.exits import VcpuExit, VmType
+from cvmlab.generations.vms.kvm import Kvm
+from cvmlab.generations.vms.slots import Region
+from cvmlab.memory.states import Event, PageState, RefusedChange
 from tests.plugin.core import Core, Library
 
 
@@ -53,7 +53,7 @@ class Twins(RuleBasedStateMachine):
     def core_changes(self, first: int, count: int, event: Event) -> int:
         """Apply and return how many pages went from private to shared or back."""
         answer = self.core.apply(first, count, event)
-        assert not isinstance(answer, Refused)
+        assert not isinstance(answer, RefusedChange)
         shared = PageState.SHARED
         return sum(
             one.count for one in answer if (one.before is shared) is not (one.after is shared)
@@ -65,7 +65,7 @@ class Twins(RuleBasedStateMachine):
         other = PRIVATE if to is Event.TO_SHARED else SHARED
         due = self.file.private.count(first, first + count, other)
         attributes = 0 if to is Event.TO_SHARED else 8
-        convert(self.file, Conversion(first * PAGE, count * PAGE, attributes))
+        convert(self.file, ConvertRequest(first * PAGE, count * PAGE, attributes))
         assert self.core_changes(first, count, to) == due
 
     @rule(first=FIRST, count=COUNT)

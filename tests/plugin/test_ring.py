@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The event ring and its header, from both ends.  Races are in stress.c."""
 
+import time
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cvmlab.records import RECORD, RECORDS_OFFSET, SHARED_MAGIC, Kind, header_fault
-from cvmlab.states import Event, PageState
+from cvmlab.memory.records import (
+    RECORD,
+    RECORDS_OFFSET,
+    RING_LOSSLESS,
+    SHARED_MAGIC,
+    Kind,
+    Phase,
+    header_fault,
+)
+from cvmlab.memory.states import Event, PageState
 from tests.plugin.conftest import MakeCore
 from tests.plugin.core import CoreError
 
@@ -66,6 +76,51 @@ def test_a_tail_ahead_of_the_head_costs_records_not_memory(make_core: MakeCore, 
     assert core.push(one_record(2))
 
 
+@pytest.mark.fault("Q9")
+@pytest.mark.parametrize("tail", [5, 1 << 63])
+def test_a_lossless_ring_does_not_wait_for_a_reader_that_cannot_be(
+    make_core: MakeCore, tail: int
+) -> None:
+    core = make_core("generic", PAGES, records=2, flags=RING_LOSSLESS)
+    core.header["tail"] = tail
+    started = time.monotonic()
+    for gpa in range(50):  # a wait is a second, and each new tail would be waited for
+        core.header["tail"] = tail + gpa
+        assert not core.push(one_record(gpa))
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.fault("Q9")
+def test_the_phase_in_the_header_is_not_read_back(make_core: MakeCore) -> None:
+    core = make_core("generic", PAGES, records=2)
+    core.header["phase"] = 77
+    assert core.phase == Phase.LAUNCH
+    assert not core.set_phase(Phase.KERNEL, Phase.USER)
+    assert core.set_phase(Phase.LAUNCH, Phase.FIRMWARE)
+    assert (core.phase, core.header["phase"]) == (Phase.FIRMWARE, Phase.FIRMWARE)
+    # Only a process that takes the guest over reads it, and believes it if it is one.
+    core.header["phase"] = Phase.KERNEL
+    core.take_phase()
+    assert core.phase == Phase.KERNEL
+    core.header["phase"] = 77
+    core.take_phase()
+    assert core.phase == Phase.USER
+
+
+@pytest.mark.fault("Q9")
+def test_garbage_in_the_table_ends_every_walk(make_core: MakeCore) -> None:
+    generator = np.random.default_rng(3)
+    for profile in ("generic", "sw-protected", "tdx", "sev-snp"):
+        core = make_core(profile, PAGES, records=2)
+        for event in Event:
+            core.table[:PAGES] = generator.integers(0, 256, PAGES, np.uint8)
+            assert sum(count for _, count, _ in core.runs(0, PAGES)) == PAGES
+            core.apply(0, PAGES, event)
+            core.apply_page(PAGES - 1, event)
+            core.touch(1)
+            core.settle(0, PAGES)
+
+
 def test_the_capacity_in_the_header_is_not_believed_again(make_core: MakeCore) -> None:
     core = make_core("generic", PAGES, records=2)
     core.header["capacity"] = 1 << 40
@@ -95,10 +150,11 @@ def test_a_table_that_is_not_fresh_is_counted(make_core: MakeCore) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "fault"),
     [
-        ("version", 1, "event ring is of another version"),
-        ("record_size", 32, "event ring is of another version"),
-        ("capacity", 4, "event ring's header and size disagree"),
+        ("version", 1, "event ring has another version"),
+        ("record_size", 32, "event ring has another version"),
+        ("capacity", 4, "event ring's header and size do not match"),
         ("table_pages", 99, "event ring belongs to a guest of another size"),
+        ("phase", 77, "event ring's header has no such phase"),
     ],
 )
 def test_a_ring_that_belongs_elsewhere_is_refused(
@@ -115,7 +171,7 @@ def test_a_ring_that_belongs_elsewhere_is_refused(
     ("profile", "pages", "records", "fault"),
     [
         ("enclave", PAGES, 8, "no such profile"),
-        ("generic", 0, 8, "guest RAM has no pages, or more than there are"),
+        ("generic", 0, 8, "guest RAM has no pages, or too many"),
         ("generic", PAGES, 0, "event ring must be 4096 bytes and a power of two of records"),
         ("generic", PAGES, 1, "event ring must be 4096 bytes and a power of two of records"),
         ("generic", PAGES, 3, "event ring must be 4096 bytes and a power of two of records"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.resources import plugin_dir
-from cvmlab.states import Change, Layout, Refusal, Refused, profiles
+from cvmlab.base.resources import plugin_dir
+from cvmlab.memory.states import Change, Layout, RefusalCode, RefusedChange, profiles
 from tests.plugin.conftest import MakeCore
 from tests.plugin.core import Library
 from tests.vectors.bad_rules import BAD_RULES, DEFAULT, PROFILE
@@ -42,10 +42,10 @@ def test_the_core_does_what_each_vector_says(make_core: MakeCore, vector: Vector
     core = make_core(vector.profile, 3)
     core.table[1] = vector.state
     answer = core.apply(1, 1, vector.event)
-    if vector.refusal is Refusal.OK:
+    if vector.refusal is RefusalCode.OK:
         assert answer == (Change(1, 1, vector.state, vector.after),)
     else:
-        assert answer == Refused(vector.refusal, 1)
+        assert answer == RefusedChange(vector.refusal, 1)
     assert core.state(1) is vector.after
     assert core.counters == vector.counters
     assert core.header["generation"] == vector.takes_access

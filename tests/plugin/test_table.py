@@ -4,7 +4,15 @@
 import numpy as np
 import pytest
 
-from cvmlab.states import Change, Counter, Event, Model, PageState, Refusal, Refused, profiles
+from cvmlab.memory.states import (
+    Change,
+    Event,
+    Model,
+    PageState,
+    RefusalCode,
+    RefusedChange,
+    profiles,
+)
 from tests.plugin.conftest import MakeCore
 
 
@@ -48,7 +56,7 @@ def test_reset_gives_the_storage_of_the_table_back(make_core: MakeCore) -> None:
     assert core.table_file.storage_bytes == 0
     assert core.run_at(0, TIB_PAGES) == (0, TIB_PAGES, PageState.PENDING)
     assert core.page_counts == {**dict.fromkeys(PageState, 0), PageState.PENDING: TIB_PAGES}
-    assert core.counters[Counter.RESETS] == 1
+    assert core.counters["resets"] == 1
 
 
 def test_runs_go_through_holes_and_explicit_zeros_alike(make_core: MakeCore) -> None:
@@ -112,15 +120,15 @@ def test_a_file_that_cannot_seek_for_data_is_read_whole(make_core: MakeCore) -> 
 def test_the_first_page_that_refuses_is_named(make_core: MakeCore, first: int, bad: int) -> None:
     core = make_core("sw-protected", 8)
     core.apply(bad, 1, Event.POISON)
-    expected = Refused(Refusal.PAGE_POISONED, bad) if bad >= first else None
+    expected = RefusedChange(RefusalCode.PAGE_POISONED, bad) if bad >= first else None
     assert core.check(first, 8 - first, Event.TO_SHARED) == expected
 
 
 @pytest.mark.parametrize("event", [len(Event), 255, -1])
 def test_an_event_there_is_not_is_refused(make_core: MakeCore, event: int) -> None:
     core = make_core("generic", 4)
-    assert core.apply(2, 1, event) == Refused(Refusal.OUT_OF_RANGE, 2)
-    assert core.apply_page(2, event) == (Refusal.OUT_OF_RANGE, PageState.PENDING)
+    assert core.apply(2, 1, event) == RefusedChange(RefusalCode.OUT_OF_RANGE, 2)
+    assert core.apply_page(2, event) == (RefusalCode.OUT_OF_RANGE, PageState.PENDING)
     assert not core.table.any()
 
 
@@ -136,7 +144,7 @@ def test_a_touch_does_not_accept_where_the_guest_has_to(make_core: MakeCore) -> 
     core = make_core("tdx", 8)
     assert core.touch(3) is PageState.PENDING
     assert core.touch(3) is PageState.PENDING
-    assert core.counters[Counter.ACCEPTED] == 0
+    assert core.counters["accepted"] == 0
     core.apply(3, 1, Event.ACCEPT)
     assert core.touch(3) is PageState.PRIVATE
 
@@ -148,7 +156,7 @@ def test_pending_pages_of_the_launch_are_marked_until_they_change(make_core: Mak
     marked = [core.is_launch(page) for page in (0, 1, CHUNK - 1, CHUNK, CHUNK + 2, 3 * CHUNK + 1)]
     assert marked == [False, True, True, False, True, False]
     assert core.page_counts[PageState.PENDING] == 4 * CHUNK - 2
-    assert core.counters[Counter.LOADED] == 0
+    assert core.counters["loaded"] == 0
     core.apply(5, 1, Event.ACCEPT)
     core.apply(6, 1, Event.TO_SHARED)
     core.apply(6, 1, Event.TO_PRIVATE)
@@ -165,4 +173,4 @@ def test_a_discard_takes_the_mark_of_pages_that_stay_pending(make_core: MakeCore
     marked = [core.is_launch(page) for page in (1, 4, 5, CHUNK - 1, CHUNK, 2 * CHUNK, 3 * CHUNK)]
     assert marked == [True, False, True, True, False, False, False]
     assert core.page_counts[PageState.PENDING] == 4 * CHUNK
-    assert core.counters[Counter.DISCARDED] == 0
+    assert core.counters["discarded"] == 0

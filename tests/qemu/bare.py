@@ -15,6 +15,7 @@ from typing import Self, final
 SOURCE_DIR = Path(__file__).resolve().parents[2] / "guest-images" / "bare"
 HELLO = "cvmlab hello bare-1"
 LOOPING = "looping"
+HOLDING = "holding"
 
 # The sum command's weights and the fill command's pattern, as in memory.c.
 GOLDEN = 0x9E3779B97F4A7C15
@@ -122,6 +123,11 @@ class BareGuest:
         # Where the guest reaches a GPA: a profile may want an address bit for it.
         self.reach: Callable[[int], int] = lambda gpa: gpa
 
+    @property
+    def port(self) -> socket.socket:
+        """The agent port itself, for a guest that speaks otherwise."""
+        return self._agent
+
     def __enter__(self) -> Self:
         return self
 
@@ -151,9 +157,18 @@ class BareGuest:
         words = [name, *(a if isinstance(a, str) else f"{a:#x}" for a in arguments)]
         self._agent.sendall(" ".join(words).encode() + b"\n")
 
-    def finish(self) -> tuple[int, ...] | Fault:
+    def finish(self, deadline_s: float | None = None) -> tuple[int, ...] | Fault:
         """Return the answer to the command of `start`."""
-        return self._answer("the command sent before")
+        before = self._deadline_s
+        self._deadline_s = deadline_s or before
+        try:
+            return self._answer("the command sent before")
+        finally:
+            self._deadline_s = before
+
+    def hang_up(self) -> None:
+        """End a `finish` in another thread: no answer will come."""
+        self._agent.shutdown(socket.SHUT_RDWR)
 
     def value(self, name: str, *arguments: int | str) -> int:
         """Run a command that must answer exactly one value."""
@@ -210,6 +225,22 @@ class BareGuest:
         if leftover != "error empty command":
             raise BareGuestError(f"unexpected {leftover!r} after loop")
         return LoopResult(*answer)
+
+    def hold(self, value: int) -> None:
+        """Make the boot CPU keep *value* in R12 and R13 until `release`."""
+        self._agent.sendall(f"hold {value:#x}\n".encode())
+        answer = self._line("hold")
+        if answer != HOLDING:
+            raise BareGuestError(f"hold: {answer}")
+
+    def release(self) -> int:
+        """End `hold` and return the value that the registers had."""
+        self._agent.sendall(b"\n")
+        answer = self._answer("hold")
+        if isinstance(answer, Fault):
+            raise BareGuestError(f"hold answered {answer}")
+        self._line("the answer to an empty line")  # the byte that ended it is still in the port
+        return answer[0]
 
     def start_counting(self, gpa: int) -> None:
         """Make the second CPU count in the word at *gpa* until `stop_counting`."""

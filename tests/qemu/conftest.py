@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Fixtures of the tests that run the patched QEMU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import pytest
 
 pytest.register_assert_rewrite("tests.qemu.bare_machine")
 
-from cvmlab.bootspec import BootSpec  # noqa: E402
-from cvmlab.build import qemu_binary, rom_dirs  # noqa: E402 - the line above comes first
-from cvmlab.vm import Vm  # noqa: E402
+from cvmlab.base.errors import NoSourceError  # noqa: E402
+from cvmlab.machine.spec import BootSpec  # noqa: E402
+from cvmlab.qemu.build import qemu_binary, rom_dirs  # noqa: E402 - the line above comes first
+from cvmlab.vm.vm import Vm  # noqa: E402
 from tests.qemu.bare import build  # noqa: E402
 from tests.qemu.bare_machine import EDU_DEVICE, MEMORY_BYTES, BareMachine  # noqa: E402
 
@@ -24,10 +25,27 @@ MakeVm = Callable[..., Vm]
 Boot = Callable[..., AbstractAsyncContextManager[BareMachine]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def patched_qemu() -> Path:
     """Return the QEMU with the plugin; built the first time."""
-    return qemu_binary()
+    try:
+        return qemu_binary()
+    except NoSourceError as error:
+        pytest.skip(error.message)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def locks_are_checked() -> Iterator[None]:
+    """Have every QEMU check the order in which it takes its locks (plugin/qemu/lock.h)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CVMLAB_LOCK_ORDER", "1")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def accounts_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every VM end with the check that journal, table, counters and storage agree."""
+    monkeypatch.setenv("CVMLAB_CHECK_ACCOUNTS", "1")
 
 
 @pytest.fixture(scope="session")

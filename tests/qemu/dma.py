@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cvmlab.ranges import PAGE_SIZE
+from cvmlab.memory.ranges import PAGE_SIZE
 from tests.qemu.bare import BareGuest
 
 
@@ -82,6 +82,14 @@ class Virtqueue:
 
     def request(self, buffers: Sequence[Buffer]) -> None:
         """Pass one chain of *buffers* and wait until the device has used it."""
+        self.post(buffers)
+        for _ in _until_late():
+            if self._guest.value("read", self.used) >> 16 & 0xFFFF == self._sent:
+                return
+        raise DeviceError("the virtio device did not use the buffers")
+
+    def post(self, buffers: Sequence[Buffer]) -> None:
+        """Pass one chain of *buffers*."""
         head = self._next
         for number, buffer in enumerate(buffers):
             more = number < len(buffers) - 1
@@ -95,10 +103,6 @@ class Virtqueue:
         for at in range((2 + 2 * self._sent) & ~7, -1, -8):  # the index is in the first word
             store(self._guest, self.available + at, bytes(self._shadow[at : at + 8]))
         self._notify()
-        for _ in _until_late():
-            if self._guest.value("read", self.used) >> 16 & 0xFFFF == self._sent:
-                return
-        raise DeviceError("the virtio device did not use the buffers")
 
 
 def legacy_queue(function: PciFunction, port: int, gpa: int, queue: int = 0) -> Virtqueue:

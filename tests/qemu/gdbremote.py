@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import Self, final
 
-from cvmlab.ranges import PAGE_SIZE
+from cvmlab.memory.ranges import PAGE_SIZE
 
 
 @final

@@ -4,16 +4,18 @@
 A path is given a page of the bare-metal guest and returns all that the host got out of it.
 """
 
+import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from cvmlab.errors import CommandRefused
-from cvmlab.records import Actor
+from cvmlab.base.errors import CommandRefused
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.memory.records import Actor
 from tests.qemu import dma
 from tests.qemu.bare_machine import EDU_BUFFER, BareMachine, page
 from tests.qemu.conftest import Boot
@@ -46,10 +48,19 @@ class Lab:
             next(self._work)
         return first
 
-    async def hmp(self, line: str) -> bytes:
-        """Run a command of the human monitor; return what it says."""
-        text = await self.vm.qmp.execute("human-monitor-command", {"command-line": line})
-        return str(text).encode()
+    async def share_zeros(self) -> None:
+        """Share the pages before the secrets, with zeros in them, which the drivers rely on."""
+        size = SECRET_PAGES * PAGE_SIZE
+        await self.vm.convert("shared", page(0), count=SECRET_PAGES)
+        if self.vm.files.fds.shared is not None:
+            # Some profiles put noise there, for the first that looks.
+            await self.qmp_file("pmemsave", val=page(0), size=size)
+            os.pwrite(self.vm.files.fds.shared, bytes(size), page(0))
+
+    async def hmp(self, line: str, *, cpu: int = 0) -> bytes:
+        """Run a command of the human monitor, as one of the CPUs; return what it says."""
+        arguments = {"command-line": line, "cpu-index": cpu}
+        return str(await self.vm.qmp.execute("human-monitor-command", arguments)).encode()
 
     async def qmp_file(self, command: str, **arguments: Any) -> bytes:
         """Run a QMP command that writes a file; return its content and the error, if any."""
@@ -78,20 +89,45 @@ async def open_lab(boot: Boot, folder: Path, **options: Any) -> AsyncIterator[La
             f"-netdev=dgram,id=net,{wires}",
             f"-fsdev=local,id=fs,path={share},security_model=none",
         ]
-        words = [word for option in extra for word in option.split("=", 1)]
-        async with boot(
-            devices=_DEVICES,
-            extra=tuple(words),
-            gdb=f"unix:{folder}/gdb,server=on,wait=off",
-            **options,
-        ) as vm:
+        words = [word for option in extra for word in option.split("=", 1)] + [
+            "-smp",
+            "1,maxcpus=2",
+        ]
+        if has_gdb(options):
+            options["gdb"] = f"unix:{folder}/gdb,server=on,wait=off"
+        async with boot(devices=_DEVICES, extra=tuple(words), **options) as vm:
             if vm.spec.coco == "tdx":
                 become_td(vm)
             elif vm.spec.coco == "sev-snp":
                 vm.reach_shared(0)
-            # Zeros, which the drivers rely on: the content of pages that nobody has used.
-            await vm.convert("shared", page(0), count=SECRET_PAGES, content="preserve")
-            yield Lab(vm, folder, wire)
+            await plug_cpu(vm)
+            lab = Lab(vm, folder, wire)
+            await lab.share_zeros()
+            yield lab
+
+
+async def plug_cpu(vm: BareMachine) -> None:
+    """Plug in the second CPU, which waits for the guest to start it."""
+    slots = await vm.qmp.execute("query-hotpluggable-cpus")
+    (free,) = [slot for slot in slots if "qom-path" not in slot]
+    await vm.qmp.execute("device_add", {"driver": free["type"], **free["props"]})
+    assert len(await vm.qmp.execute("query-cpus-fast")) == 2
+
+
+HIDING = ("tdx", "sev-es", "sev-snp")  # their CPU state is not the host's
+
+
+def has_gdb(options: Mapping[str, Any]) -> bool:
+    """Say whether a VM with these options may have a gdb server."""
+    return options["coco"] not in HIDING or bool(options.get("debuggable"))
+
+
+def paths_of(lab: Lab) -> "tuple[HostPath, ...]":
+    """Return the paths that this VM has; without them are those that need its CPU state."""
+    spec = lab.vm.spec
+    if has_gdb({"coco": spec.coco, "debuggable": spec.debuggable}):
+        return PATHS
+    return tuple(path for path in PATHS if not (path.walks or path.by_cpu))
 
 
 _DISKS = ("blk", "platform-blk", "nvme", "ahci")
@@ -119,6 +155,8 @@ class HostPath:
     actor: Actor
     device: str
     attempt: Callable[[Lab, int], Awaitable[bytes]]
+    walks: bool = False  # through the guest's page tables, which are private
+    by_cpu: bool = False  # needs the state of a CPU, or a debugger, which has it
 
 
 def pci_function(lab: Lab, name: str) -> dma.PciFunction:
@@ -175,6 +213,21 @@ async def _fw_cfg(lab: Lab, gpa: int) -> bytes:
     return files.read(key, _COREINFO_BYTES)
 
 
+async def _qtest(lab: Lab, gpa: int) -> bytes:
+    path = lab.folder / "qtest"
+    address = {"type": "unix", "data": {"path": str(path)}}
+    backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
+    await lab.vm.qmp.execute("chardev-add", {"id": "qtest0", "backend": backend})
+    test = {"qom-type": "qtest", "id": "test0", "chardev": "qtest0"}
+    await lab.vm.qmp.execute("object-add", test)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(5)
+        client.connect(str(path))
+        client.sendall(f"read {gpa:#x} {SIZE}\n".encode())
+        answer = client.makefile("rb").readline()
+    return answer + bytes.fromhex(answer.decode().partition("0x")[2])
+
+
 async def _pmemsave(lab: Lab, gpa: int) -> bytes:
     return await lab.qmp_file("pmemsave", val=gpa, size=SIZE)
 
@@ -185,6 +238,14 @@ async def _memsave(lab: Lab, gpa: int) -> bytes:
 
 async def _xp(lab: Lab, gpa: int) -> bytes:
     return dumped(await lab.hmp(f"xp /{SIZE}bx {gpa:#x}"))
+
+
+async def _xp_plugged(lab: Lab, gpa: int) -> bytes:
+    return dumped(await lab.hmp(f"xp /{SIZE}bx {gpa:#x}", cpu=1))
+
+
+async def _x_plugged(lab: Lab, gpa: int) -> bytes:
+    return dumped(await lab.hmp(f"x /{SIZE}bx {gpa:#x}", cpu=1))  # that CPU has no paging yet
 
 
 async def _x(lab: Lab, gpa: int) -> bytes:
@@ -226,14 +287,17 @@ DEVICE_PATHS = (
     HostPath("AHCI", Actor.DEVICE, "ahci-pci", _ahci),
     HostPath("edu", Actor.DEVICE, "edu", _edu),
     HostPath("fw_cfg", Actor.DEVICE, "fw_cfg", _fw_cfg),
+    HostPath("qtest", Actor.HOST, "host", _qtest),
 )
 OPERATOR_PATHS = (
     HostPath("pmemsave", Actor.MONITOR, "monitor", _pmemsave),
-    HostPath("memsave", Actor.MONITOR, "monitor", _memsave),
+    HostPath("memsave", Actor.MONITOR, "monitor", _memsave, walks=True),
     HostPath("xp", Actor.MONITOR, "monitor", _xp),
-    HostPath("x", Actor.MONITOR, "monitor", _x),
-    HostPath("gdb, virtual", Actor.GDB, "gdb", _gdb_virtual),
-    HostPath("gdb, physical", Actor.GDB, "gdb", _gdb_physical),
-    HostPath("gdb, monitor command", Actor.MONITOR, "monitor", _gdb_monitor),
+    HostPath("x", Actor.MONITOR, "monitor", _x, walks=True),
+    HostPath("gdb, virtual", Actor.GDB, "gdb", _gdb_virtual, walks=True),
+    HostPath("gdb, physical", Actor.GDB, "gdb", _gdb_physical, by_cpu=True),
+    HostPath("gdb, monitor command", Actor.MONITOR, "monitor", _gdb_monitor, by_cpu=True),
+    HostPath("xp by a plugged CPU", Actor.MONITOR, "monitor", _xp_plugged),
+    HostPath("x by a plugged CPU", Actor.MONITOR, "monitor", _x_plugged, by_cpu=True),
 )
 PATHS = DEVICE_PATHS + OPERATOR_PATHS

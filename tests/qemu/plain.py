@@ -55,6 +55,11 @@ class PlainQmp:
         self.socket.sendall(json.dumps(request).encode() + b"\n")
         return self.answer()
 
+    def ask_all(self, requests: Sequence[object]) -> list[dict[str, Any]]:
+        """Send all before the first is answered; return the answers, in their order."""
+        self.socket.sendall("".join(json.dumps(request) + "\n" for request in requests).encode())
+        return [self.answer() for _ in requests]
+
     def answer(self) -> dict[str, Any]:
         """Return the next message that is no event."""
         while "event" in (message := self.receive()):

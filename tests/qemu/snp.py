@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from cvmlab.ranges import PAGE_SIZE
+from cvmlab.memory.ranges import PAGE_SIZE
 from tests.qemu.bare import BareGuest, Fault
 from tests.qemu.bare_machine import BareMachine, page
 
@@ -19,6 +19,7 @@ from tests.qemu.bare_machine import BareMachine, page
 SHARED_MAP = 0x100_0000_0000
 VECTOR_UD, VECTOR_GP, VECTOR_PF, VECTOR_VC = 6, 13, 14, 29
 NOT_VALIDATED = 0x404
+SEV_STATUS, STATUS_SNP = 0xC001_0131, 1 << 2
 SIZE_4K, SIZE_2M = 0, 1
 STOP_TIMEOUT_S = 20
 
@@ -83,7 +84,7 @@ def to_shared(guest: BareGuest, gpa: int) -> None:
     Without SNP nobody is asked: what is mapped so is shared.
     """
     guest.done("map-shared", 0)
-    if not msr(guest, FEATURES_REQUEST) >> 12 & FEATURE_SNP:
+    if not guest.value("rdmsr", SEV_STATUS) & STATUS_SNP:
         guest.done("write", SHARED_MAP + gpa, 0)
         return
     pvalidate(guest, gpa, valid=False)
@@ -127,12 +128,12 @@ class Answer:
 
 
 class Ghcb:
-    """A GHCB page, shared and registered with the host."""
+    """A GHCB page, shared, and under SNP registered with the host."""
 
     def __init__(self, guest: BareGuest, gpa: int = page(64), *, register: bool = True) -> None:
         self.guest, self.gpa = guest, gpa
         to_shared(guest, gpa)
-        if register:
+        if register and guest.value("rdmsr", SEV_STATUS) & STATUS_SNP:
             assert msr(guest, gpa | REGISTER_GPA) == gpa | REGISTER_GPA + 1
 
     def read(self, offset: int) -> int:

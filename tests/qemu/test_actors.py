@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.channel import Subscription
-from cvmlab.qmp import QmpEvent
-from cvmlab.records import Actor, Kind
+from cvmlab.base.channel import Subscription
+from cvmlab.memory.records import Actor, Kind
+from cvmlab.vm.qmp import QmpEvent
 from tests.qemu.bare_machine import EDU_DEVICE, page
 from tests.qemu.conftest import Boot
 from tests.qemu.plain import connect

@@ -5,9 +5,9 @@ import secrets
 
 import pytest
 
-from cvmlab.ranges import PAGE_SIZE
-from cvmlab.records import Actor, Kind, Verdict
-from cvmlab.states import PageState
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.memory.records import Actor, Kind, Verdict
+from cvmlab.memory.states import PageState
 from tests.qemu.bare_machine import EDU, EDU_BUFFER, BareMachine, Event, page
 from tests.qemu.conftest import Boot
 
@@ -248,3 +248,33 @@ async def test_the_secret_is_in_no_file_of_the_host(boot: Boot, coco: str) -> No
             whole = vm.in_file(vm.files.fds.shared, 0, vm.spec.memory_bytes)
             assert secret not in whole
         assert vm.in_file(vm.files.fds.private, page(0), SIZE) == secret
+
+
+class TestBlocks:
+    """The guard remembers what a block of 1 MiB is, for as long as no state changes."""
+
+    async def test_a_block_that_is_no_longer_shared_is_closed_from_its_first_private_page(
+        self, boot: Boot
+    ) -> None:
+        async with boot(coco="generic") as vm:
+            await vm.convert("shared", page(0), count=256)
+            vm.guest.done("edu-dma", page(0) + 0x800, EDU_BUFFER, 0x1000)
+            await vm.events()
+            for closed in (page(1), page(0)):
+                await vm.convert("private", closed)
+                vm.guest.done("edu-dma", page(0) + 0x800, EDU_BUFFER, 0x1000)
+                faults = [e.gpa for e in await vm.events() if e.kind is Kind.HOST_FAULT]
+                assert [gpa & ~0xFFF for gpa in faults] == [closed]
+                await vm.convert("shared", closed)  # the control: it opens again
+                vm.guest.done("edu-dma", page(0) + 0x800, EDU_BUFFER, 0x1000)
+                assert not [e for e in await vm.events() if e.kind is Kind.HOST_FAULT]
+
+    async def test_blocks_that_share_a_place_in_its_memory_are_told_apart(self, boot: Boot) -> None:
+        far = 128 << 20  # as far apart as it remembers blocks
+        async with boot(coco="generic", memory_bytes=256 << 20) as vm:
+            await vm.convert("shared", page(0), count=256)
+            await vm.convert("shared", page(0) + far)
+            for start in (page(0), page(0) + far) * 2:
+                vm.guest.done("edu-dma", start + 0x800, EDU_BUFFER, 0x1000)
+            faults = [e.gpa for e in await vm.events() if e.kind is Kind.HOST_FAULT]
+            assert {gpa & ~0xFFF for gpa in faults} == {page(1) + far}

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvmlab import symbols
-from cvmlab.errors import CommandRefused
-from cvmlab.machine import BACKEND_ID
-from cvmlab.ranges import PAGE_SIZE
-from cvmlab.records import Actor, Kind, Phase, Verdict
-from cvmlab.states import LAUNCH_FLAG, STATE_MASK, PageState
+from cvmlab.base.errors import CommandRefused
+from cvmlab.images import symbols
+from cvmlab.machine.command_line import BACKEND_ID
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.memory.records import Actor, Kind, Phase, Verdict
+from cvmlab.memory.states import LAUNCH_FLAG, STATE_MASK, PageState
 from tests.qemu.bare import Fault, pattern_word, weighted_sum
 from tests.qemu.bare_machine import AREA, BareMachine, Event, page
 from tests.qemu.conftest import Boot
@@ -164,14 +164,19 @@ class TestConversionByQmp:
             assert vm.state(page(0)) is (PRIVATE if coco == "generic" else PENDING)
             assert vm.guest.value("read", page(0)) == (0x1111 if coco == "generic" else 0)
 
-    async def test_preserve_keeps_content_in_both_layouts(self, boot: Boot, coco: str) -> None:
-        async with boot(coco=coco) as vm:
+    async def test_a_debuggable_vm_keeps_content_in_both_layouts(
+        self, boot: Boot, coco: str
+    ) -> None:
+        async with boot(coco=coco, debuggable=True) as vm:
             vm.guest.done("write", page(0), 0xABCD)
             await vm.convert("shared", page(0), content="preserve")
             assert vm.guest.value("read", page(0)) == 0xABCD
             await vm.convert("private", page(0), content="preserve")
             assert vm.guest.value("read", page(0)) == 0xABCD
             assert vm.state(page(0)) is PRIVATE
+            allowed = [(e.write, e.verdict) for e in await vm.events() if e.kind is Kind.HOST_FAULT]
+            both = [(False, Verdict.ALLOW), (True, Verdict.ALLOW)]
+            assert allowed == ([] if coco == "generic" else both)
 
     async def test_discarded_code_does_not_run_stale(self, boot: Boot, coco: str) -> None:
         async with boot(coco=coco) as vm:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.ranges import PAGE_SIZE
-from cvmlab.records import Kind, Verdict
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.memory.records import Kind, Verdict
 from tests.qemu import dma
 from tests.qemu.bare_machine import page
 from tests.qemu.conftest import Boot

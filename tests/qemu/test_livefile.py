@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.errors import CommandRefused, ConfigError
+from cvmlab.base.errors import CommandRefused, ConfigError
 from cvmlab.generations.engine import emulate
-from cvmlab.generations.exits import VmType
-from cvmlab.generations.guest_memfd import GuestMemfd
-from cvmlab.generations.kvm import Kvm
-from cvmlab.generations.openfile import Fd
+from cvmlab.generations.files.guest_memfd import GuestMemfd
+from cvmlab.generations.files.open_file import Fd
+from cvmlab.generations.host.live_file import LiveFile
 from cvmlab.generations.restrictedmem import RestrictedKernel
-from cvmlab.journal import JournalFile
-from cvmlab.livefile import LiveFile
-from cvmlab.outcome import End
-from cvmlab.ranges import PAGE_SIZE, GpaRange
-from cvmlab.records import Kind
-from cvmlab.states import Counter, PageState
-from cvmlab.vm import Vm
+from cvmlab.generations.vms.exits import VmType
+from cvmlab.generations.vms.kvm import Kvm
+from cvmlab.memory.journal import JournalFile
+from cvmlab.memory.ranges import PAGE_SIZE, GpaRange
+from cvmlab.memory.records import Kind
+from cvmlab.memory.states import PageState
+from cvmlab.vm.outcome import End
+from cvmlab.vm.vm import Vm
 from tests.qemu.bare import pattern_word
 from tests.qemu.test_upgrade import WAIT_S, passes
 
@@ -83,7 +83,7 @@ async def test_a_punched_page_is_pending_and_the_guest_s_next_touch_gets_a_new_o
         await passes(vm)
         assert word(fd) == pattern_word(PAGE)
         before = os.fstat(fd.fileno()).st_blocks
-        accepted = vm.pages.counters()[Counter.ACCEPTED]
+        accepted = vm.pages.counters()["accepted"]
         await file.punch(PAGE, PAGE_SIZE)
         assert vm.pages.state_of(PAGE) is PageState.PENDING
         assert not file.inode.storage.has(PAGE // PAGE_SIZE)
@@ -91,7 +91,7 @@ async def test_a_punched_page_is_pending_and_the_guest_s_next_touch_gets_a_new_o
         await passes(vm)
         assert await end(vm) == 0
         assert vm.pages.state_of(PAGE) is PageState.PRIVATE
-        assert vm.pages.counters()[Counter.ACCEPTED] == accepted + 1
+        assert vm.pages.counters()["accepted"] == accepted + 1
         assert word(fd) == 0
         await file.unbind(vm)
     assert kinds(vm, Kind.INVALIDATE) == [(PAGE, 0), (PAGE, 1)]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cvmlab.build import rom_dirs
+from cvmlab.qemu.build import rom_dirs
 from tests.qemu.bare import BareGuest
 from tests.qemu.plain import BACKEND, PlainQmp, machine, plain_qemu
 

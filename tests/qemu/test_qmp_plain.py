@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cvmlab.build import rom_dirs
+from cvmlab.qemu.build import rom_dirs
 from tests.qemu.bare import BareGuest
 from tests.qemu.plain import BACKEND, PlainQemu, PlainQmp, machine, plain_qemu
 

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import pytest
 
-from cvmlab.ranges import PAGE_SIZE
-from cvmlab.records import Kind, Phase
-from cvmlab.states import PageState
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.memory.records import Kind, Phase
+from cvmlab.memory.states import PageState
 from tests.qemu.bare_machine import EDU_BUFFER, BareMachine, page
 from tests.qemu.conftest import Boot
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.build import rom_dirs, stock_qemu_binary
+from cvmlab.qemu.build import rom_dirs, stock_qemu_binary
 from tests.qemu.plain import PlainQmp, QmpRefusedError, machine, plain_qemu
 
 
@@ -45,8 +45,8 @@ BACKENDS = [
     (f"{RAM},table-fd=99", "table-fd=99 is not an open file: Bad file descriptor"),
     (f"{RAM},ring-fd=99", "ring-fd=99 is not an open file: Bad file descriptor"),
     (f"{RAM},private-fd=x", "Parameter 'private-fd' expects an int64 value"),
-    (f"{RAM},private-fd=-5", "private-fd=-5 is not the number of a file"),
-    (f"{RAM},private-fd=4294967296", "private-fd=4294967296 is not the number of a file"),
+    (f"{RAM},private-fd=-5", "private-fd=-5 is not a file descriptor"),
+    (f"{RAM},private-fd=4294967296", "private-fd=4294967296 is not a file descriptor"),
     (f"{RAM},shared-fd=0", "shared-fd has no use with layout=in-place"),
     (f"{RAM},layout=split,shared-fd=99", "shared-fd=99 is not an open file: Bad file descriptor"),
 ]
@@ -160,7 +160,7 @@ def test_properties_are_fixed_once_the_backend_is_in_use(
     with plain_qemu(machine(patched_qemu, rom_dirs()), tmp_path) as qemu, qemu.qmp() as qmp:
         before = properties(qmp, changes)
         for name, value in changes.items():
-            with pytest.raises(QmpRefusedError, match="the backend is in use"):
+            with pytest.raises(QmpRefusedError, match="is in use by the guest"):
                 qmp.command("qom-set", path="/objects/ram0", property=name, value=value)
         assert properties(qmp, changes) == before
 
@@ -214,18 +214,55 @@ def memfd(size: int) -> Iterator[int]:
         os.close(fd)
 
 
-def test_a_network_card_with_a_vhost_user_process(patched_qemu: Path, tmp_path: Path) -> None:
+VHOST_USER = "vhost-user,id=net0,chardev=process"
+CARDS = {
+    "by -device": ["-netdev", VHOST_USER, "-device", "virtio-net-pci,netdev=net0"],
+    "by -net nic": ["-netdev", VHOST_USER, "-net", "nic,netdev=net0,model=virtio-net-pci"],
+    "by -global": [
+        "-netdev", VHOST_USER, "-global", "virtio-net-pci.netdev=net0", "-device", "virtio-net-pci",
+    ],
+    "by -nic": ["-nic", f"{VHOST_USER},model=virtio-net-pci"],
+}  # fmt: skip
+VHOST_REFUSED = f"netdev 'net0' cannot be used with {TYPE}: vhost would map guest memory unguarded"
+
+
+@pytest.mark.fault("L6")
+@pytest.mark.parametrize("words", CARDS.values(), ids=CARDS)
+def test_a_network_card_with_a_vhost_user_process(
+    patched_qemu: Path, tmp_path: Path, words: list[str]
+) -> None:
     path = tmp_path / "vhost.sock"
     with vhost_user_process(path):
-        command = [
-            *machine(patched_qemu, rom_dirs()),
-            "-chardev", f"socket,id=process,path={path}",
-            "-netdev", "vhost-user,id=net0,chardev=process",
-            "-device", "virtio-net-pci,netdev=net0",
-        ]  # fmt: skip
-        line = refusal(command)
-    sentence = f"netdev 'net0' cannot be used with {TYPE}: vhost would map guest memory unguarded"
-    assert line.endswith(f": {sentence}")
+        chardev = ["-chardev", f"socket,id=process,path={path}"]
+        line = refusal([*machine(patched_qemu, rom_dirs()), *chardev, *words])
+    assert line.endswith(f": {VHOST_REFUSED}")
+
+
+@pytest.mark.fault("L6")
+@pytest.mark.parametrize("command", ["netdev_add", "human-monitor-command"])
+def test_a_vhost_user_process_that_is_plugged_later(
+    patched_qemu: Path, tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "vhost.sock"
+    chardev = ["-chardev", f"socket,id=process,path={path}"]
+    arguments = {
+        "netdev_add": {"type": "vhost-user", "id": "net0", "chardev": "process"},
+        "human-monitor-command": {"command-line": f"netdev_add {VHOST_USER}"},
+    }[command]
+    with (
+        vhost_user_process(path),
+        plain_qemu([*machine(patched_qemu, rom_dirs()), *chardev], tmp_path) as qemu,
+        qemu.qmp() as qmp,
+    ):
+        try:
+            said = qmp.command(command, **arguments)
+        except QmpRefusedError as error:
+            said = str(error)
+        assert VHOST_REFUSED in said
+        with pytest.raises(QmpRefusedError, match="Device 'net0' not found"):
+            qmp.command("netdev_del", id="net0")
+        qmp.command("quit")
+        assert qemu.wait() == 0
 
 
 @contextmanager

@@ -5,8 +5,8 @@ import secrets
 
 import pytest
 
-from cvmlab.ranges import PAGE_SIZE
-from cvmlab.states import STALE_FLAG
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.memory.states import STALE_FLAG
 from tests.qemu.bare import BareGuest
 from tests.qemu.bare_machine import EDU_BUFFER, BareMachine, page, stored_pages
 from tests.qemu.conftest import Boot
@@ -142,7 +142,7 @@ async def test_a_device_gets_each_page_of_a_large_transfer_filled(boot: Boot) ->
 
 
 async def test_what_is_kept_on_purpose_is_kept(boot: Boot) -> None:
-    async with boot(**SNP) as vm:
+    async with boot(**SNP, debuggable=True) as vm:
         secret = secrets.token_bytes(SIZE)
         vm.guest.write_bytes(page(0), secret)
         vm.guest.done("map-shared", 0)

@@ -4,6 +4,7 @@
 The control is the same command against a machine whose memory is not restricted.
 """
 
+import os
 import secrets
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.build import qemu_img, rom_dirs
-from cvmlab.errors import CommandRefused
-from cvmlab.records import Actor, Kind, Verdict
+from cvmlab.base.errors import CommandRefused
+from cvmlab.memory.records import Actor, Kind, Verdict
+from cvmlab.qemu.build import qemu_img, rom_dirs
 from tests.qemu.bare import BareGuest
 from tests.qemu.bare_machine import BareMachine, page
 from tests.qemu.conftest import Boot
@@ -24,7 +25,7 @@ from tests.qemu.plain import PlainQemu, PlainQmp, machine, plain_qemu
 pytestmark = pytest.mark.qemu
 
 PROFILES = ["generic", "sw-protected", "tdx", "sev-snp"]
-DUMP_REFUSED = "restricted, the host may not read it as a whole"
+WHOLE_REFUSED = "restricted, the host may not read it as a whole"
 MIGRATION_REFUSED = "restricted memory 'ram0' cannot be migrated or saved"
 
 
@@ -35,8 +36,7 @@ class WholePath:
     name: str
     command: str
     arguments: Mapping[str, object]
-    refusal: str
-    journaled: bool = False
+    refusal: str = WHOLE_REFUSED
     ends: str | None = None
 
     def bound(self, folder: Path) -> dict[str, object]:
@@ -49,9 +49,14 @@ class WholePath:
 
 def _dump(name: str, ends: str | None = None, **arguments: object) -> WholePath:
     file = {"protocol": "file:{folder}/taken", "paging": False}
-    return WholePath(
-        name, "dump-guest-memory", file | arguments, DUMP_REFUSED, journaled=True, ends=ends
-    )
+    return WholePath(name, "dump-guest-memory", file | arguments, ends=ends)
+
+
+def _hmp(line: str) -> WholePath:
+    return WholePath(line, "human-monitor-command", {"command-line": line})
+
+
+_SNAPSHOT = {"job-id": "job", "tag": "taken", "vmstate": "disk0", "devices": ["disk0"]}
 
 
 PATHS = (
@@ -61,11 +66,25 @@ PATHS = (
     _dump("dump, compressed", format="kdump-zlib"),
     WholePath("migrate", "migrate", {"uri": "file:{folder}/taken"}, MIGRATION_REFUSED, ends="STOP"),
     WholePath(
-        "savevm", "human-monitor-command", {"command-line": "savevm taken"}, MIGRATION_REFUSED
+        "migrate to a command", "migrate", {"uri": "exec:cat >{folder}/taken"}, MIGRATION_REFUSED,
+        ends="STOP",
     ),
-)
-# What a compressed dump or no storage at all would hide says nothing about a secret.
-READABLE = [path for path in PATHS if path.name not in ("dump, compressed",)]
+    _hmp("savevm taken"),
+    _hmp("loadvm taken"),
+    _hmp("calc_dirty_rate -r 1"),
+    WholePath("snapshot-save", "snapshot-save", _SNAPSHOT, ends="JOB_STATUS_CHANGE"),
+    WholePath("snapshot-load", "snapshot-load", _SNAPSHOT),
+    WholePath("calc-dirty-rate", "calc-dirty-rate", {"calc-time": 1}),
+    WholePath("xen-save-devices-state", "xen-save-devices-state", {"filename": "{folder}/taken"}),
+    WholePath("xen-load-devices-state", "xen-load-devices-state", {"filename": "{folder}/taken"}),
+)  # fmt: skip
+# A control would find no secret in the others: they compress, write no file, or leave RAM out.
+READABLE = [
+    path
+    for path in PATHS
+    if path.name in ("dump", "dump of virtual memory", "dump in the background", "savevm taken")
+    or path.name.startswith("migrate")
+]
 
 
 def savable_disk(folder: Path) -> list[str]:
@@ -73,7 +92,7 @@ def savable_disk(folder: Path) -> list[str]:
     disk = folder / "disk.qcow2"
     create = [str(qemu_img()), "create", "-q", "-f", "qcow2", str(disk), "1M"]
     subprocess.run(create, check=True, timeout=30)
-    return ["-drive", f"if=none,id=disk,format=qcow2,file={disk}"]
+    return ["-drive", f"if=none,id=disk,node-name=disk0,format=qcow2,file={disk}"]
 
 
 def taken(folder: Path) -> bytes:
@@ -96,9 +115,27 @@ async def test_refused_and_nothing_is_taken(
             assert path.refusal in await said(vm, path, files), path.name
             events = [(e.kind, e.actor, e.device, e.verdict) for e in await vm.events()]
             denial = (Kind.HOST_FAULT, Actor.MONITOR, "monitor", Verdict.DENY)
-            assert events == ([denial] if path.journaled else []), path.name
+            assert events == [denial], path.name
             assert secret not in taken(files), path.name
         assert vm.guest.read_bytes(page(0), 32) == secret
+
+
+@pytest.mark.fault("L5")
+@pytest.mark.parametrize("coco", PROFILES)
+async def test_they_are_refused_in_the_mode_of_a_handover_too(
+    boot: Boot, tmp_path: Path, coco: str
+) -> None:
+    async with boot(coco=coco, extra=tuple(savable_disk(tmp_path))) as vm:
+        vm.guest.value("touch", page(0), 16)
+        fds = [fd for fd in (vm.files.fds.private, vm.files.fds.shared) if fd is not None]
+        before = [os.fstat(fd).st_blocks for fd in fds]
+        await vm.qmp.execute("migrate-set-parameters", {"mode": "cpr-transfer"})
+        for path in PATHS:
+            if path.command != "migrate":
+                assert WHOLE_REFUSED in await said(vm, path, tmp_path), path.name
+        assert (await vm.qmp.execute("query-status"))["status"] == "running"
+        assert [os.fstat(fd).st_blocks for fd in fds] == before
+        vm.guest.value("touch", page(0), 16)
 
 
 async def said(vm: BareMachine, path: WholePath, folder: Path) -> str:

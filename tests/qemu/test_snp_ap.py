@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Further CPUs: by AP creation under SNP, by a start-up message under SEV and SEV-ES."""
 
+import asyncio
 import struct
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from cvmlab.records import Kind
+from cvmlab.memory.records import Kind
 from tests.qemu.bare_machine import BareMachine, page
 from tests.qemu.conftest import Boot
 from tests.qemu.snp import (
@@ -17,8 +18,10 @@ from tests.qemu.snp import (
     MALFORMED,
     SIZE_4K,
     SNP,
+    STOP_TIMEOUT_S,
     SUCCESS,
     VMSA_BIT,
+    WRITE_DR7,
     Ghcb,
     three,
     to_shared,
@@ -53,7 +56,7 @@ def segment(selector: int, attributes: int) -> bytes:
 
 
 def save_area(cr3: int, **changes: int) -> bytes:
-    """Return registers that run CODE, by the Programmer's Manual, volume 2, table B-4."""
+    """Return registers that run CODE, by the Programmer's Manual, volume 2, appendix B."""
     area = bytearray(VMSA_SIZE)
     for at in (0x00, 0x20, 0x30, 0x40, 0x50):
         area[at : at + 16] = segment(*DATA_SEGMENT)
@@ -70,9 +73,9 @@ def save_area(cr3: int, **changes: int) -> bytes:
     return bytes(area)
 
 
-def prepare(vm: BareMachine, **changes: int) -> Ghcb:
-    """Have a loop that counts, and a save area that runs it; return a GHCB."""
-    code = b"\x48\xb8" + COUNTER.to_bytes(8, "little") + b"\xf0\x48\xff\x00\xf3\x90\xeb\xf8"
+def prepare(vm: BareMachine, *, counter: int = COUNTER, **changes: int) -> Ghcb:
+    """Have a loop that counts at *counter*, and a save area that runs it; return a GHCB."""
+    code = b"\x48\xb8" + counter.to_bytes(8, "little") + b"\xf0\x48\xff\x00\xf3\x90\xeb\xf8"
     vm.guest.write_bytes(CODE, code + bytes(-len(code) % 8))
     vm.guest.write_bytes(VMSA, save_area(root_table(vm), **changes))
     return Ghcb(vm.guest)
@@ -105,6 +108,28 @@ async def test_a_cpu_runs_what_the_guest_says_and_ends_when_it_says(boot: Boot) 
         wait_until(lambda: vm.guest.value("read", COUNTER) > count)
 
 
+@pytest.mark.fault("Q11")
+async def test_breakpoints_of_a_save_area_are_not_in_force(boot: Boot) -> None:
+    """Without DebugSwap, DR0 to DR3 are not the guest's.  In QEMU they are 0: so is what is watched."""
+    watch_address_0 = 0xF0403
+    async with boot(**SNP, cpus=2) as vm:
+        ghcb = prepare(vm, counter=0, dr7=watch_address_0)
+        mark(vm)
+        before = vm.guest.value("read", 0)
+        assert ghcb.exit(AP_CREATION, AP | NOW, VMSA, rax=FEATURES).status == (0, 0)
+        wait_until(lambda: vm.guest.value("read", 0) > before + 10)
+
+
+@pytest.mark.fault("Q11")
+async def test_nor_does_an_exit_set_any(boot: Boot) -> None:
+    async with boot(**SNP) as vm:
+        ghcb = Ghcb(vm.guest)
+        assert ghcb.exit(WRITE_DR7, rax=0xF0403).status == (0, 0)
+        vm.guest.value("read", 0)
+        assert ghcb.exit(WRITE_DR7, rax=2**64 - 1).status == (0, 0)
+        vm.guest.value("read", 0)
+
+
 async def test_a_page_that_is_no_save_area_is_refused(boot: Boot) -> None:
     async with boot(**SNP, cpus=2) as vm:
         ghcb = prepare(vm)
@@ -126,7 +151,6 @@ async def test_a_page_that_is_no_save_area_is_refused(boot: Boot) -> None:
         ({}, AP | 1 << 16 | NOW, VMSA, FEATURES),
         ({}, AP | 3, VMSA, FEATURES),
         ({}, 7 << 32 | NOW, VMSA, FEATURES),
-        ({}, NOW, VMSA, FEATURES),
         ({}, AP | NOW, page(19), FEATURES),
     ],
     ids=str,
@@ -138,6 +162,29 @@ async def test_what_the_processor_would_not_run_is_refused(
         ghcb = prepare(vm, **changes)
         mark(vm)
         answer = ghcb.exit(AP_CREATION, info1, info2, rax=features)
+        assert answer.status == (MALFORMED, INVALID_INPUT)
+        assert vm.guest.value("read", COUNTER) == 0
+
+
+async def test_a_cpu_may_replace_its_own_save_area(boot: Boot) -> None:
+    """The boot CPU goes on as the save area says, and answers no command any more."""
+    async with boot(**SNP, cpus=2) as vm:
+        ghcb = prepare(vm)
+        mark(vm)
+        ghcb.prepare(AP_CREATION, NOW, VMSA, rax=FEATURES)
+        vm.guest.start("vmgexit", ghcb.gpa)
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            while not any(vm.in_file(vm.files.fds.private, COUNTER, 8)):
+                await vm.info()
+
+
+async def test_a_save_area_at_2_mib_is_refused(boot: Boot) -> None:
+    """KVM: processors take the page of a VMSA there for a large page of the RMP."""
+    async with boot(**SNP, cpus=2) as vm:
+        ghcb = prepare(vm)
+        vm.guest.write_bytes(page(512), save_area(root_table(vm)))
+        assert three(vm.guest, "rmpadjust", page(512), SIZE_4K, VMSA_BIT | 1)[0] == SUCCESS
+        answer = ghcb.exit(AP_CREATION, AP | NOW, page(512), rax=FEATURES)
         assert answer.status == (MALFORMED, INVALID_INPUT)
         assert vm.guest.value("read", COUNTER) == 0
 

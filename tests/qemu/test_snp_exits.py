@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from cvmlab.records import Actor, Kind
+from cvmlab.memory.records import Actor, Kind
 from tests.qemu.bare_machine import page
 from tests.qemu.conftest import Boot
 from tests.qemu.snp import (
@@ -42,6 +42,7 @@ from tests.qemu.snp import (
     MSR,
     MWAIT,
     NMI_COMPLETE,
+    PSC,
     RAISE_EXCEPTION,
     RDPMC,
     RDTSC,
@@ -68,7 +69,7 @@ pytestmark = pytest.mark.qemu
 OK = (0, 0)
 HPET = 0xFED0_0000
 COM1_SCRATCH = 0x3FF
-MSR_KERNEL_GS, MSR_X2APIC_ID = 0xC000_0102, 0x802
+MSR_MTRR_MASK, MSR_X2APIC_ID = 0x201, 0x802
 INJECT_GP = 1 << 31 | 1 << 11 | 3 << 8 | 13  # valid, with an error code, exception 13
 OTHER = page(65)
 
@@ -80,7 +81,7 @@ OTHER = page(65)
         (WRITE_DR7, {"rax": 0x400}, OK),
         (RDTSC, {}, OK),
         (RDTSCP, {}, OK),
-        (RDPMC, {"rcx": 0}, OK),
+        (RDPMC, {"rcx": 0}, (RAISE_EXCEPTION, INJECT_GP)),
         (INVD, {}, OK),
         (WBINVD, {}, OK),
         (MONITOR, {"rax": 0, "rcx": 0, "rdx": 0}, OK),
@@ -102,26 +103,26 @@ OTHER = page(65)
             {"info1": COM1_SCRATCH << 16 | IOIO_8 | IOIO_32, "rax": 0},
             (MALFORMED, INVALID_INPUT),
         ),
-        (IOIO, {"info1": COM1_SCRATCH << 16, "rax": 0}, (MALFORMED, INVALID_INPUT)),
+        (IOIO, {"info1": COM1_SCRATCH << 16, "rax": 0}, OK),
+        (MMIO_READ, {"info1": HPET, "info2": 0, "scratch": page(64) + BUFFER}, OK),
         (
             MMIO_READ,
-            {"info1": HPET, "info2": 0, "scratch": page(64) + BUFFER},
-            (MALFORMED, INVALID_INPUT),
-        ),
-        (
-            MMIO_READ,
-            {"info1": HPET, "info2": 2033, "scratch": page(64) + BUFFER},
+            {"info1": HPET, "info2": 9, "scratch": page(64) + BUFFER},
             (MALFORMED, INVALID_INPUT),
         ),
         (MMIO_READ, {"info1": HPET, "info2": 8, "scratch": page(0)}, (MALFORMED, INVALID_SCRATCH)),
         (GUEST_REQUEST, {"info1": page(0), "info2": page(1)}, (MALFORMED, INVALID_INPUT)),
-        (GUEST_REQUEST, {"info1": page(0) + 8, "info2": page(1)}, (MALFORMED, INVALID_INPUT)),
+        (GUEST_REQUEST, {"info1": page(0) + 8, "info2": page(1)}, (MALFORMED, MISSING_INPUT)),
+        (GUEST_REQUEST, {"info1": page(0), "info2": page(0)}, (MALFORMED, MISSING_INPUT)),
         (
             AP_CREATION,
             {"info1": 5 << 32 | 1, "info2": page(0), "rax": 1},
             (MALFORMED, INVALID_INPUT),
         ),
         (AP_CREATION, {"info1": 3, "info2": page(0), "rax": 1}, (MALFORMED, INVALID_INPUT)),
+        (AP_CREATION, {"info1": 7 << 32 | 1, "info2": page(0)}, (MALFORMED, MISSING_INPUT)),
+        (AP_CREATION, {"info1": 7 << 32 | 2, "info2": page(0)}, (MALFORMED, INVALID_INPUT)),
+        (PSC, {}, (MALFORMED, MISSING_INPUT)),
     ],
     ids=str,
 )
@@ -137,7 +138,7 @@ async def test_status(
     [
         (CPUID, {"rax": 0, "rcx": 0}),
         (CPUID, {"rax": 0xD, "rcx": 0, "xcr0": 1}),
-        (MSR, {"rcx": MSR_KERNEL_GS}),
+        (MSR, {"rcx": MSR_MTRR_MASK}),
         (IOIO, {"info1": COM1_SCRATCH << 16 | IOIO_8 | IOIO_OUT, "rax": 0}),
         (WRITE_DR7, {"rax": 0x400}),
         (RDPMC, {"rcx": 0}),
@@ -186,10 +187,10 @@ async def test_cpuid(boot: Boot, coco: str) -> None:
 async def test_msr(boot: Boot) -> None:
     async with boot(**SNP) as vm:
         ghcb = Ghcb(vm.guest)
-        written = ghcb.exit(MSR, 1, rcx=MSR_KERNEL_GS, rax=0x5678_9ABC, rdx=0x1234)
+        written = ghcb.exit(MSR, 1, rcx=MSR_MTRR_MASK, rax=0x5678_9ABC, rdx=0x1234)
         assert written.status == OK
-        assert vm.guest.value("rdmsr", MSR_KERNEL_GS) == 0x1234_5678_9ABC
-        answer = ghcb.exit(MSR, 0, rcx=MSR_KERNEL_GS)
+        assert vm.guest.value("rdmsr", MSR_MTRR_MASK) == 0x1234_5678_9ABC
+        answer = ghcb.exit(MSR, 0, rcx=MSR_MTRR_MASK)
         assert (answer.status, answer.rax, answer.rdx) == (OK, 0x5678_9ABC, 0x1234)
 
 
@@ -268,6 +269,17 @@ async def test_the_list_of_apic_ids(boot: Boot) -> None:
         words = [vm.guest.value("read", SHARED_MAP + page(0) + at) for at in (0, 8)]
         assert struct.pack("<QQ", *words)[:12] == struct.pack("<III", 2, 0, 1)
         assert ghcb.exit(APIC_IDS, page(0), rax=0).rax == 1
+
+
+@pytest.mark.parametrize("gpa", [0, 1 << 40])
+async def test_where_no_page_is_the_guest_just_goes_on(boot: Boot, gpa: int) -> None:
+    """KVM resumes the guest behind VMGEXIT, whether it has registered a page or not."""
+    async with boot(**SNP) as vm:
+        await vm.events()
+        assert msr(vm.guest, gpa) == gpa
+        (event,) = await vm.events()
+        assert (event.kind, event.gpa, event.rip) == (Kind.VIOLATION, gpa, "probe_vmgexit")
+        assert Ghcb(vm.guest).exit(RDTSC).status == OK
 
 
 @pytest.mark.parametrize("registered", [True, False])

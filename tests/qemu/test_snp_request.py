@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.guestrequests import answer, launch_of
-from cvmlab.serviceframes import read_frame, serve, write_frame
-from cvmlab.snpfirmware import Guest, Launch
+from cvmlab.attestation.guest_requests import answer, launch_of
+from cvmlab.attestation.service_frames import read_frame, serve, write_frame
+from cvmlab.attestation.snp_firmware import Launch, SnpGuest
 from tests.fakes.snp_guest import INVALID_PARAM, OVERFLOW, opened, report_request, sealed
 from tests.qemu.bare_machine import BareMachine, page
 from tests.qemu.conftest import Boot
@@ -52,7 +52,7 @@ async def responder(path: Path) -> AsyncIterator[Responder]:
 
     async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         told.launches.append(launch_of(await read_frame(reader)))
-        guest = Guest(told.launches[-1])
+        guest = SnpGuest(told.launches[-1])
         while True:
             await write_frame(writer, answer(guest, await read_frame(reader)))
 

@@ -3,8 +3,8 @@
 
 import pytest
 
-from cvmlab.records import Actor, Kind
-from cvmlab.states import PageState
+from cvmlab.memory.records import Actor, Kind
+from cvmlab.memory.states import PageState
 from tests.qemu.bare_machine import EDU_BUFFER, page
 from tests.qemu.conftest import Boot
 from tests.qemu.snp import (

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cvmlab.build import rom_dirs
-from cvmlab.ranges import PAGE_SIZE
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.qemu.build import rom_dirs
 from tests.qemu.bare import BareGuest
 from tests.qemu.bare_machine import page
 from tests.qemu.conftest import Boot

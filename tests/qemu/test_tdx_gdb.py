@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""gdb on a TD: a debug TD can be looked into, any other one only stopped."""
+"""gdb on a debug TD.  Any other one has no gdb server: see test_cpu_state."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from elftools.elf.sections import SymbolTableSection
 from tests.qemu.bare_machine import BareMachine, page
 from tests.qemu.conftest import Boot
 from tests.qemu.gdbremote import GdbRemote
-from tests.qemu.tdx import INFO, SHARED, become_td, map_gpa, tdcall
+from tests.qemu.tdx import INFO, tdcall
 
 
 pytestmark = pytest.mark.qemu
@@ -55,22 +55,3 @@ async def test_a_debug_td_stops_at_a_function_and_shows_its_memory(
             assert gdb.write(page(0), SECRET[::-1]) == "OK"
             assert gdb.ask(f"z0,{probe:x},1") == "OK"
         assert vm.guest.finish() == (int.from_bytes(SECRET, "big"),)
-
-
-async def test_a_td_that_is_not_for_debugging_shows_shared_memory_only(
-    boot: Boot, tmp_path: Path
-) -> None:
-    socket = tmp_path / "gdb"
-    async with boot(coco="tdx", gdb=f"unix:{socket},server=on,wait=off") as vm:
-        become_td(vm)
-        vm.guest.write_bytes(page(0), SECRET)
-        assert map_gpa(vm.guest, SHARED | page(1), 4096) == 0
-        vm.guest.write_bytes(page(1), SECRET)
-        with GdbRemote(socket) as gdb:
-            assert gdb.read(page(0), 8) == "E14"
-            assert gdb.write(page(0), bytes(8)) == "E14"
-            gdb.use_physical_addresses()
-            assert gdb.read(page(0), 8) == "E14"
-            assert gdb.write(page(0), bytes(8)) == "E14"
-            assert gdb.read(page(1), 8) == SECRET
-        assert vm.guest.read_bytes(page(0), 8) == SECRET

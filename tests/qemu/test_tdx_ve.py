@@ -3,9 +3,9 @@
 
 import pytest
 
-from cvmlab.ranges import PAGE_SIZE
-from cvmlab.records import Kind
-from cvmlab.states import PageState
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.memory.records import Kind
+from cvmlab.memory.states import PageState
 from tests.qemu.bare import Fault
 from tests.qemu.bare_machine import BareMachine, page
 from tests.qemu.conftest import Boot

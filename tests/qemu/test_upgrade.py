@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.errors import ConfigError, UpgradeFailed
-from cvmlab.files import RestrictedFiles
-from cvmlab.journal import JournalFile
-from cvmlab.outcome import End
-from cvmlab.ownersocket import OWNER_SOCKET, take_files
-from cvmlab.ranges import PAGE_SIZE, GpaRange
-from cvmlab.records import Actor, Kind
-from cvmlab.rundir import load_run
-from cvmlab.states import Counter, PageState
-from cvmlab.vm import Vm
+from cvmlab.base.errors import ConfigError, UpgradeFailed
+from cvmlab.machine.memory_files import RestrictedFiles
+from cvmlab.memory.journal import JournalFile
+from cvmlab.memory.ranges import PAGE_SIZE, GpaRange
+from cvmlab.memory.records import Actor, Kind
+from cvmlab.memory.states import PageState
+from cvmlab.vm.outcome import End
+from cvmlab.vm.owner_socket import OWNER_SOCKET, take_files
+from cvmlab.vm.run_dir import load_run
+from cvmlab.vm.vm import Vm
 from tests.qemu.conftest import CHURN_AREA as AREA
 from tests.qemu.conftest import CHURN_PAGES as PAGES
 
@@ -48,7 +48,7 @@ async def finish(vm: Vm) -> None:
     assert "wrong" not in vm.console.text
 
 
-@pytest.mark.parametrize("coco", ["generic", "sw-protected", "tdx"])
+@pytest.mark.parametrize("coco", ["generic", "sw-protected", "tdx", "sev", "sev-es", "sev-snp"])
 async def test_the_guest_and_all_that_was_counted_outlive_two_qemus(
     churning: MakeVm, coco: str
 ) -> None:
@@ -66,12 +66,29 @@ async def test_the_guest_and_all_that_was_counted_outlive_two_qemus(
         info = await vm.query()
         assert info.policy == "zero"
         assert vm.pages.state_of(FREE.start) is PageState.SHARED
-        assert vm.pages.counters()[Counter.TO_SHARED] == before[Counter.TO_SHARED]
+        assert vm.pages.counters()["to_shared"] == before["to_shared"]
         await vm.convert(FREE, "private")
         await finish(vm)
         converted = JournalFile(vm.run.events).of_kind(Kind.CONVERT)
         asked = converted[converted["actor"] == Actor.MONITOR]
         assert int(asked["pages"].sum()) == 2 * FREE.size // PAGE_SIZE
+
+
+@pytest.mark.fault("U8")
+async def test_a_map_gpa_that_was_put_off_is_not_put_off_from_the_beginning(
+    churning: MakeVm,
+) -> None:
+    """The guest calls three times for a page, and its QEMU is replaced after the second."""
+    shared = 1 << 47
+    ask = f"tdcall 0 ffcc 0 0 0 0 10001 {shared | FREE.start:x} {PAGE_SIZE:x} 0 0"
+    script = f"-- {ask};{ask};churn {AREA:x} {PAGES:x};{ask};--"
+    async with churning(coco="tdx", mapgpa="retry:2", append=script) as vm:
+        await passes(vm)
+        assert vm.pages.state_of(FREE.start) is not PageState.SHARED
+        await vm.upgrade()
+        await passes(vm)
+        await finish(vm)
+        assert vm.pages.state_of(FREE.start) is PageState.SHARED
 
 
 async def test_other_terminals_find_the_new_qemu(churning: MakeVm) -> None:
@@ -95,7 +112,8 @@ async def test_another_terminal_asks_the_owner(churning: MakeVm, patched_qemu: P
         words = [sys.executable, "-m", "cvmlab", "upgrade", "asked"]
         told = await run_program(*words, "--qemu", str(patched_qemu))
         assert told == (0, told[1], "")
-        assert f"(process {pid}) was replaced by 10.0." in told[1]
+        version = vm.qemu_version
+        assert f"QEMU {version} (process {pid}) was replaced by {version} " in told[1]
         assert f"(process {vm.qemu_pid})\ndowntime " in told[1]
         await passes(vm)
         pid = vm.qemu_pid

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.ranges import PAGE_SIZE
-from cvmlab.records import Kind
-from cvmlab.states import PageState
+from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.memory.records import Actor, Kind, Verdict
+from cvmlab.memory.states import PageState
 from tests.qemu.bare_machine import BareMachine, page
 from tests.qemu.conftest import Boot
 from tests.qemu.gdbremote import GdbRemote
@@ -57,7 +57,7 @@ async def test_a_poisoned_page_table_is_a_machine_check_of_who_needed_it(
 @pytest.mark.parametrize("coco", PROFILES)
 async def test_a_debuggers_walk_accepts_nothing(boot: Boot, tmp_path: Path, coco: str) -> None:
     extra = ("-gdb", f"unix:{tmp_path}/gdb,server=on,wait=off")
-    async with boot(coco=coco, extra=extra) as vm:
+    async with boot(coco=coco, debuggable=True, extra=extra) as vm:
         entry = await table_entry(vm)
         vm.guest.done("write", entry, page(0) | PRESENT_WRITABLE)
         await vm.events()
@@ -71,3 +71,22 @@ async def test_a_debuggers_walk_accepts_nothing(boot: Boot, tmp_path: Path, coco
         vm.guest.fault("read", UNUSED_GIB * GIB)
         (event,) = await vm.events()
         assert (event.kind, event.gpa) == (Kind.ACCEPT, page(0))
+
+
+@pytest.mark.parametrize("coco", PROFILES)
+async def test_a_debuggers_walk_through_private_tables_is_a_host_fault(
+    boot: Boot, tmp_path: Path, coco: str
+) -> None:
+    extra = ("-gdb", f"unix:{tmp_path}/gdb,server=on,wait=off")
+    async with boot(coco=coco, extra=extra) as vm:
+        await vm.convert("shared", page(0))
+        vm.guest.done("write", page(0), 0x5E)
+        await vm.events()
+        assert "Cannot access memory" in await hmp(vm, f"x /1xg {page(0):#x}")
+        with GdbRemote(tmp_path / "gdb") as gdb:
+            assert gdb.read(page(0), 8) == "E14"
+        seen = [(e.kind, e.actor, e.verdict, e.before) for e in await vm.events()]
+        assert seen == [
+            (Kind.HOST_FAULT, actor, Verdict.DENY, PageState.PRIVATE)
+            for actor in (Actor.MONITOR, Actor.GDB)
+        ]

@@ -134,4 +134,4 @@ def test_a_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
 
     done = cvmlab("matrix", str(document), "--scheduler", "tcp://127.0.0.1:1")
 
-    assert (done.code, "there is no cluster at tcp://127.0.0.1:1" in done.err) == (85, True)
+    assert (done.code, "no Dask cluster answers at tcp://127.0.0.1:1" in done.err) == (85, True)

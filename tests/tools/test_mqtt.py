@@ -13,10 +13,10 @@ import aiomqtt
 import numpy as np
 import pytest
 
-from cvmlab.errors import ConfigError
-from cvmlab.mqtt import Broker, publishing, require_reachable, topic_base
-from cvmlab.records import Kind
-from cvmlab.telemetry import state_message
+from cvmlab.base.errors import ConfigError
+from cvmlab.memory.records import Kind
+from cvmlab.publish.mqtt import Broker, publishing, require_reachable, topic_base
+from cvmlab.publish.telemetry import state_message
 from tests.fakes import journals as make
 from tests.fakes.watched import FakeWatched
 from tests.tools.broker import PASSWORD, USER, Mosquitto, listening, running
@@ -102,7 +102,7 @@ async def test_three_restarts_under_load_lose_nothing_promised(
         assert publisher.connections >= 4
         # Once for each time, not once for each try; and nothing in words of a library.
         away, back = (
-            "the broker is away: trying again, what is to be sent is kept",
+            "the broker is lost: reconnecting; messages are kept until then",
             "the broker is back",
         )
         assert said == [away, back] * (publisher.connections - 1)
@@ -145,7 +145,7 @@ async def test_password_and_tls(tmp_path: Path) -> None:
             at(broker, tls=True, ca=broker.ca),
             at(broker, user=USER, password=PASSWORD, tls=True),  # nobody vouches for it
         ):
-            with pytest.raises(ConfigError, match="no MQTT broker"):
+            with pytest.raises(ConfigError, match="cannot log in to the MQTT broker"):
                 await require_reachable(bad)
 
 

@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 
 from cvmlab.cli import main
-from cvmlab.pages import Slot
-from cvmlab.records import Phase
-from cvmlab.states import Counter
-from cvmlab.top.app import REFRESH_S, Top
+from cvmlab.memory.ranges import Slot
+from cvmlab.memory.records import Phase
+from cvmlab.report.top.app import REFRESH_S, Top
 from tests.fakes import journals as make
 from tests.fakes.browser import browser
 from tests.fakes.live import FakeSource
@@ -40,7 +39,7 @@ async def test_picture_of_the_terminal_view(tmp_path: Path) -> None:
     source.phase = Phase.USER
     async with Top(source, folder=tmp_path).run_test(size=(80, 24)) as pilot:
         for pages in (900, 2400, 800, 0, 1700):
-            source.counters[Counter.ACCEPTED] += pages
+            source.counters["accepted"] += pages
             await pilot.pause(REFRESH_S * 1.1)
         await pilot.press("down", "down", "v", "right", "right", "right")
         await pilot.pause(REFRESH_S)
@@ -49,4 +48,4 @@ async def test_picture_of_the_terminal_view(tmp_path: Path) -> None:
     svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
     assert "url(h" not in svg
     picture = screenshots.keep("top.svg", svg.encode(), tmp_path / "out")
-    assert "accepts" in picture.read_text()
+    assert "accepted" in picture.read_text()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cvmlab import images
-from cvmlab.elf import Needs
+from cvmlab.qemu.elf import Needs
 from tests.tools import containerfile, installed
 
 
@@ -41,6 +41,7 @@ class Parcel:
 def parcel(tmp_path_factory: pytest.TempPathFactory) -> Parcel:
     folder = tmp_path_factory.mktemp("parcel")
     _run([sys.executable, "-m", "cvmlab", "build", "--wheel", str(folder)], environment={
+        "CVMLAB_QEMU_TUNING": "lto",  # one build, not three; a caller may ask for the profile
         **os.environ, "PYTHONPATH": str(ROOT / "control"),
     })  # fmt: skip
     wheel = next(folder.glob("*.whl"))

@@ -10,12 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from cvmlab.files import RestrictedFiles
-from cvmlab.journal import Ring
-from cvmlab.operations import BackendInfo
-from cvmlab.records import RECORD, Actor, Kind, Phase
-from cvmlab.resources import plugin_dir
-from cvmlab.states import Counter, Layout, PageState, Refusal
+from cvmlab.base.resources import plugin_dir
+from cvmlab.machine.memory_files import RestrictedFiles
+from cvmlab.memory.journal import Ring
+from cvmlab.memory.measures import MEASURES
+from cvmlab.memory.records import RECORD, Actor, Kind, Phase
+from cvmlab.memory.states import Layout, PageState, RefusalCode
+from cvmlab.vm.operations import BackendInfo
 from tests.fakes import fake_memory, fake_qemu
 from tests.fakes.fake_memory import FakeMemory, Refused
 
@@ -46,7 +47,9 @@ def test_it_knows_the_schemas_commands_and_no_others() -> None:
 
 def test_its_numbers_are_the_abis() -> None:
     assert fake_memory.RECORD.size == RECORD.itemsize
-    assert list(fake_memory.COUNTER_NAMES) == [counter.word for counter in Counter]
+    assert {word: slot for slot, word in enumerate(fake_memory.COUNTER_NAMES)} == {
+        MEASURES[name].word: slot for name, slot in MEASURES.slots.items()
+    }
     assert list(fake_memory.STATES) == [state.word for state in PageState]
     kinds = {Kind.ACCEPT, Kind.CONVERT, Kind.DISCARD, Kind.POISON, Kind.HOST_FAULT, Kind.PHASE}
     assert kinds == {
@@ -99,7 +102,7 @@ def test_its_table_ring_and_counters_agree(files: RestrictedFiles, memory: FakeM
         counters = ring.counters()
         assert ring.page_counts() == files.page_table().counts()
         assert ring.phase is Phase.KERNEL
-        assert (counters[Counter.ACCEPTED], counters[Counter.TO_SHARED]) == (5, 2)
+        assert (counters["accepted"], counters["to_shared"]) == (5, 2)
         assert ring.waiting == 1 + 5 + 2
 
 
@@ -115,7 +118,7 @@ def test_it_refuses_what_the_plugin_refuses(
     with pytest.raises(Refused, match=reason):
         memory.change("convert", [{"gpa": gpa, "size": size}], "shared")
     assert bytes(memory.table) == before
-    assert Refusal.PAGE_POISONED.word == "page-poisoned"
+    assert RefusalCode.PAGE_POISONED.word == "page-poisoned"
 
 
 def test_its_ring_drops_when_it_is_full(files: RestrictedFiles, memory: FakeMemory) -> None:

@@ -13,13 +13,30 @@ import pytest
 import typer.main
 
 from cvmlab.cli import app
+from tests.imports import (
+    IMPURE_MODULES,
+    PACKAGE,
+    cycle,
+    graph,
+    imports,
+    module_name,
+    modules,
+    package_of,
+    tree_of,
+)
 
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / "control" / "cvmlab"
-LAYERS: list[dict[str, Any]] = tomllib.loads((ROOT / "tests" / "layers.toml").read_text())["layer"]
-# What only the edges may use; a layer says in layers.toml that it is pure.
-IMPURE_MODULES = {"asyncio", "multiprocessing", "socket", "subprocess", "threading", "time"}
+LAYERS: dict[str, dict[str, Any]] = {
+    package["name"]: package
+    for package in tomllib.loads((ROOT / "tests" / "layers.toml").read_text())["package"]
+}
+MAX_FILES_AT_THE_TOP = 6
+MAX_MODULES = 20
+NAMES_THAT_SAY_NOTHING = {
+    "common", "feed", "helpers", "made", "marks", "misc", "seed", "share", "tools", "util", "utils",
+    "wires",
+}  # fmt: skip
 
 MAX_LINES = 400
 MAX_LINES_WITH_REASON = 600
@@ -68,75 +85,95 @@ def text_files() -> list[tuple[Path, str]]:
     ]
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+def of_package(package: Path) -> list[Path]:
+    return [path for path in sorted(package.glob("*.py")) if path.name != "__init__.py"]
 
 
-def layer_of(name: str) -> int | None:
-    """Return the index of the layer of a module, named relative to the package."""
-    top = name.partition(".")[0]
-    return next((i for i, layer in enumerate(LAYERS) if top in layer["modules"]), None)
+def packages() -> list[Path]:
+    return sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
 
 
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+def test_layers_names_each_package_once() -> None:
+    tops = {path.name for path in packages() if path.parent == PACKAGE}
+    assert sorted(LAYERS) == sorted(tops)
 
 
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def test_the_package_is_made_of_packages() -> None:
+    assert len([path for path in PACKAGE.iterdir() if path.is_file()]) <= MAX_FILES_AT_THE_TOP
 
 
-@cache
-def imports(path: Path) -> list[tuple[int, str]]:
-    """Return line and dotted name of everything imported, ``from x import y`` as ``x.y``."""
-    found: list[tuple[int, str]] = []
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Import):
-            found += ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            found += ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
-    return found
+def test_each_package_says_in_one_line_what_is_in_it() -> None:
+    first = {path: ast.get_docstring(tree_of(path / "__init__.py")) for path in packages()}
+    assert [str(path) for path, text in first.items() if not text or "\n" in text] == []
 
 
-def test_every_module_has_a_layer() -> None:
-    names = {module_name(path) for path in modules()} - {"__init__"}
-    assert [name for name in sorted(names) if layer_of(name) is None] == []
-
-
-def test_every_layer_names_modules_that_exist() -> None:
-    tops = {module_name(path).partition(".")[0] for path in modules()}
-    assert {name for layer in LAYERS for name in layer["modules"]} - tops == set()
+def test_no_package_is_crowded() -> None:
+    assert [str(path) for path in packages() if len(of_package(path)) > MAX_MODULES] == []
 
 
 def test_imports_point_one_way() -> None:
-    wrong = []
-    for path in modules():
-        own = layer_of(module_name(path))
-        for line, name in imports(path):
-            other = layer_of(name.removeprefix("cvmlab.")) if name.startswith("cvmlab.") else None
-            if own is not None and other is not None and other > own:
-                wrong.append(f"{path.name}:{line} imports {name}")
+    place = {name: number for number, name in enumerate(LAYERS)}
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{line} imports {name}"
+        for path in modules()
+        for line, name in imports(path)
+        if name.startswith("cvmlab.")
+        and place.get(package_of(name[7:]), -1) > place.get(package_of(module_name(path)), 99)
+    ]
     assert wrong == []
 
 
-def test_only_the_edges_touch_sockets_processes_and_clocks() -> None:
-    pure = {name for layer in LAYERS if layer["pure"] for name in layer["modules"]}
+def test_the_graph_of_packages_has_no_cycle() -> None:
+    assert cycle(graph()) == []
+    assert cycle({"a": {"b"}, "b": {"a"}}) != []
+
+
+def test_pure_code_touches_no_socket_process_or_clock() -> None:
+    pure = {name for name, package in LAYERS.items() if package.get("pure")}
     wrong = [
-        f"{path.name}:{line} imports {name}"
+        f"{path.relative_to(PACKAGE)}:{line} imports {name}"
         for path in modules()
-        if module_name(path) in pure
+        if package_of(module_name(path)) in pure or says_it_is_pure(path)
         for line, name in imports(path)
         if name.partition(".")[0] in IMPURE_MODULES
     ]
     assert wrong == []
 
 
+def says_it_is_pure(path: Path) -> bool:
+    return "Pure." in (ast.get_docstring(tree_of(path)) or "")
+
+
+def test_a_class_name_means_one_thing() -> None:
+    """Private classes are their module's own affair."""
+    places: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module_name(path))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_a_module_name_says_what_is_in_it() -> None:
+    """Commands are named for what is typed, so the modules of cli/ may repeat a package's name."""
+    names = [path.stem for package in packages() for path in of_package(package)]
+    names += [path.stem for path in of_package(PACKAGE)]
+    repeated = {name for name in names if names.count(name) > 1}
+    assert repeated - {path.stem for path in of_package(PACKAGE / "cli")} == set()
+    assert set(names) & NAMES_THAT_SAY_NOTHING == set()
+
+
+def test_unit_and_edge_tests_mirror_the_packages() -> None:
+    folders = [path for level in ("unit", "edge") for path in (ROOT / "tests" / level).iterdir()]
+    known = {*LAYERS, "__pycache__"}
+    assert [str(path) for path in folders if path.is_dir() and path.name not in known] == []
+
+
 def test_one_module_speaks_to_qemu_qmp() -> None:
     users = {
         module_name(path) for path in modules() for _, name in imports(path) if name[:5] == "qemu."
     }
-    assert users <= {"qmp"}
+    assert users <= {"vm.qmp"}
 
 
 def test_files_are_short_or_say_why_not() -> None:

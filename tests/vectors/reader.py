@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from cvmlab.states import Counter, Event, PageState, Refusal
+from cvmlab.memory.measures import MEASURES
+from cvmlab.memory.states import Event, PageState, RefusalCode
 
 
 _FILE = Path(__file__).with_name("transitions.json")
@@ -21,8 +22,8 @@ class Vector:
     event: Event
     state: PageState
     after: PageState
-    refusal: Refusal
-    counted: Counter | None
+    refusal: RefusalCode
+    counted: str | None  # the name of a measure
     takes_access: bool
 
     @classmethod
@@ -33,8 +34,8 @@ class Vector:
             event=Event.of(cell["event"]),
             state=state,
             after=state if refusal else PageState.of(cell["next"]),
-            refusal=Refusal.of(refusal or "ok"),
-            counted=Counter.of(cell["counted"]) if cell["counted"] else None,
+            refusal=RefusalCode.of(refusal or "ok"),
+            counted=(cell["counted"] or "").replace("-", "_") or None,
             takes_access=cell["takes_access"],
         )
 
@@ -43,9 +44,9 @@ class Vector:
         return f"{self.profile}-{self.event.word}-{self.state.word}"
 
     @property
-    def counters(self) -> dict[Counter, int]:
+    def counters(self) -> dict[str, int]:
         """All counters after the event, if all were 0 before."""
-        return {counter: int(counter is self.counted) for counter in Counter}
+        return {name: int(name == self.counted) for name in MEASURES.slots}
 
 
 def transition_vectors() -> list[Vector]:

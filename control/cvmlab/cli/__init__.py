@@ -1,50 +1,73 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line.  One file per group of commands; what is slow to import, they import late.
+"""The command line: one module for each group of commands."""
 
-Whatever goes wrong ends as ``cvmlab: <what>`` and ``hint: <what to do>`` on standard error and a
-documented exit code; a traceback only with ``--debug``.
-"""
+# A module that is slow to import is imported by the command that needs it.
+#
+# Whatever goes wrong ends as ``cvmlab: <what>`` and ``hint: <what to do>`` on standard error and a
+# documented exit code; a traceback only with ``--debug``.
 
 import errno
 import sys
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import override
 
 from cvmlab import __version__
-from cvmlab.cli import baseline, boot, matrix, publish, recorded, running, setup, upgrading
-from cvmlab.cli.session import INTERRUPTED, Session
-from cvmlab.errors import ConfigError, CvmError, InvariantError
-
-
-_EPILOG = (
-    "Exit codes: 0-79 the guest command's own, 80 a budget was exceeded, 81 host-access fault, "
-    "82 use before acceptance, 83 marker never seen, 84 QEMU died, 85 bad usage or input, "
-    "86 a defect of cvmlab, 124 timeout, 130 Ctrl-C, 255 guest panic."
+from cvmlab.base.errors import ConfigError, CvmError, InvariantError
+from cvmlab.base.safe_text import safe
+from cvmlab.base.stop_signals import INTERRUPTED
+from cvmlab.cli import (
+    baseline,
+    boot,
+    help_topics,
+    matrix,
+    publish,
+    recorded,
+    running,
+    runs,
+    setup,
+    upgrading,
 )
+from cvmlab.cli.help_text import MAX_WIDTH, CommandGroup
+from cvmlab.cli.session import Session
+
+
+class _Root(CommandGroup):
+    """The command itself.  Exit codes are explained when help is asked for: their table is slow."""
+
+    @override
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from cvmlab.results.exit_codes import sentence
+
+        formatter.write_paragraph()
+        formatter.write_text(sentence())
+
 
 app = typer.Typer(
+    cls=_Root,
     name="cvmlab",
     help="Boot confidential-VM guests on QEMU's TCG and watch their memory, page by page.\n\n"
     "Emulates visibility and page states; nothing is encrypted and nothing is secured.",
-    epilog=_EPILOG,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     suggest_commands=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
 )
 boot.add_to(app)
 baseline.add_to(app)
 matrix.add_to(app)
 running.add_to(app)
+runs.add_to(app)
 upgrading.add_to(app)
 recorded.add_to(app)
 publish.add_to(app)
 setup.add_to(app)
+help_topics.add_to(app)
 
 
 def _show_version(*, wanted: bool) -> None:
@@ -57,12 +80,12 @@ def _show_version(*, wanted: bool) -> None:
 def _options(
     context: typer.Context,
     *,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks")] = False,
     _version: Annotated[
         bool,
         typer.Option(
             "--version",
-            help="Print the version.",
+            help="Print the version",
             is_eager=True,
             callback=lambda value: _show_version(wanted=value),
         ),
@@ -93,7 +116,7 @@ def _run(words: list[str], session: Session) -> int:
             args=words or ["--help"], prog_name="cvmlab", standalone_mode=False, obj=session
         )
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not complain at exit.
+        # The reader of our output has seen enough; Python must not complain at exit.
         sys.stdout = None
         return 0
     except OSError as error:
@@ -112,9 +135,9 @@ def _run(words: list[str], session: Session) -> int:
 def _fail(error: CvmError, session: Session) -> int:
     if session.debug:
         traceback.print_exception(error)
-    typer.echo(f"cvmlab: {error.message}", err=True)
+    typer.echo(f"cvmlab: {safe(error.message)}", err=True)
     if error.hint:
-        typer.echo(f"hint: {error.hint}", err=True)
+        typer.echo(f"hint: {safe(error.hint)}", err=True)
     return error.exit_code
 
 
@@ -147,5 +170,5 @@ def _usage_error(error: typer.TyperException) -> ConfigError:
     if message.startswith("no such command ") and context is not None:
         names = [name for name in context.command.commands if not name.startswith("_")]
         near = get_close_matches(message.split("'")[1], names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"`{path} --help` shows what there is"
+    hint = f"did you mean {near[0]}?" if near else f"see `{path} --help`"
     return ConfigError(message, hint=hint)

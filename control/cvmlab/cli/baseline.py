@@ -7,47 +7,55 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from cvmlab.errors import BudgetExceeded, ConfigError
+from cvmlab.base.errors import BudgetExceeded, ConfigError
+from cvmlab.cli.help_text import Command, CommandGroup
 
 
 if TYPE_CHECKING:
-    from cvmlab.result import Result
+    from cvmlab.results.result import Result
 
 
 baseline = typer.Typer(
+    cls=CommandGroup,
     rich_markup_mode=None,
-    epilog="Exit codes: 0 no more than before, 80 more than before, 85 bad usage or input.",
+    epilog="Exit codes: 0 counts did not grow, 80 counts grew, 85 bad usage or input.",
 )
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.add_typer(baseline, name="baseline", help="Hold counts against those of earlier boots.")
+    app.add_typer(baseline, name="baseline", help="Compare counts with those of earlier boots.")
 
 
-File = Annotated[Path, Argument(metavar="FILE", help="The baselines.")]
+File = Annotated[Path, Argument(metavar="FILE", help="Baseline file")]
 Results = Annotated[
-    list[Path], Argument(metavar="RESULT.json...", help="What `cvmlab boot --json` wrote.")
+    list[Path], Argument(metavar="RESULT.json...", help="Files that `cvmlab boot --json` wrote")
 ]
 
 
-@baseline.command()
+@baseline.command(cls=Command)
 def update(
     file: File,
     results: Results,
     *,
     percent: Annotated[
-        int | None, Option(min=0, help="More than this is a regression. Default: 10.")
+        int | None,
+        Option(
+            metavar="N", min=0, help="A count may grow by N percent without failing (default: 10)"
+        ),
     ] = None,
     pages: Annotated[
-        int | None, Option(min=0, help="... and more than so many pages. Default: 64.")
+        int | None,
+        Option(
+            metavar="N", min=0, help="A count may grow by N pages without failing (default: 64)"
+        ),
     ] = None,
 ) -> None:
-    """Take over what these boots took; of several boots alike, the most."""
+    """Record the counts of these boots. If several are alike, the highest count is recorded."""
     import msgspec
 
-    from cvmlab import baselines
-    from cvmlab.baselinefile import load, save
+    from cvmlab.results import baselines
+    from cvmlab.results.baseline_file import load, save
 
     known = load(file) if file.exists() else baselines.Baselines()
     given = {"percent": percent, "pages": pages}
@@ -57,14 +65,14 @@ def update(
     read = [_result(path) for path in results]
     save(file, baselines.updated(known, read))
     for name in dict.fromkeys(map(baselines.key_of, read)):
-        typer.echo(f"{file}: {name} is as measured")
+        typer.echo(f"{file}: recorded {name}")
 
 
-@baseline.command()
+@baseline.command(cls=Command)
 def check(file: File, results: Results) -> None:
-    """Fail with exit code 80 if any of these boots took more than its baseline."""
-    from cvmlab import baselines
-    from cvmlab.baselinefile import load
+    """Fail with exit code 80 if the counts of any of these boots exceed its baseline."""
+    from cvmlab.results import baselines
+    from cvmlab.results.baseline_file import load
 
     known = load(file)
     found: list[str] = []
@@ -73,17 +81,22 @@ def check(file: File, results: Results) -> None:
         name = baselines.key_of(result)
         more = list(baselines.regressions(known.entry(name, str(file)), known.tolerance, result))
         found += [f"{name}: {sentence}" for sentence in more]
-        typer.echo(f"{name}: {'more than before' if more else 'no more than before'}")
+        typer.echo(f"{name}: {'exceeds its baseline' if more else 'within its baseline'}")
     if found:
-        raise BudgetExceeded("\n".join(found), hint="`cvmlab baseline update` if that is meant so")
+        raise BudgetExceeded(
+            "\n".join(found), hint="if the change is intended, run `cvmlab baseline update`"
+        )
 
 
 def _result(path: Path) -> "Result":
-    from cvmlab.result import from_json
+    from cvmlab.base.documents import text_of
+    from cvmlab.results.result import from_json
 
     try:
-        return from_json(path.read_bytes())
+        return from_json(text_of(path))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a result of cvmlab: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error.message}", hint=error.hint) from error

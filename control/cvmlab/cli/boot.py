@@ -2,31 +2,34 @@
 """``cvmlab boot``."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cvmlab.cli import boot_options as options
+from cvmlab.base.errors import ConfigError, CvmError
 from cvmlab.cli import publish
+from cvmlab.cli.help_text import register
+from cvmlab.cli.row_parameters import with_options
 from cvmlab.cli.session import run, style_of
-from cvmlab.errors import ConfigError, CvmError
+from cvmlab.machine.option import Form
+from cvmlab.machine.option_rows import BY_NAME, having
 
 
 if TYPE_CHECKING:
-    from cvmlab.bootjudge import Finished
-    from cvmlab.bootplan import Plan
-    from cvmlab.bootrequest import Request
-    from cvmlab.bootrun import LookAt, Watch
-    from cvmlab.mqtt import Broker
-    from cvmlab.progress import Style
+    from cvmlab.base.progress import Style
+    from cvmlab.boot.judge import Finished
+    from cvmlab.boot.plan import Plan
+    from cvmlab.boot.request import Request
+    from cvmlab.boot.run import ReportOn, Watch
+    from cvmlab.publish.mqtt import Broker
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command()(boot)
+    register(app, boot)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,100 +59,57 @@ class Output:
                 )
 
 
-def boot(
-    context: typer.Context,
-    image: options.Image = None,
-    *,
-    kernel: options.Kernel = None,
-    initrd: options.Initrd = None,
-    append: options.Append = None,
-    disk: options.Disks = None,
-    disk_interface: options.DiskInterface = None,
-    exec_: options.Exec = None,
-    share: options.Share = None,
-    user_data: options.UserData = None,
-    console: options.OnConsole = False,
-    coco: options.Coco = None,
-    coco_option: options.CocoOptions = None,
-    mapgpa: options.MapGpa = None,
-    quotes: options.Quotes = False,
-    firmware: options.FirmwareName = None,
-    memory: options.Memory = None,
-    cpus: options.Cpus = None,
-    tb_cache: options.TbCache = None,
-    net: options.NetName = None,
-    on_host_access: options.OnHostAccess = None,
-    on_pending: options.OnPending = None,
-    expect: options.Expect = None,
-    timeout: options.Timeout = None,
-    max_faults: options.MaxFaults = None,
-    max_conversions: options.MaxConversions = None,
-    max_accepts: options.MaxAccepts = None,
-    baseline: options.Baseline = None,
-    json: options.Json = None,
-    junit: options.Junit = None,
-    trace: options.Trace = None,
-    html: options.Html = None,
-    mqtt: publish.Mqtt = None,
-    mqtt_user: publish.MqttUser = None,
-    mqtt_password_file: publish.MqttPasswordFile = None,
-    mqtt_tls: publish.MqttTls = False,
-    mqtt_ca: publish.MqttCa = None,
-    mqtt_commands: publish.MqttCommands = False,
-    run_dir: options.RunDir = None,
-    name: options.Name = None,
-    keep: options.Keep = False,
-    gdb: options.Gdb = False,
-    qemu: options.Qemu = None,
-    symbols: options.SymbolsFile = None,
-    dry_run: options.DryRun = False,
-    verbose: options.Verbose = False,
-    progress: options.Progress = None,
-    debug: options.Debug = False,
-) -> None:
-    """Boot a guest as a confidential VM, and report what became of its memory."""
-    from cvmlab.bootrequest import Request
-
-    context.obj.debug |= debug
-    request = Request(
-        image=image, kernel=kernel, initrd=initrd, append=append, exec=exec_,
-        disks=tuple(disk or ()), disk_interface=disk_interface, net=net,
-        share=share, user_data=user_data, console=console,
-        coco=coco, coco_options=tuple(coco_option or ()), mapgpa=mapgpa, quotes=quotes,
-        firmware=firmware, memory=memory, cpus=cpus, tb_cache=tb_cache,
-        on_host_access=on_host_access, on_pending=on_pending,
-        expect=expect, timeout_s=timeout,
-        max_faults=tuple(max_faults or ()),
-        max_conversions=tuple(max_conversions or ()),
-        max_accepts=tuple(max_accepts or ()), baseline=baseline,
-        name=name, run_dir=run_dir, keep=keep, gdb=gdb, qemu=qemu, symbols=symbols,
-    )  # fmt: skip
-    broker = publish.broker_of(
-        mqtt, mqtt_user, mqtt_password_file, tls=mqtt_tls, ca=mqtt_ca, commands=mqtt_commands
-    )
-    if console and json == "-":
-        raise ConfigError("--console and --json - both want standard output", hint="--json FILE")
-    output = Output(json=json, junit=junit, trace=trace, html=html, broker=broker, verbose=verbose)
-    if dry_run:
+@with_options(having(Form.COMMAND))
+def boot(context: typer.Context, **given: Any) -> None:
+    """Boot a guest as a confidential VM and report on its memory."""
+    context.obj.debug |= given["debug"]
+    request = request_of(given)
+    output = _output(given)
+    if given["console"] and output.json == "-":
+        raise ConfigError("--console and --json - both use standard output", hint="--json FILE")
+    if given["dry_run"]:
         _show_command(request, output)
         return
-    status = _boot(request, output, style_of(progress))
+    status = _boot(request, output, style_of(given["progress"]))
     context.obj.reported = True
     raise typer.Exit(status)
 
 
+def request_of(given: Mapping[str, Any]) -> "Request":
+    """Return what the parsed command line asks for."""
+    from cvmlab.boot.request import Request
+
+    return Request.of(**{BY_NAME[name].keyword: value for name, value in given.items()})
+
+
+def _output(given: Mapping[str, Any]) -> Output:
+    def path(name: str) -> Path | None:
+        return None if given[name] is None else Path(given[name])
+
+    return Output(
+        json=given["json"],
+        junit=path("junit"),
+        trace=path("trace"),
+        html=path("html"),
+        broker=publish.broker_of(given),
+        verbose=given["verbose"],
+    )
+
+
 def _show_command(request: "Request", output: Output) -> None:
-    from cvmlab.bootplan import plan
-    from cvmlab.machine import printable
+    from cvmlab.boot.plan import plan
+    from cvmlab.machine.command_line import printable, why_not_to_paste
 
     output.require()
-    typer.echo(printable(plan(request, build=False).argv))
+    argv = plan(request, build=False).argv
+    typer.echo(printable(argv))
+    typer.echo(f"cvmlab: {why_not_to_paste(argv)}", err=True)
 
 
 def _boot(request: "Request", output: Output, style: "Style") -> int:
-    from cvmlab import bootwatch
-    from cvmlab.bootjudge import never_booted
-    from cvmlab.bootplan import plan
+    from cvmlab.boot import watch as bootwatch
+    from cvmlab.boot.judge import never_booted
+    from cvmlab.boot.plan import plan
 
     output.require()
     try:
@@ -168,27 +128,30 @@ async def _published(
     wanted: "Plan", watch: "Watch", output: Output, request: "Request"
 ) -> "Finished":
     """Run the plan, published to the broker if there is one: that is tried before the boot."""
-    from cvmlab.bootrun import run_plan
+    from cvmlab.boot.run import run_plan
 
-    look_at, broker = _looker(output, request), output.broker
+    report_on, broker = _reporter(output, request), output.broker
     if broker is None:
-        return await run_plan(wanted, watch=watch, look_at=look_at)
+        return await run_plan(wanted, watch=watch, report_on=report_on)
     if not wanted.spec.restricted:
-        raise ConfigError("--mqtt: without restricted memory there is nothing to publish")
-    from cvmlab.mqtt import publishing, require_reachable
+        raise ConfigError(
+            "--mqtt has nothing to publish with --coco off",
+            hint="leave --mqtt out, or choose a profile",
+        )
+    from cvmlab.publish.mqtt import publishing, require_reachable
 
     await require_reachable(broker)
     return await run_plan(
-        wanted, watch=watch, look_at=look_at, companion=lambda vm: publishing(vm, broker)
+        wanted, watch=watch, report_on=report_on, companion=lambda vm: publishing(vm, broker)
     )
 
 
-def _looker(output: Output, request: "Request") -> "LookAt | None":
+def _reporter(output: Output, request: "Request") -> "ReportOn | None":
     """Return what makes trace and HTML report of a run folder; None if neither is wanted."""
     if output.trace is None and output.html is None:
         return None
 
-    def look_at(folder: Path) -> None:
+    def report_on(folder: Path) -> None:
         from cvmlab.cli import recorded
 
         recording = recorded.read(folder, title=request.title)
@@ -197,11 +160,11 @@ def _looker(output: Output, request: "Request") -> "LookAt | None":
         if output.html is not None:
             recorded.write_html(recording, None, output.html)
 
-    return look_at
+    return report_on
 
 
 def _teller(style: "Style") -> Callable[[str], None]:
-    from cvmlab.progress import Style
+    from cvmlab.base.progress import Style
 
     def tell(step: str) -> None:
         if style is not Style.NONE:
@@ -211,9 +174,9 @@ def _teller(style: "Style") -> Callable[[str], None]:
 
 
 def _deliver(finished: "Finished", output: Output, request: "Request", *, report: bool) -> None:
-    from cvmlab.junit import Case, document
-    from cvmlab.report import render
-    from cvmlab.result import to_json
+    from cvmlab.report.junit import Case, document
+    from cvmlab.report.text import render
+    from cvmlab.results.result import to_json
 
     text = render(finished.result, console=finished.console, verbose=output.verbose)
     if report:

@@ -4,43 +4,53 @@
 import os
 import shlex
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
-from typer.core import TyperGroup
 from typing_extensions import override
 
-from cvmlab.cli import boot_options as options
-from cvmlab.cli.session import INTERRUPTED, run, style_of
-from cvmlab.errors import ConfigError
+from cvmlab.base.errors import ConfigError
+from cvmlab.base.safe_text import safe
+from cvmlab.base.stop_signals import INTERRUPTED
+from cvmlab.cli.help_text import Command, CommandGroup, sections, write
+from cvmlab.cli.row_parameters import option
+from cvmlab.cli.session import run, style_of
 
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cvmlab.cells import Cell
-    from cvmlab.junit import Case
+    from cvmlab.base.progress import Style
+    from cvmlab.matrix.capacity import Capacity
+    from cvmlab.matrix.cells import Cell
     from cvmlab.matrix.document import Loaded
     from cvmlab.matrix.folder import Folder, Record
-    from cvmlab.matrix.machine import Capacity
     from cvmlab.matrix.running import Pace
-    from cvmlab.matrixresult import CellResult, MatrixResult
-    from cvmlab.progress import Style
+    from cvmlab.matrix.verdict import CellResult, MatrixResult
+    from cvmlab.report.junit import Case
 
 
 _EPILOG = (
-    "Exit codes: 0 all that ran passed, or is unstable; the code of the boots that failed, if it is one; "
-    "1 they failed with several, or a cell is missing; 77 every cell is ignored; 85 bad usage or "
-    "input; 130 Ctrl-C: start it again and it goes on."
+    "Exit codes: 0 every cell that ran passed or is unstable; the exit code of the failed boots if "
+    "they share one; 1 if they do not, or if a cell is missing; 77 every cell is ignored; 85 bad "
+    "usage or input; 130 Ctrl-C (run the same command again to continue)."
 )
 
 
-class _FileOrCommand(TyperGroup):
-    """``matrix FILE`` means ``matrix run FILE``."""
+class _FileOrCommand(CommandGroup):
+    """``matrix FILE`` means ``matrix run FILE``, so its help has what ``run`` takes."""
+
+    @override
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write(formatter, sections(self.commands["run"], ctx))
+        self.format_commands(ctx, formatter)
+
+    @override
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["[OPTIONS] FILE | merge DIR..."]
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -54,21 +64,31 @@ matrix = typer.Typer(cls=_FileOrCommand, epilog=_EPILOG, rich_markup_mode=None)
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.add_typer(matrix, name="matrix", help="Boot many guests in many ways; or merge such runs.")
+    app.add_typer(
+        matrix,
+        name="matrix",
+        help="Boot every cell of a matrix file, or merge the runs of several.",
+    )
 
 
-Junit = Annotated[Path | None, Option(metavar="FILE", help="Write JUnit XML there, too.")]
-Tap = Annotated[Path | None, Option(metavar="FILE", help="Write TAP there, too.")]
+Junit = Annotated[Path | None, Option(metavar="FILE", help="Also write JUnit XML to FILE")]
+Tap = Annotated[Path | None, Option(metavar="FILE", help="Also write TAP to FILE")]
 Json = Annotated[
     str | None,
-    Option("--json", metavar="FILE|-", help="Write JSON there, too; the table to stderr."),
+    Option(
+        "--json",
+        metavar="FILE|-",
+        help="Also write JSON to FILE, or to standard output and the table to standard error",
+    ),
 ]
-Markdown = Annotated[Path | None, Option(metavar="FILE", help="Write the summary there, too.")]
+Markdown = Annotated[
+    Path | None, Option(metavar="FILE", help="Also write a Markdown summary to FILE")
+]
 
 
 @dataclass(frozen=True, slots=True)
 class _Copies:
-    """Where the summaries go besides the folder."""
+    """Where copies of the summaries go."""
 
     junit: Path | None
     tap: Path | None
@@ -90,7 +110,10 @@ class _Copies:
         """Raise ConfigError now rather than after hours."""
         for path in self._files.values():
             if path.is_dir() or not path.absolute().parent.is_dir():
-                raise ConfigError(f"{path} cannot be written", hint="give a file in a folder")
+                raise ConfigError(
+                    f"{path} cannot be written",
+                    hint="give the path of a file in a folder that exists",
+                )
 
     def write(self, files: dict[str, str]) -> None:
         for name, path in self._files.items():
@@ -102,36 +125,44 @@ class _Copies:
             typer.echo(files["matrix.json"], nl=False)
 
 
-@matrix.command("run", epilog=_EPILOG)
+@matrix.command("run", cls=Command, epilog=_EPILOG)
 def run_file(
     context: typer.Context,
-    file: Annotated[Path, Argument(metavar="FILE", help="TOML; docs/matrix.md describes it.")],
+    file: Annotated[
+        Path, Argument(metavar="FILE", help="Matrix file in TOML; docs/matrix.md describes it")
+    ],
     *,
     run_dir: Annotated[
-        Path | None, Option(metavar="DIR", help="Keep all results there; a run goes on from them.")
+        Path | None,
+        Option(metavar="DIR", help="Keep results in DIR; an interrupted run continues from there"),
     ] = None,
-    fresh: Annotated[bool, Option("--fresh", help="Throw away what an earlier run left.")] = False,
+    fresh: Annotated[bool, Option("--fresh", help="Discard the results of an earlier run")] = False,
     shard: Annotated[
-        str, Option(metavar="I/N", help="Only the Ith part of N of the cells.")
+        str, Option(metavar="I/N", help="Run only part I of N parts of the cells")
     ] = "1/1",
     jobs: Annotated[
-        int | None, Option(min=1, help="Guests at a time. Default: as many as fit.")
+        int | None,
+        Option(
+            metavar="N", min=1, help="Guests that run at the same time (default: as many as fit)"
+        ),
     ] = None,
     scheduler: Annotated[
-        str | None, Option(metavar="tcp://HOST:PORT", help="Run on that Dask cluster.")
+        str | None, Option(metavar="tcp://HOST:PORT", help="Run on this Dask cluster")
     ] = None,
     junit: Junit = None,
     tap: Tap = None,
     json: Json = None,
     markdown: Markdown = None,
-    dry_run: options.DryRun = False,
-    progress: options.Progress = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Check everything and print the cells with their commands")
+    ] = False,
+    progress: Annotated[str | None, option("progress")] = None,
 ) -> None:
-    """Boot every cell of a matrix, or those that are missing; say how it went."""
-    from cvmlab.cells import parse_shard
-    from cvmlab.cells import shard as part
+    """Boot the cells of a matrix file that have no result yet."""
     from cvmlab.matrix import document, folder
-    from cvmlab.matrix.machine import capacity
+    from cvmlab.matrix.capacity import capacity
+    from cvmlab.matrix.cells import parse_shard
+    from cvmlab.matrix.cells import shard as part
 
     loaded = document.load(file)
     copies = _Copies(junit, tap, json, markdown)
@@ -154,7 +185,9 @@ def run_file(
             _run(kept, room, scheduler, style_of(progress))
             status = _deliver(_result(kept), copies, kept)
         except KeyboardInterrupt:
-            typer.echo(f"cvmlab: interrupted; the same command goes on from {kept.path}", err=True)
+            typer.echo(
+                f"cvmlab: interrupted; the same command continues from {kept.path}", err=True
+            )
             status = INTERRUPTED
     context.obj.reported = True
     raise typer.Exit(status)
@@ -162,8 +195,8 @@ def run_file(
 
 def _run(kept: "Folder", room: "Capacity", scheduler: str | None, style: "Style") -> None:
     """Run what is missing; raise KeyboardInterrupt if a stop signal ended that."""
+    from cvmlab.base.progress import task
     from cvmlab.matrix import running
-    from cvmlab.progress import task
 
     cells = running.missing(kept)
     _say_what_is_known(kept, cells, style)
@@ -197,28 +230,39 @@ async def _work(
 
 
 def _say_what_is_known(kept: "Folder", cells: "Sequence[Cell]", style: "Style") -> None:
-    from cvmlab.progress import Style
+    from cvmlab.base.progress import Style
 
     known = len(kept.known())
     if known and style is not Style.NONE:
-        typer.echo(f"matrix: {known} cells are known from before, {len(cells)} to run", err=True)
+        typer.echo(
+            f"matrix: {known} cells have a result from before, {len(cells)} to run", err=True
+        )
 
 
 def _build(cells: "Sequence[Cell]", style: "Style") -> None:
-    """Build QEMU once, rather than in every boot."""
-    own = [any(word.startswith("--qemu=") for word in cell.words) for cell in cells]
-    if not all(own) and "CVMLAB_QEMU" not in os.environ:
-        from cvmlab.build import install
-        from cvmlab.qemu_recipe import Flavour
+    """Build each QEMU once, rather than in every boot."""
+    own = [cell for cell in cells if _option(cell, "--qemu=") is None]
+    versions = {_option(cell, "--qemu-version=") for cell in own}
+    if "CVMLAB_QEMU" in os.environ:
+        versions.discard(None)
+    for version in sorted(versions, key=lambda name: name or ""):
+        from cvmlab.qemu.build import install
+        from cvmlab.qemu.recipe import Flavour
 
-        install(Flavour.PATCHED, style=style)
+        install(Flavour.PATCHED, version, style=style)
+
+
+def _option(cell: "Cell", name: str) -> str | None:
+    """Return the value of the option that starts with *name*, None if the cell has none."""
+    given = [word.removeprefix(name) for word in cell.words if word.startswith(name)]
+    return given[-1] if given else None
 
 
 def _deliver(result: "MatrixResult", copies: _Copies, kept: "Folder | None") -> int:
     """Print the table and write all summaries; return the exit code."""
-    from cvmlab import matrixtext
-    from cvmlab.junit import document
-    from cvmlab.matrixresult import to_json
+    from cvmlab.matrix import result_text as matrixtext
+    from cvmlab.matrix.verdict import to_json
+    from cvmlab.report.junit import document
 
     files = {
         "junit.xml": document([_case(cell) for cell in result.cells], name=result.name),
@@ -229,7 +273,7 @@ def _deliver(result: "MatrixResult", copies: _Copies, kept: "Folder | None") -> 
     if kept is not None:
         kept.write(files.items())
     copies.write(files)
-    typer.echo(matrixtext.text(result), nl=False, err=copies.json_to_stdout)
+    typer.echo(safe(matrixtext.text(result)), nl=False, err=copies.json_to_stdout)
     if kept is not None:
         typer.echo(f"results: {kept.path}", err=copies.json_to_stdout)
     return result.exit_code
@@ -237,30 +281,37 @@ def _deliver(result: "MatrixResult", copies: _Copies, kept: "Folder | None") -> 
 
 def _case(cell: "CellResult") -> "Case":
     """Return the JUnit case of a cell: what is ignored or unstable is skipped, with its reason."""
-    from cvmlab.junit import Case, Failure
-    from cvmlab.matrixresult import Verdict
-    from cvmlab.report import render
+    from cvmlab.matrix.verdict import CellVerdict
+    from cvmlab.report.junit import Case, Failure
+    from cvmlab.report.text import render
 
     skipped = {
-        Verdict.IGNORED: f"ignored: {cell.message}",
-        Verdict.UNSTABLE: f"unstable: {cell.reason}; {cell.message}",
+        CellVerdict.IGNORED: f"ignored: {cell.message}",
+        CellVerdict.UNSTABLE: f"unstable: {cell.reason}; {cell.message}",
     }
-    failed = cell.verdict in (Verdict.FAILED, Verdict.MISSING)
+    failed = cell.verdict in (CellVerdict.FAILED, CellVerdict.MISSING)
     return Case(
         name=cell.id,
         group=f"cvmlab.{cell.id.split('/')[1]}",
         seconds=cell.seconds,
         report=render(cell.result) if cell.result is not None else cell.message,
-        failure=Failure(kind=cell.outcome or cell.verdict, message=cell.message, text=cell.message)
+        failure=Failure(
+            kind=cell.outcome or cell.verdict,
+            message=cell.message,
+            text=(cell.result.hint if cell.result is not None else None) or cell.message,
+        )
         if failed
         else None,
         skipped=skipped.get(cell.verdict),
+        counts=cell.result.counters.as_dict() if cell.result is not None else {},
     )
 
 
 def _show(loaded: "Loaded", record: "Record") -> None:
     """Print the cells, and check that each guest is there."""
-    from cvmlab.matrix import cellrun
+    from tempfile import TemporaryDirectory
+
+    from cvmlab.matrix import cell_run
 
     chosen = [cell for cell in loaded.cells if cell.number in record.mine]
     for cell in chosen:
@@ -269,22 +320,22 @@ def _show(loaded: "Loaded", record: "Record") -> None:
         typer.echo(f"{cell.folder} {cell.id}{why}{doubt}")
         if not why:
             typer.echo(f"    cvmlab boot {shlex.join(cell.words)}")
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         for cell in {cell.axis.guest: cell for cell in chosen if not cell.ignored}.values():
-            run(cellrun.check(cell, Path(folder)))
+            run(cell_run.check(cell, Path(folder)))
 
 
-@matrix.command("merge", epilog=_EPILOG)
+@matrix.command("merge", cls=Command, epilog=_EPILOG)
 def merge(
     context: typer.Context,
-    folders: Annotated[list[Path], Argument(metavar="DIR...", help="The --run-dir of each shard.")],
+    folders: Annotated[list[Path], Argument(metavar="DIR...", help="The --run-dir of each shard")],
     *,
     junit: Junit = None,
     tap: Tap = None,
     json: Json = None,
     markdown: Markdown = None,
 ) -> None:
-    """Make one result of the shards that several machines have run."""
+    """Merge the results of shards that ran on several machines."""
     from cvmlab.matrix.merging import merged
 
     copies = _Copies(junit, tap, json, markdown)

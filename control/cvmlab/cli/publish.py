@@ -1,68 +1,54 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``cvmlab serve``, and the options by which a boot publishes itself."""
+"""``cvmlab serve``, and the broker that a boot publishes to."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvmlab.base.errors import ConfigError
+from cvmlab.base.safe_text import safe
+from cvmlab.cli.help_text import register
+from cvmlab.cli.row_parameters import with_options
 from cvmlab.cli.session import run
-from cvmlab.errors import ConfigError
+from cvmlab.machine.option import Group
+from cvmlab.machine.option_rows import OPTIONS
 
 
 if TYPE_CHECKING:
-    from cvmlab.mqtt import Broker
+    from cvmlab.publish.mqtt import Broker
 
 PASSWORD = "CVMLAB_MQTT_PASSWORD"
-Mqtt = Annotated[
-    str | None, typer.Option("--mqtt", metavar="HOST[:PORT]", help="Publish to an MQTT broker.")
-]
-MqttUser = Annotated[str | None, typer.Option(metavar="NAME", help="Who we are to the broker.")]
-MqttPasswordFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help=f"Its first line; default: ${PASSWORD}.")
-]
-MqttTls = Annotated[bool, typer.Option("--mqtt-tls", help="Speak TLS with the broker.")]
-MqttCa = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Who vouches for the broker; implies TLS.")
-]
-MqttCommands = Annotated[
-    bool,
-    typer.Option("--mqtt-commands", help="Obey convert, pause, cont, stop; needs a password."),
-]
+_ROWS = tuple(row for row in OPTIONS if row.group is Group.PUBLISHING)
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command()(serve)
+    register(app, serve)
 
 
-def broker_of(
-    address: str | None,
-    user: str | None,
-    password_file: Path | None,
-    *,
-    tls: bool,
-    ca: Path | None,
-    commands: bool,
-) -> "Broker | None":
+def broker_of(given: Mapping[str, Any]) -> "Broker | None":
     """Read the options; None if nothing is to be published.  Raise ConfigError."""
-    if address is None:
-        if user is not None or password_file is not None or tls or ca is not None or commands:
-            raise ConfigError("--mqtt-... without --mqtt", hint="say where the broker is")
+    if given["mqtt"] is None:
+        other = next((row.label for row in _ROWS if given[row.name]), None)
+        if other is not None:
+            raise ConfigError(f"{other} needs --mqtt", hint="add --mqtt HOST")
         return None
-    from cvmlab.mqtt import Broker, parse_address
+    from cvmlab.publish.mqtt import Broker, parse_address
 
-    tls = tls or ca is not None
-    host, port = parse_address(address, tls=tls)
+    ca, password_file = given["mqtt_ca"], given["mqtt_password_file"]
+    tls = given["mqtt_tls"] or ca is not None
+    host, port = parse_address(given["mqtt"], tls=tls)
     broker = Broker(
         host=host,
         port=port,
-        user=user,
-        password=_password(password_file),
+        user=given["mqtt_user"],
+        password=_password(None if password_file is None else Path(password_file)),
         tls=tls,
-        ca=ca,
-        commands=commands,
+        ca=None if ca is None else Path(ca),
+        commands=given["mqtt_commands"],
     )
     broker.require()
     return broker
@@ -77,24 +63,21 @@ def _password(file: Path | None) -> str | None:
         raise ConfigError(f"--mqtt-password-file: {file}: {error.strerror}") from error
 
 
+@with_options(_ROWS)
 def serve(
     *,
-    mqtt: Mqtt = None,
-    mqtt_user: MqttUser = None,
-    mqtt_password_file: MqttPasswordFile = None,
-    mqtt_tls: MqttTls = False,
-    mqtt_ca: MqttCa = None,
-    mqtt_commands: MqttCommands = False,
     metrics: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Prometheus text on 127.0.0.1.")
+        int | None,
+        typer.Option(
+            metavar="PORT", min=0, max=65535, help="Serve Prometheus metrics on 127.0.0.1:PORT"
+        ),
     ] = None,
+    **given: Any,
 ) -> None:
-    """Publish all VMs of this user, those that start later too, until Ctrl-C."""
-    broker = broker_of(
-        mqtt, mqtt_user, mqtt_password_file, tls=mqtt_tls, ca=mqtt_ca, commands=mqtt_commands
-    )
+    """Publish all VMs of this user until Ctrl-C. VMs that start later are included."""
+    broker = broker_of(given)
     if broker is None and metrics is None:
         raise ConfigError("nothing to serve", hint="give --mqtt HOST, --metrics PORT, or both")
-    from cvmlab.serving import serve_all
+    from cvmlab.publish.serving import serve_all
 
-    run(serve_all(broker, metrics, say=typer.echo))
+    run(serve_all(broker, metrics, say=lambda text: typer.echo(safe(text))))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Look at a run: that was recorded, as a trace or an HTML report; that goes on, in a terminal."""
+"""Look at a run: a recorded one as a trace or an HTML report, a running one in the terminal."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,35 +7,43 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cvmlab.base.errors import ConfigError
+from cvmlab.cli.help_text import register
 from cvmlab.cli.running import VmName, attached
 from cvmlab.cli.session import require_terminal, run
-from cvmlab.errors import ConfigError
 
 
 if TYPE_CHECKING:
-    from cvmlab.recording import Recording
+    from cvmlab.report.recording import Recording
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command()(report)
-    app.command()(top)
+    register(app, report)
+    register(app, top)
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="What a run left.")],
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Run folder of a boot")],
     *,
     compare: Annotated[
-        Path | None, typer.Option(metavar="RUN_FOLDER", help="Show another run beside it.")
+        Path | None,
+        typer.Option(
+            metavar="RUN_FOLDER",
+            help="Run folder of an earlier boot to compare with: the report shows what grew since",
+        ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the HTML.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="HTML file to write (default: report.html)"
+        ),
     ] = Path("report.html"),
     trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write a Perfetto trace.")
+        Path | None, typer.Option(metavar="FILE", help="Also write a trace for ui.perfetto.dev")
     ] = None,
 ) -> None:
-    """Make one HTML file of a run: timeline, page map, faults, functions."""
+    """Write an HTML report of a run. It has a timeline, a page map, faults and functions."""
     recording = read(folder)
     other = None if compare is None else read(compare)
     write_html(recording, other, output)
@@ -49,14 +57,14 @@ def top(
     name: VmName = None,
     *,
     snapshots: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the key w writes the map.")
+        Path, typer.Option(metavar="DIR", help="Where the key w writes the map (default: here)")
     ] = Path(),
 ) -> None:
-    """Watch a VM's memory live; keys convert, pause, and write the map."""
+    """Watch the memory of a VM live. Keys convert pages, pause the VM, and write the map to a file."""
 
     async def work() -> None:
-        from cvmlab.top.app import Top
-        from cvmlab.top.source import LiveSource
+        from cvmlab.report.top.app import Top
+        from cvmlab.report.top.view_source import LiveSource
 
         async with attached(name) as vm:
             vm.pages.counts()  # says so, if it has no restricted memory
@@ -68,7 +76,7 @@ def top(
 
 def read(folder: Path, *, title: str | None = None) -> "Recording":
     """Read a run folder; raise ConfigError if it is none."""
-    from cvmlab.recording import load
+    from cvmlab.report.recording import load
 
     recording = load(folder)
     return recording if title is None else replace(recording, title=title)
@@ -76,7 +84,7 @@ def read(folder: Path, *, title: str | None = None) -> "Recording":
 
 def write_trace(recording: "Recording", path: Path) -> None:
     """Write the trace; raise ConfigError if it cannot be written."""
-    from cvmlab import perfetto
+    from cvmlab.report import perfetto
 
     try:
         with path.open("w", encoding="utf-8") as stream:
@@ -87,7 +95,7 @@ def write_trace(recording: "Recording", path: Path) -> None:
 
 def write_html(recording: "Recording", other: "Recording | None", path: Path) -> None:
     """Write the HTML report; raise ConfigError if it cannot be written."""
-    from cvmlab.html import render
+    from cvmlab.report.html import render
 
     text = render(recording, other)
     try:

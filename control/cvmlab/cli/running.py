@@ -12,51 +12,52 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cvmlab.choices import choose
+from cvmlab.base.choices import choose
+from cvmlab.base.errors import ConfigError
+from cvmlab.cli.help_text import register
 from cvmlab.cli.session import has_colour, run
-from cvmlab.errors import ConfigError
 
 
 if TYPE_CHECKING:
-    from cvmlab.attached import AttachedVm
-    from cvmlab.operations import BackendInfo
-    from cvmlab.rundir import Run
+    from cvmlab.vm.attached import AttachedVm
+    from cvmlab.vm.operations import BackendInfo
+    from cvmlab.vm.run_dir import FoundRun
 
 VmName = Annotated[
-    str | None, typer.Argument(metavar="[VM]", help="Name or run folder; default: the only one.")
+    str | None,
+    typer.Argument(
+        metavar="VM", help="Name or run folder of the VM (default: the only one that is running)"
+    ),
 ]
-RunsDir = Annotated[
-    Path | None, typer.Option("--runs", hidden=True, help="Where the run folders are.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for command in (ps, stop, query, convert, qmp):
-        app.command()(command)
-    app.command("map")(show_map)
-    app.command()(events)
+        register(app, command)
+    register(app, show_map, "map")
+    register(app, events)
 
 
 @asynccontextmanager
 async def attached(name: str | None) -> AsyncIterator["AttachedVm"]:
     """Attach to the VM of that name, or to the only one that runs."""
-    from cvmlab.attached import attach
+    from cvmlab.vm.attached import attach
 
     async with attach(str(_only_running().path) if name is None else name) as vm:
         yield vm
 
 
-def chosen_run(name: str | None) -> "Run":
+def chosen_run(name: str | None) -> "FoundRun":
     """Find the running VM of that name, or the only one."""
-    from cvmlab.rundir import find_running
+    from cvmlab.vm.run_dir import find_running
 
     return _only_running() if name is None else find_running(name)
 
 
-def _only_running() -> "Run":
-    from cvmlab.rundir import find_runs
+def _only_running() -> "FoundRun":
+    from cvmlab.vm.run_dir import find_runs
 
     running = [found for found in find_runs() if found.running]
     match running:
@@ -70,8 +71,8 @@ def _only_running() -> "Run":
 
 
 def ps(*, json_: AsJson = False) -> None:
-    """List the VMs that run."""
-    from cvmlab.rundir import find_runs
+    """List the running VMs."""
+    from cvmlab.vm.run_dir import find_runs
 
     running = [found for found in find_runs() if found.running]
     if json_:
@@ -87,8 +88,8 @@ def ps(*, json_: AsJson = False) -> None:
         )
 
 
-def _run_row(found: "Run") -> dict[str, Any]:
-    from cvmlab.ranges import format_size
+def _run_row(found: "FoundRun") -> dict[str, Any]:
+    from cvmlab.memory.ranges import format_size
 
     info = found.info
     return {
@@ -102,7 +103,7 @@ def _run_row(found: "Run") -> dict[str, Any]:
 
 
 def stop(name: VmName = None) -> None:
-    """Stop a VM: QEMU quits, its owner reports."""
+    """Stop a VM. QEMU quits, and the command that booted the VM prints its report."""
 
     async def work() -> None:
         async with attached(name) as vm:
@@ -112,25 +113,31 @@ def stop(name: VmName = None) -> None:
 
 
 def query(name: VmName = None, *, json_: AsJson = False) -> None:
-    """Show a VM's memory: pages by state, counters, host actors."""
+    """Show the page states, counters and host accesses of a VM."""
 
-    async def work() -> "BackendInfo":
+    async def work() -> tuple["BackendInfo", dict[str, int]]:
+        from cvmlab.publish.vm_feed import Feed
+
         async with attached(name) as vm:
-            return await vm.query()
+            info = await vm.query()
+            with Feed(vm) as feed:
+                feed.read_on()
+                return info, feed.counters()
 
-    info = run(work())
+    info, counters = run(work())
+    words = {name.replace("_", "-"): value for name, value in counters.items()}
     if json_:
         import msgspec
 
-        _print_json(msgspec.to_builtins(info))
+        _print_json(msgspec.to_builtins(info) | {"counters": words})
     else:
-        typer.echo("\n".join(_info_lines(info)))
+        typer.echo("\n".join(_info_lines(info, words)))
 
 
-def _info_lines(info: "BackendInfo") -> list[str]:
+def _info_lines(info: "BackendInfo", counters: dict[str, int]) -> list[str]:
     import msgspec
 
-    from cvmlab.ranges import format_size
+    from cvmlab.memory.ranges import format_size
 
     lines = [
         f"{info.profile}, {info.layout}, {format_size(info.size)}, phase {info.phase}, "
@@ -138,10 +145,9 @@ def _info_lines(info: "BackendInfo") -> list[str]:
         f"storage: private file {info.private_bytes} bytes, shared file {info.shared_bytes} bytes",
         "pages",
     ]
-    for heading, values in (("", info.pages), ("counters", info.counters)):
+    for heading, values in (("", msgspec.to_builtins(info.pages)), ("counters", counters)):
         lines += [heading] if heading else []
-        named = msgspec.to_builtins(values).items()
-        lines += [f"  {name:<18}{value:>12}" for name, value in named]
+        lines += [f"  {name:<20}{value:>12}" for name, value in values.items()]
     lines += ["slots"]
     lines += [f"  {slot.gpa:#014x} {format_size(slot.size)}" for slot in info.slots]
     active = [actor for actor in info.actors if actor.faults or actor.converted]
@@ -155,37 +161,48 @@ def _info_lines(info: "BackendInfo") -> list[str]:
 def show_map(
     name: VmName = None,
     *,
-    width: Annotated[int | None, typer.Option(min=1, help="Characters in a line.")] = None,
-    height: Annotated[int, typer.Option(min=1, help="Lines, about.")] = 16,
+    width: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Characters in a line (default: fit the terminal)"),
+    ] = None,
+    height: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of lines, roughly (default: 16)")
+    ] = 16,
 ) -> None:
-    """Draw the state of a VM's pages."""
+    """Draw the page states of a VM."""
 
     async def work() -> str:
-        from cvmlab import pagemap
+        from cvmlab.memory import page_map
 
-        ink = pagemap.Ink.COLOUR if has_colour(sys.stdout) else pagemap.Ink.ASCII
+        ink = page_map.Ink.COLOUR if has_colour(sys.stdout) else page_map.Ink.ASCII
         room = min(shutil.get_terminal_size().columns - 16, 128)
-        canvas = pagemap.Canvas(width or max(room, 16), height, ink)
+        canvas = page_map.Canvas(width or max(room, 16), height, ink)
         async with attached(name) as vm:
-            return pagemap.draw(vm.pages.extents, vm.pages.slots, canvas)
+            return page_map.draw(vm.pages.extents, vm.pages.slots, canvas)
 
     typer.echo(run(work()), nl=False)
 
 
 def convert(
-    name: Annotated[str, typer.Argument(metavar="VM", help="Name or run folder.")],
+    name: Annotated[str, typer.Argument(metavar="VM", help="Name or run folder of the VM")],
     ranges: Annotated[
-        list[str], typer.Argument(metavar="RANGE...", help="START+SIZE or START-END.")
+        list[str],
+        typer.Argument(metavar="RANGE...", help="START+SIZE or START-END, such as 512M+2M"),
     ],
     *,
-    to: Annotated[str, typer.Option(metavar="shared|private", help="What to convert to.")],
+    to: Annotated[str, typer.Option(metavar="STATE", help="New state: shared or private")],
     content: Annotated[
-        str | None, typer.Option(metavar="discard|preserve", help="Default: as the layout has it.")
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="What happens to the content: discard, or preserve (default: by the layout; private content of "
+            "two files is kept only in a debuggable VM)",
+        ),
     ] = None,
     json_: AsJson = False,
 ) -> None:
-    """Convert guest memory; all ranges or none."""
-    from cvmlab.operations import Content, Target, read_ranges
+    """Convert guest memory to shared or private: all ranges, or none."""
+    from cvmlab.vm.operations import Content, Target, read_ranges
 
     target = choose("--to", to, Target)
     keep = None if content is None else choose("--content", content, Content)
@@ -203,14 +220,16 @@ def convert(
 
 
 def qmp(
-    name: Annotated[str, typer.Argument(metavar="VM", help="Name or run folder.")],
-    command: Annotated[str, typer.Argument(help="QMP command.")],
-    arguments: Annotated[str, typer.Argument(help="Its arguments, a JSON object.")] = "{}",
+    name: Annotated[str, typer.Argument(metavar="VM", help="Name or run folder of the VM")],
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help="QMP command")],
+    arguments: Annotated[
+        str, typer.Argument(metavar="JSON", help="Arguments of the command, as a JSON object")
+    ] = "{}",
 ) -> None:
     """Send a raw QMP command and print what QEMU returns."""
     try:
         values = json.loads(arguments)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"the arguments are not JSON: {error}", hint=_ARGUMENTS_HINT) from error
     if not isinstance(values, dict):
         raise ConfigError("the arguments are not a JSON object", hint=_ARGUMENTS_HINT)
@@ -229,20 +248,24 @@ def events(
     name: VmName = None,
     *,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the VM ends.")
+        bool, typer.Option("--follow", "-f", help="Print new events until the VM ends")
     ] = False,
     kind: Annotated[
-        list[str] | None, typer.Option(metavar="KIND", help="Only these, such as host-fault.")
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Print only this kind, such as host-fault; repeatable"),
     ] = None,
     json_: AsJson = False,
 ) -> None:
-    """Print the journal of a VM, or of a run folder of one that has ended."""
+    """Print the event journal of a VM.
+
+    If the VM has ended, give its run folder.
+    """
     from cvmlab.cli import journal_view
 
     path = None if name is None else Path(name)
     folder = path if path is not None and (path / "events.bin").is_file() else None
     if folder is None:
-        from cvmlab.rundir import find_running
+        from cvmlab.vm.run_dir import find_running
 
         folder = _only_running().path if name is None else find_running(name).path
     journal_view.show(folder, kinds=kind or [], follow=follow, as_json=json_)

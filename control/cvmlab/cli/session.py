@@ -7,16 +7,14 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from cvmlab.errors import ConfigError
+from cvmlab.base.errors import ConfigError
 
 
 if TYPE_CHECKING:
-    from cvmlab.progress import Style
+    from cvmlab.base.progress import Style
 
 
 T = TypeVar("T")
-
-INTERRUPTED = 130
 
 
 @dataclass(slots=True)
@@ -51,8 +49,8 @@ def require_terminal(what: str) -> None:
 
 def style_of(word: str | None) -> "Style":
     """Read --progress, or CVMLAB_PROGRESS if it was not given; raise ConfigError."""
-    from cvmlab.choices import choose
-    from cvmlab.progress import Style
+    from cvmlab.base.choices import choose
+    from cvmlab.base.progress import Style
 
     wanted = word or os.environ.get("CVMLAB_PROGRESS") or Style.AUTO
     return Style(choose("--progress", wanted, Style))

@@ -5,26 +5,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 from typing_extensions import override
 
+from cvmlab.base.errors import ConfigError
+from cvmlab.cli.help_text import Command, register
+from cvmlab.cli.row_parameters import option
 from cvmlab.cli.session import style_of
-from cvmlab.errors import ConfigError
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ProgressStyle = Annotated[
-    str | None,
-    typer.Option("--progress", metavar="auto|plain|rich|none", help="How to show progress."),
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+ProgressStyle = Annotated[str | None, option("progress")]
 
 
-class Verbatim(TyperCommand):
+class Verbatim(Command):
     """A command that gets every word after its name, ``--`` among them, which tox reads."""
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words = list(args)
+        ours = words[: words.index("--")] if "--" in words else words
+        if not {"-h", "--help"}.isdisjoint(ours):
+            return super().parse_args(ctx, ["--help"])
         super().parse_args(ctx, [])
         ctx.args = words
         return words
@@ -33,53 +34,86 @@ class Verbatim(TyperCommand):
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for command in (doctor, images, build):
-        app.command()(command)
-    app.command(cls=Verbatim, add_help_option=False)(test)
+        register(app, command)
+    app.command(cls=Verbatim)(test)
 
 
 def build(
     *,
-    qemu_source: Annotated[
-        Path | None, typer.Option(metavar="DIR|TARBALL", help="QEMU 10.0.x; default: Debian's.")
+    qemu_version: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="QEMU version: 10.0 or 11.1 (default: 10.0)"),
     ] = None,
-    stock: Annotated[bool, typer.Option("--stock", help="Without the plugin, to compare.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Even if it is built already.")] = False,
+    qemu_source: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="QEMU 10.x or 11.x source: folder, tarball or .dsc (default: from Debian)",
+        ),
+    ] = None,
+    stock: Annotated[
+        bool, typer.Option("--stock", help="Build QEMU without the plugin, to compare with")
+    ] = False,
+    sanitize: Annotated[
+        bool,
+        typer.Option("--sanitize", help="Build QEMU under ASan and UBSan, to find its errors"),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build again, even if it is built already")
+    ] = False,
+    pgo: Annotated[
+        bool,
+        typer.Option(
+            "--pgo",
+            help="Build the fastest QEMU: twice, with boots between, to optimize by a profile",
+        ),
+    ] = False,
     wheel: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write a wheel that carries QEMU and firmware to DIR."),
+        typer.Option(
+            metavar="DIR", help="Write a wheel with QEMU (built as with --pgo) and firmware to DIR"
+        ),
     ] = None,
     progress: ProgressStyle = None,
 ) -> None:
-    """Build QEMU with the plugin; print where it is."""
-    from cvmlab import build as building
+    """Build QEMU with the plugin and print its path."""
+    from cvmlab.cli.training import training
+    from cvmlab.qemu import build as building
 
     if wheel is not None:
-        from cvmlab.wheel import build_wheel
+        from cvmlab.qemu.wheel import build_wheel
 
-        if qemu_source or stock or force:
+        if qemu_version or qemu_source or stock or sanitize or force:
             raise ConfigError(
-                "--wheel takes the QEMU that is built already",
+                "--wheel packs the QEMU that is already built",
                 hint="run `cvmlab build` with the other options first",
             )
-        typer.echo(build_wheel(wheel, style=style_of(progress)))
+        typer.echo(build_wheel(wheel, train=training(stock=False), style=style_of(progress)))
         return
 
     status = building.main(
-        qemu_source=qemu_source, stock=stock, force=force, style=style_of(progress)
+        qemu_version=qemu_version,
+        qemu_source=qemu_source,
+        stock=stock,
+        tuning="pgo" if pgo else None,
+        train=training(stock=stock),
+        sanitize=sanitize,
+        force=force,
+        style=style_of(progress),
     )
     raise typer.Exit(status)
 
 
 def test(context: typer.Context) -> None:
-    """Run all tests: tox, with the arguments given."""
-    from cvmlab import selftest
+    """Run all tests with tox. Arguments go to tox, such as `-e unit`; those after `--` go to pytest."""
+    from cvmlab.cli import selftest
 
     raise typer.Exit(selftest.main(context.args))
 
 
 def doctor(*, json_: AsJson = False) -> None:
-    """Say what works on this machine, line by line: PASS, FAIL or SKIP."""
-    from cvmlab import doctor as examination
+    """Check what works on this machine. Each part is PASS, FAIL or SKIP."""
+    from cvmlab.cli import doctor as examination
 
     raise typer.Exit(examination.main(as_json=json_))
 
@@ -88,12 +122,13 @@ def images(
     *,
     json_: AsJson = False,
     rebuild: Annotated[
-        str | None, typer.Option(metavar="DISK", help="Build this disk again, of today's packages.")
+        str | None,
+        typer.Option(metavar="DISK", help="Build this disk image again, from current packages"),
     ] = None,
     progress: ProgressStyle = None,
 ) -> None:
-    """List the images that `cvmlab boot` knows."""
-    from cvmlab import images as known
+    """List the images that `cvmlab boot` can boot by name."""
+    from cvmlab.images import boot_files as known
 
     if rebuild is not None:
         known.rebuild(rebuild, style_of(progress))

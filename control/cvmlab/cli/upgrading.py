@@ -7,43 +7,55 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cvmlab.base.safe_text import safe
+from cvmlab.cli.help_text import register
 from cvmlab.cli.running import AsJson, VmName, chosen_run
 from cvmlab.cli.session import run
 
 
 if TYPE_CHECKING:
-    from cvmlab.handover import Upgrade
+    from cvmlab.vm.handover import Upgrade
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command()(upgrade)
+    register(app, upgrade)
 
 
 def upgrade(
     name: VmName = None,
     *,
     qemu: Annotated[
-        Path | None, typer.Option(metavar="NEW", help="The new QEMU; default: as it was started.")
+        Path | None,
+        typer.Option(
+            metavar="PROGRAM", help="New QEMU (default: the program that the VM was started with)"
+        ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(metavar="S", min=0.1, help="Seconds until the old QEMU goes on.")
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="Give up after this time; the old QEMU continues (default: 60)",
+        ),
     ] = 60.0,
     json_: AsJson = False,
 ) -> None:
-    """Replace the QEMU under a running guest, whose memory stays where it is.
+    """Replace the QEMU process of a running guest. Guest memory stays in place.
 
-    Until the new QEMU runs the guest, any failure leaves it in the old one.
+    If anything fails before the new QEMU runs the guest, the guest continues in the old one.
     """
 
     program = None if qemu is None else qemu.absolute()
 
     async def work() -> "Upgrade":
-        from cvmlab.ownersocket import ask_to_upgrade
+        from cvmlab.vm.owner_socket import ask_to_upgrade
 
         return await ask_to_upgrade(chosen_run(name).path, program, timeout)
 
     done = run(work())
+    if done.problem is not None:
+        typer.echo(f"cvmlab: {safe(done.problem)}", err=True)
     if json_:
         import msgspec
 
@@ -52,6 +64,6 @@ def upgrade(
     typer.echo(
         f"QEMU {done.old_version} (process {done.old_pid}) was replaced by "
         f"{done.new_version} (process {done.new_pid})\n"
-        f"downtime {done.downtime_s * 1000:.1f} ms; {done.bytes_sent} bytes of CPUs and devices "
+        f"downtime {done.downtime_s * 1000:.1f} ms; {done.bytes_sent} bytes of CPU and device state "
         "were sent, no memory"
     )

@@ -9,5 +9,5 @@ if TYPE_CHECKING:
 else:
 
     def override(method):
-        """Mark a method that replaces one of its parent; the type checker looks, nobody else."""
+        """Mark a method that overrides one of its parent class; only the type checker reads this."""
         return method

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The front door: an emulated kernel of the generation that was asked for."""
+"""emulate(): the emulated kernel of a generation."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from cvmlab.errors import ConfigError
+from cvmlab.base.errors import ConfigError
 from cvmlab.generations.hugetlb import HugeKvm
 from cvmlab.generations.inaccessible import InaccessibleKernel
-from cvmlab.generations.kvm import Kvm
 from cvmlab.generations.restrictedmem import RestrictedKernel
 from cvmlab.generations.rulebook import Generation
 from cvmlab.generations.seal_guest import SealKernel
+from cvmlab.generations.vms.kvm import Kvm
 
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cvmlab.generations.faults import FaultPlan
-    from cvmlab.generations.pool import HugePool
+    from cvmlab.generations.files.huge_pages import HugePool
 
 Kernel = SealKernel | InaccessibleKernel | RestrictedKernel | Kvm
 
@@ -33,8 +33,8 @@ def emulate(
 ) -> Kernel:
     """Return a fresh emulated kernel.
 
-    :param version: a posted version of that generation; None for the one described as such.
-    :param quirks: known defects of the posted code to keep.
+    :param version: a posted version of that generation; None for the default one.
+    :param quirks: known defects of the posted code to emulate.
     :raise ConfigError: there is no such generation, version or quirk.
     """
     chosen = _generation(generation)

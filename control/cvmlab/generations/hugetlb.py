@@ -12,23 +12,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cvmlab.generations.compat import override
-from cvmlab.generations.convert import apply, refusal_of
-from cvmlab.generations.exits import VmType
+from cvmlab.generations.conversion import apply, refusal_of
 from cvmlab.generations.faults import FaultKind
-from cvmlab.generations.guest_memfd import PRIVATE, SHARED, GuestMemfd, GuestMemfdFlags, unaligned
-from cvmlab.generations.inode import MAX_BYTES, FileStat
-from cvmlab.generations.kvm import Kvm, Vm
-from cvmlab.generations.pool import HugePool, SubPool
+from cvmlab.generations.files.guest_memfd import (
+    PRIVATE,
+    SHARED,
+    GuestMemfd,
+    GuestMemfdFlags,
+    unaligned,
+)
+from cvmlab.generations.files.huge_pages import HugePool, SubPool
+from cvmlab.generations.files.inode import MAX_BYTES, FileStat
+from cvmlab.generations.files.storage import HugetlbStorage, Storage
 from cvmlab.generations.rulebook import Generation
-from cvmlab.generations.storage import HugetlbStorage, Storage
 from cvmlab.generations.syscalls import FALLOC_PUNCH_HOLE, PAGE
+from cvmlab.generations.vms.kvm import EmulatedVm, Kvm
 
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cvmlab.generations.faults import FaultPlan
-    from cvmlab.generations.pins import PinLedger
+    from cvmlab.generations.files.pins import PinLedger
 
 _PAGE_SHIFT = 12
 _DEFAULT_ORDER = 9
@@ -46,7 +51,7 @@ class HugeFolio:
 
 @dataclass(frozen=True, slots=True)
 class Stranded:
-    """A huge page of a file that is gone, with a part that somebody still holds."""
+    """A huge page of a freed file that is still partly pinned."""
 
     pool: HugePool
     pins: PinLedger
@@ -81,7 +86,7 @@ class HugeKvm(Kvm):
 
     @override
     def create_file(
-        self, size: int, flags: int, owner: Vm | None, page_order: int = 0
+        self, size: int, flags: int, owner: EmulatedVm | None, page_order: int = 0
     ) -> GuestMemfd:
         order = self._page_order(flags, page_order)
         self._check(size, flags, order, page_order)
@@ -137,7 +142,7 @@ class HugeKvm(Kvm):
         return meant
 
     def _create_huge(
-        self, size: int, flags: int, owner: Vm | None, pool: HugePool
+        self, size: int, flags: int, owner: EmulatedVm | None, pool: HugePool
     ) -> HugeGuestMemfd:
         make = HugetlbStorage if self._real else Storage
         shift = _PAGE_SHIFT + pool.order if self._real else None
@@ -154,20 +159,20 @@ class HugeKvm(Kvm):
         return inode
 
     def reap(self) -> None:
-        """Return huge pages of closed files whose last holder has let go, as a worker does later."""
+        """Free stranded huge pages that are no longer pinned, as a kernel worker does later."""
         free = [page for page in self.stranded if page.pins.first(page.start, page.end) is None]
         for page in free:
             self.stranded.remove(page)
             page.pool.give_back()
             page.pool.cancel(1)
-            self.world.journal.note("reap", page.start, page.end)
+            self.world.trace.note("reap", page.start, page.end)
 
 
 class HugeGuestMemfd(GuestMemfd):
     """The inode of a file of huge pages.  ``subpool`` is None until its reservation is made."""
 
     def __init__(
-        self, kvm: HugeKvm, storage: Storage, size: int, flags: int, owner: Vm | None
+        self, kvm: HugeKvm, storage: Storage, size: int, flags: int, owner: EmulatedVm | None
     ) -> None:
         super().__init__(kvm.world, storage, size, flags, owner)
         self.kvm = kvm
@@ -175,7 +180,7 @@ class HugeGuestMemfd(GuestMemfd):
         self.folios: dict[int, HugeFolio] = {}
 
     def reserve(self, pool: HugePool) -> None:
-        """Set aside every huge page that the file can ever have."""
+        """Reserve every huge page that the file can ever use."""
         pages = -(-self.size // (PAGE << pool.order))
         half_way = self.world.faults.take(FaultKind.NO_MEMORY, pages) is not None
         self.require("reserve", {"half-way": half_way, "not-enough": False})
@@ -211,12 +216,12 @@ class HugeGuestMemfd(GuestMemfd):
 
     @override
     def populate(self, start: int, end: int) -> None:
-        """Take a huge page for each block that ``[start, end)`` touches and that has none."""
+        """Allocate a huge page for each block of ``[start, end)`` that has none."""
         numbers = range(start // self.block, -(-end // self.block))
         fault = self.world.faults.take(FaultKind.PARTIAL, len(numbers))
         for done, number in enumerate(numbers):
             if fault is not None and done == fault.page:
-                self.world.journal.note("fault", start, end, fault.kind, fault.reason)
+                self.world.trace.note("fault", start, end, fault.kind, fault.reason)
                 self.require("populate", {"no-memory": False, "interrupted": True})
             if number not in self.folios:
                 self._allocate(number)
@@ -233,14 +238,14 @@ class HugeGuestMemfd(GuestMemfd):
         shared = not self.private.uniform(first, first + self.block, PRIVATE)
         self.folios[number] = HugeFolio(split=shared, node=self._node())
         self.storage.allocate_huge(first, first + self.block)
-        self.world.journal.note("populate", first, first + self.block)
+        self.world.trace.note("populate", first, first + self.block)
 
     def _node(self) -> int:
         match self.rules.word("numa"):
             case "task":
                 return self.kvm.task_node
             case "shared":
-                return self.placement.node_for(0)  # the same for all: interleaving is ignored
+                return self.placement.node_for(0)  # one node for all pages: interleaving is ignored
             case _:
                 return 0
 
@@ -250,7 +255,7 @@ class HugeGuestMemfd(GuestMemfd):
 
     @override
     def punch(self, start: int, end: int) -> None:
-        """Free whole huge pages of the range; what is left of others is zeroed."""
+        """Free the huge pages that lie in the range; zero the parts of others."""
         if start >= end:
             return
         held = self.rules.switch("punch-checks-pins") and self._huge_page_held(start, end)
@@ -274,7 +279,7 @@ class HugeGuestMemfd(GuestMemfd):
         del self.folios[number]
         if self.subpool is not None:
             self.subpool.give_back()
-        self.world.journal.note("free", first, first + self.block)
+        self.world.trace.note("free", first, first + self.block)
 
     @override
     def batches(self, start: int, end: int) -> list[tuple[int, int]]:
@@ -285,7 +290,7 @@ class HugeGuestMemfd(GuestMemfd):
 
     @override
     def store(self, start: int, end: int, value: int) -> None:
-        """Record a conversion and reshape the huge pages it touches; all or nothing."""
+        """Record a conversion; split or merge the huge pages it touches, all or none."""
         touched = range(start // self.block, -(-end // self.block))
         if value == SHARED:
             self._split(touched, start, end)
@@ -304,25 +309,23 @@ class HugeGuestMemfd(GuestMemfd):
             if fault := self.world.faults.take(FaultKind.SPLIT, self.block):
                 for earlier in done:
                     earlier.split = False
-                self.world.journal.note(
-                    "fault", first, first + self.block, fault.kind, fault.reason
-                )
+                self.world.trace.note("fault", first, first + self.block, fault.kind, fault.reason)
                 raise refusal_of(self, "no-memory", max(start, first) * PAGE, start, end)
             folio.split = True
             done.append(folio)
-            self.world.journal.note("split", first, first + self.block)
+            self.world.trace.note("split", first, first + self.block)
 
     def _merge(self, number: int) -> None:
-        """Make the huge page whole if all of it is private, also outside the request."""
+        """Merge a huge page if all of it is private, including pages outside the request."""
         folio, first = self.folios.get(number), number * self.block
         last = first + self.block
         if folio is None or not folio.split or not self.private.uniform(first, last, PRIVATE):
             return
         if fault := self.world.faults.take(FaultKind.MERGE, self.block):
-            self.world.journal.note("fault", first, last, fault.kind, fault.reason)
+            self.world.trace.note("fault", first, last, fault.kind, fault.reason)
             return
         folio.split = False
-        self.world.journal.note("merge", first, last)
+        self.world.trace.note("merge", first, last)
 
     @override
     def attributes_changing(self, start: int, end: int, value: int) -> None:
@@ -332,17 +335,16 @@ class HugeGuestMemfd(GuestMemfd):
             apply(self, value, start, end)
 
     @override
-    def bound_by(self, kind: VmType, start: int, end: int) -> None:
-        """The first RFC decides at binding who may touch pages: the host too, of a software-protected VM."""
+    def bound(self, start: int, end: int, value: int) -> None:
+        """In the first RFC, the VM that binds pages decides who may touch them."""
         if self.rules.word("convert-ioctl") == "vm-attributes":
-            value = SHARED if kind is VmType.SW_PROTECTED else PRIVATE
             self.private.set(start, end, value)
 
     @override
     def evict(self) -> None:
-        """Truncate, return pages, put the reservation, free: in this order, whatever was set up."""
-        journal, subpool = self.world.journal, self.subpool
-        journal.note("truncate", 0, self.pages)
+        """Truncate, free pages, drop the reservation: in this order, even if partly set up."""
+        trace, subpool = self.world.trace, self.subpool
+        trace.note("truncate", 0, self.pages)
         for number in list(self.folios):
             first = number * self.block
             held = self.pins.first(first, first + self.block) is not None
@@ -356,7 +358,7 @@ class HugeGuestMemfd(GuestMemfd):
         if subpool is not None:
             subpool.pool.cgroup_reserved -= -(-self.size // (PAGE << subpool.pool.order))
             subpool.put()
-            journal.note("put-subpool")
+            trace.note("put-subpool")
         super().evict()
 
     @override

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cvmlab.generations.bindings import Binding, Notifier
 from cvmlab.generations.compat import override
 from cvmlab.generations.faults import FaultPlan
-from cvmlab.generations.guest_memfd import unaligned
-from cvmlab.generations.inode import Page, World
-from cvmlab.generations.kvm import resolve
-from cvmlab.generations.openfile import Fd, OpenFile
+from cvmlab.generations.files.bindings import Binding, Notifier
+from cvmlab.generations.files.guest_memfd import unaligned
+from cvmlab.generations.files.inode import Page, World
+from cvmlab.generations.files.open_file import Fd, OpenFile, resolve
+from cvmlab.generations.files.shmem import ShmemInode, other_mode
+from cvmlab.generations.files.storage import Storage
 from cvmlab.generations.refusal import Oops
 from cvmlab.generations.rulebook import Generation, Rulebook
-from cvmlab.generations.shmem import ShmemInode, other_mode
-from cvmlab.generations.storage import Storage
 from cvmlab.generations.syscalls import FALLOC_PUNCH_HOLE, PAGE
 
 
@@ -67,7 +66,7 @@ class InaccessibleKernel:
             )
         self.world.rules.require("register", {"ordinary": ordinary})
         if not isinstance(inode, InaccessibleFile):
-            raise TypeError("the rules let a foreign file through")
+            raise TypeError("the rules accepted a file of another kind")
         return inode.attach(0, _ALL_PAGES, notifier)
 
 
@@ -93,7 +92,7 @@ class InaccessibleFile(ShmemInode):
 
     @override
     def fallocate(self, mode: int, offset: int, length: int) -> None:
-        """Do it below, then invalidate with every notifier: for allocations too, and for failures."""
+        """Change the file inside, then notify everyone, also after an allocation or a failure."""
         punch, end = bool(mode & FALLOC_PUNCH_HOLE), offset + length
         self.require(
             "fallocate",
@@ -128,14 +127,14 @@ class InaccessibleFile(ShmemInode):
 
     @override
     def attach(self, start: int, end: int, notifier: Notifier) -> Binding:
-        """Notifiers hear of all pages and clip by themselves."""
+        """Bind all pages: notifiers clip the range themselves."""
         del start, end
         binding = Binding(0, _ALL_PAGES, notifier, notifier)
         self.bind(binding)
         return binding
 
     def get_pfn(self, index: int) -> Page:
-        """Return the page, locked; until put_pfn() no fallocate() gets through."""
+        """Return the page, locked; fallocate() is refused until put_pfn()."""
         self.require("get-pfn", {"page-locked": index in self._held})
         if not self.storage.has(index):
             self.fill(index, index + 1)
@@ -144,9 +143,9 @@ class InaccessibleFile(ShmemInode):
         return page
 
     def put_pfn(self, page: Page | None) -> None:
-        """Give a page back; giving nothing back is a warning."""
+        """Unlock a page; a page that is not locked is a warning."""
         if page is None or page.index not in self._held:
-            self.world.journal.note("warn", reason="put_pfn of no page")
+            self.world.trace.note("warn", reason="put_pfn of no page")
             return
         self.uptodate.add(page.index)
         self._held.discard(page.index)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # ruff: noqa: N818 - Refusal and Oops say what happened; a suffix would add nothing
-"""How an emulated kernel says no: an ``OSError`` that names the rule it enforces."""
+"""Refused calls: an ``OSError`` that names the broken rule."""
 
 import errno
 from typing import Final
@@ -10,7 +10,7 @@ _KERNEL_ONLY: Final = {"ENOTSUPP": 524, "EHWPOISON": 133}
 
 
 def errno_value(name: str) -> int:
-    """Return the number of an errno, also of those that never leave the kernel."""
+    """Return the number of an errno, including those that only the kernel uses inside."""
     if name in _KERNEL_ONLY:
         return _KERNEL_ONLY[name]
     value = getattr(errno, name)
@@ -42,7 +42,7 @@ class Refusal(OSError):
 
 
 class Oops(RuntimeError):
-    """The posted code would crash the kernel here; only a ``quirks=`` switch leads to one."""
+    """The posted code would crash the kernel here; this happens only with a quirk on."""
 
     def __init__(self, sentence: str, *, quirk: str) -> None:
         super().__init__(f"{sentence} (quirk {quirk})")

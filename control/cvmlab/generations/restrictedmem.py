@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""memfd_restricted(): a tmpfs file whose pages only its bindings can have."""
+"""memfd_restricted(): a tmpfs file whose pages only its bindings can use."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from enum import StrEnum
 from itertools import count
 from typing import TYPE_CHECKING
 
-from cvmlab.generations.bindings import Binding, Notifier
 from cvmlab.generations.compat import override
 from cvmlab.generations.faults import FaultKind, FaultPlan
-from cvmlab.generations.guest_memfd import unaligned
-from cvmlab.generations.inode import FileStat, Page, World
-from cvmlab.generations.mounts import (
+from cvmlab.generations.files.bindings import Binding, Notifier
+from cvmlab.generations.files.guest_memfd import unaligned
+from cvmlab.generations.files.inode import FileStat, Page, World
+from cvmlab.generations.files.mounts import (
     TMPFS_MAGIC,
     HostMounts,
     MountFacts,
     Mounts,
     file_system_magic,
 )
-from cvmlab.generations.openfile import Fd, OpenFile
+from cvmlab.generations.files.open_file import Fd, OpenFile
+from cvmlab.generations.files.shmem import ShmemInode, other_mode
+from cvmlab.generations.files.storage import Storage
 from cvmlab.generations.rulebook import Generation, Rulebook
-from cvmlab.generations.shmem import ShmemInode, other_mode
-from cvmlab.generations.storage import Storage
 from cvmlab.generations.syscalls import FALLOC_PUNCH_HOLE, PAGE
 
 
@@ -35,7 +35,7 @@ _DEFAULT_MOUNT = MountFacts("")
 
 
 class NoexecCheck(StrEnum):
-    """What "mounted no-execute" is taken to mean."""
+    """How "mounted no-execute" is interpreted."""
 
     OFF = "off"
     MOUNT = "mount"  # mount -o noexec is enough
@@ -77,7 +77,7 @@ class RestrictedKernel:
         return self._open(mount if asked and mount else _DEFAULT_MOUNT)
 
     def memfd_restricted_at(self, path: str | None) -> Fd:
-        """The RFC that took a path: any folder of a tmpfs will do."""
+        """The RFC that takes a path: any folder of a tmpfs is accepted."""
         magic = 0
         if path is not None and os.path.exists(path):  # noqa: PTH110 - a path of the user, as text
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -134,7 +134,7 @@ class RestrictedFile(ShmemInode):
 
     @override
     def truncate(self, size: int) -> None:
-        """Set the size: once, or as an ordinary file where the version forgot about it."""
+        """Set the size: once, or any number of times in versions without that check."""
         self.require("ftruncate", {"size-set": self.size != 0, "unaligned": unaligned(size)})
         self.resize(size)
 
@@ -157,14 +157,14 @@ class RestrictedFile(ShmemInode):
             self.allocate_bytes(mode, offset, length)
 
     def punch(self, start: int, end: int) -> None:
-        """Tell every binding, free, tell them again; also when freeing fails."""
+        """Notify every binding before and after freeing, also if freeing fails."""
         with self.invalidated(start, end):
             self.release(start, end)
 
     def bind_range(
         self, start: int, end: int, notifier: Notifier, *, exclusive: bool = True
     ) -> Binding:
-        """restrictedmem_bind(): tie pages ``[start, end)`` to one user."""
+        """restrictedmem_bind(): bind pages ``[start, end)`` to one user."""
         inclusive = 1 if self.rules.has("inclusive-end") else 0
         taken = [item for item in self.bindings if _collide(item, start, end, inclusive)]
         self.require(
@@ -190,7 +190,7 @@ class RestrictedFile(ShmemInode):
         """restrictedmem_get_page(): the page of a bound index, allocated if need be, unlocked."""
         unbound = self.bindings.at(index) is None
         if unbound:
-            self.warn(f"page {index:#x} was asked for where nothing is bound")
+            self.warn(f"page {index:#x} was requested outside of any binding")
         self.require("get-page", {"unbound": unbound}, index * PAGE, (index + 1) * PAGE)
         return self.page(index)
 
@@ -202,17 +202,17 @@ class RestrictedFile(ShmemInode):
 
     @override
     def poison(self, index: int) -> None:
-        """Tell every binding over the page's folio, then let the backing drop what it can."""
+        """Report the error to every binding of the page's folio, then to the backing file."""
         if self.rules.has("error-under-spinlock"):
             self.warn("sleeping in atomic context: the list of inodes is walked under a spinlock")
         super().poison(index)
-        self.world.journal.note("backing-error", index, index + 1)
+        self.world.trace.note("backing-error", index, index + 1)
 
     def migrate_folio(self, index: int) -> None:
-        """Refuse to move a page, with one warning for all."""
+        """Refuse to move a page; only the first refusal is a warning."""
         if not self._warned:
             self._warned = True
-            self.warn(f"page {index:#x} was to be migrated")
+            self.warn(f"migration of page {index:#x} was attempted")
         self.require("migrate-folio", {"always": True})
 
     def bind_policy(self, offset: int, length: int, node: int) -> None:
@@ -221,13 +221,13 @@ class RestrictedFile(ShmemInode):
         self.policy.bind(offset // PAGE, (offset + length) // PAGE, node)
 
     def warn(self, sentence: str) -> None:
-        """Note what a kernel would put into its log with a backtrace."""
-        self.world.journal.note("warn", reason=sentence)
+        """Record a kernel warning."""
+        self.world.trace.note("warn", reason=sentence)
 
     @override
     def evict(self) -> None:
         if self.backing_releases:
-            self.warn("the backing has a release of its own, which is not called")
+            self.warn("the backing file's own release is not called")
         for binding in self.bindings:
             self.unbind(binding)
         super().evict()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Rules as data: which checks an operation makes, in which order, with which errno.
+"""Rules as data: the checks of each operation, their order and their errno.
 
 One TOML file per generation, in ``rules/``.  Code computes *facts* ("the offset is unaligned"); the
-file decides which of them a posted version looks at, in which order, and what it answers.
+file decides which of them a posted version checks, in which order, and with which errno.
 """
 
 import tomllib
@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Self
 
-from cvmlab.errors import ConfigError, InvariantError
+from cvmlab.base.errors import ConfigError, InvariantError
 from cvmlab.generations.refusal import Refusal, errno_value
 
 
@@ -22,7 +22,7 @@ Facts = Mapping[str, Fact]
 
 
 class Generation(StrEnum):
-    """The designs restricted memory went through, oldest first."""
+    """The designs of restricted memory, oldest first."""
 
     SEAL_GUEST = "A"
     INACCESSIBLE = "B"
@@ -33,7 +33,7 @@ class Generation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class CheckRule:
     """``operation`` fails with ``errno`` when the fact named ``when`` holds.
 
     ``versions`` limits it to some posted versions (empty: all); ``quirk`` and ``unless`` make it
@@ -108,20 +108,20 @@ class Rulebook:
         self._rules = {
             operation: tuple(
                 rule
-                for rule in (Rule.parse(operation, row) for row in rows)
+                for rule in (CheckRule.parse(operation, row) for row in rows)
                 if rule.applies(self.version, self.quirks)
             )
             for operation, rows in document["rules"].items()
         }
 
     @property
-    def rules(self) -> tuple[Rule, ...]:
+    def rules(self) -> tuple[CheckRule, ...]:
         return tuple(rule for rules in self._rules.values() for rule in rules)
 
     def has(self, quirk: str) -> bool:
-        """Say whether a quirk is on; asking for one this generation lacks is our own defect."""
+        """Return whether a quirk is on; raise InvariantError if the generation does not have it."""
         if quirk not in self.known_quirks:
-            raise InvariantError(f"{quirk} is no quirk of generation {self.generation}")
+            raise InvariantError(f"generation {self.generation} has no quirk {quirk!r}")
         return quirk in self.quirks
 
     def number(self, name: str) -> int:
@@ -136,7 +136,7 @@ class Rulebook:
     def word(self, name: str) -> str:
         return str(self._settings[name])
 
-    def first_broken(self, operation: str, facts: Facts) -> Rule | None:
+    def first_broken(self, operation: str, facts: Facts) -> CheckRule | None:
         """Return the first rule of *operation* that *facts* break, in the order of the file."""
         for rule in self._rules[operation]:
             fact = facts[rule.when]
@@ -163,7 +163,7 @@ def _document(generation: Generation) -> dict[str, Any]:
 
 
 def _load(stem: str) -> dict[str, Any]:
-    """Read one file of rules; what it ``extends`` fills in the operations it does not name."""
+    """Read one file of rules; operations it does not name come from the file it ``extends``."""
     path = files("cvmlab.generations").joinpath("rules", f"{stem}.toml")
     document = tomllib.loads(path.read_text(encoding="utf-8"))
     if "extends" not in document:

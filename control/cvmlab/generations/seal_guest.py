@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""F_SEAL_GUEST: an empty memfd is sealed, and from then on only its guest has the pages."""
+"""F_SEAL_GUEST: a seal on an empty memfd, after which only its guest can use the pages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from cvmlab.generations.compat import override
 from cvmlab.generations.faults import FaultPlan
-from cvmlab.generations.guest_memfd import unaligned
-from cvmlab.generations.inode import Page, World
-from cvmlab.generations.openfile import Fd, OpenFile, OpenMode
+from cvmlab.generations.files.guest_memfd import unaligned
+from cvmlab.generations.files.inode import Page, World
+from cvmlab.generations.files.open_file import Fd, OpenFile, OpenMode
+from cvmlab.generations.files.shmem import ShmemInode, other_mode
+from cvmlab.generations.files.storage import Storage
 from cvmlab.generations.refusal import Oops, Refusal
 from cvmlab.generations.rulebook import Generation, Rulebook
-from cvmlab.generations.shmem import ShmemInode, other_mode
-from cvmlab.generations.storage import Storage
 from cvmlab.generations.syscalls import FALLOC_PUNCH_HOLE, PAGE
 
 
@@ -43,14 +43,14 @@ class Seal(IntFlag):
 
 
 class Writeback(StrEnum):
-    """What became of a page under memory pressure."""
+    """The result of writing a page back under memory pressure."""
 
     SWAPPED = "swapped"
     REDIRTIED = "redirtied"
 
 
 class GuestOps(Protocol):
-    """What the owner is told.  Page indexes; ``end`` is not part of the range, unless by a quirk."""
+    """Callbacks of the owner, with page indexes; ``end`` is excluded, except with a quirk."""
 
     def invalidate_page_range(self, owner: object, start: int, end: int) -> None: ...
 
@@ -59,7 +59,7 @@ class GuestOps(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Vma:
-    """A mapping as far as seals care for it."""
+    """The properties of a mapping that seals check."""
 
     writable: bool
     shared: bool
@@ -104,10 +104,10 @@ class SealKernel:
 
     def _unlock_too_early(self) -> None:
         if self.world.rules.has("unlock-not-locked"):
-            self.world.journal.note("warn", reason="bad unlock balance: i_mmap was not locked")
+            self.world.trace.note("warn", reason="bad unlock balance: i_mmap was not locked")
 
     def register_guest(self, fd: Fd | int, owner: object | None, ops: GuestOps) -> SealGuestFile:
-        """memfd_register_guest(): return what offers get_lock_pfn() and put_unlock_pfn()."""
+        """memfd_register_guest(): return the file, for get_lock_pfn() and put_unlock_pfn()."""
         inode = fd.inode if isinstance(fd, Fd) else None
         file = inode if isinstance(inode, SealGuestFile) else None
         self.world.rules.require(
@@ -119,7 +119,7 @@ class SealKernel:
             },
         )
         if file is None:
-            raise TypeError("the rules let a foreign file through")
+            raise TypeError("the rules accepted a file of another kind")
         if not self.world.rules.has("owner-not-stored"):
             file.owner = owner
         file.guest_ops = ops
@@ -145,7 +145,7 @@ class SealGuestFile(ShmemInode):
 
     @override
     def read(self, offset: int, size: int) -> bytes:
-        """Read; beyond the page of the end that is the end of file, sealed or not."""
+        """Read; beyond the last page that returns nothing, sealed or not."""
         if offset // PAGE > self.size // PAGE:
             return b""
         self.require("read", {"guest-sealed": self.sealed}, offset, offset + size)
@@ -224,18 +224,18 @@ class SealGuestFile(ShmemInode):
             start, last = self.allocate_bytes(mode, offset, length)
             ops = self._callbacks()
             if ops is not None:
-                self.world.journal.note("callback-fallocate", start, last)
+                self.world.trace.note("callback-fallocate", start, last)
                 ops.fallocate(self.owner, start, last)
 
     def _drop_folios(self, start: int, end: int) -> None:
-        """Remove what is present of ``[start, end)``, folio by folio: lock, tell, remove, unlock."""
+        """Remove the pages of ``[start, end)``, folio by folio: lock, notify, remove, unlock."""
         for low, high in self.folios(start, end):
             first, last = max(low, start), min(high, end)
             with self._locking(low):
                 ops = self._callbacks()
                 if ops is not None:
                     told = last - 1 if self.rules.has("inclusive-invalidate") else last
-                    self.world.journal.note("callback-invalidate", first, told)
+                    self.world.trace.note("callback-invalidate", first, told)
                     ops.invalidate_page_range(self.owner, first, told)
                 self.release(first, last)
 
@@ -254,21 +254,21 @@ class SealGuestFile(ShmemInode):
 
     def _callbacks(self) -> GuestOps | None:
         if self._dead:
-            raise Oops("the callbacks belong to a VM that is gone", quirk="no-unregister")
+            raise Oops("a callback was called after its VM ended", quirk="no-unregister")
         if self.guest_ops is None and self.rules.has("unregistered-callback"):
             raise Oops(
-                "a callback is called and nobody has registered", quirk="unregistered-callback"
+                "a callback was called before anyone registered", quirk="unregistered-callback"
             )
         return self.guest_ops
 
     def unregister_guest(self, owner: object) -> None:
-        """Give the file up, as the patch forgot to allow."""
+        """Unregister the owner, which the patch does not provide for."""
         self.require("unregister", {"always": True, "other-owner": self.owner not in (None, owner)})
         self.owner = None
         self.guest_ops = None
 
     def owner_died(self) -> None:
-        """The VM is gone; where nobody can unregister, its callbacks are stale from now on."""
+        """Handle the end of the VM; if it cannot unregister, its callbacks are stale now."""
         if self.rules.has("no-unregister"):
             self._dead = self.guest_ops is not None
         else:
@@ -278,7 +278,7 @@ class SealGuestFile(ShmemInode):
     def get_lock_pfn(self, index: int) -> tuple[int, int]:
         """Return frame number and order of the folio at *index*, allocated if need be, and lock it.
 
-        Indexes beyond the size are fine.
+        Indexes beyond the size are allowed.
         """
         folio = self._folio(index)
         self.require("get-lock-pfn", {"page-locked": folio in self._locked})
@@ -294,7 +294,7 @@ class SealGuestFile(ShmemInode):
         return page.pfn, page.order
 
     def put_unlock_pfn(self, pfn: int) -> None:
-        """Give back what get_lock_pfn() returned: it is dirty now."""
+        """Unlock what get_lock_pfn() returned, and mark it dirty."""
         index = pfn & ((1 << 40) - 1)
         folio = self._folio(index)
         self.require("put-unlock-pfn", {"not-locked": folio not in self._locked})
@@ -305,7 +305,7 @@ class SealGuestFile(ShmemInode):
         return index - index % (1 << self.order_of(index))
 
     def writepage(self, index: int) -> Writeback:
-        """Try to move a page to swap; guest pages stay."""
+        """Try to move a page to swap; guest pages stay in memory."""
         if self.sealed:
             self.dirty.add(index)
             return Writeback.REDIRTIED

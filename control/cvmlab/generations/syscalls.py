@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The few system calls that Python does not offer, by way of libc; each raises OSError on failure."""
+"""System calls that Python lacks, through libc; each raises OSError on failure."""
 
 import ctypes
 import os
@@ -98,14 +98,14 @@ def unlock(address: int, size: int) -> None:
 
 
 def read_memory(address: int, size: int) -> bytes:
-    """Copy own memory out by a system call: what may not be touched is EFAULT, not a signal."""
+    """Read this process's memory by a system call: a forbidden page is EFAULT, not a signal."""
     buffer = ctypes.create_string_buffer(size)
     _copy(_libc.process_vm_readv, buffer, address, size)
     return buffer.raw
 
 
 def write_memory(address: int, data: bytes) -> None:
-    """Copy into own memory by a system call: what may not be touched is EFAULT, not a signal."""
+    """Write this process's memory by a system call: a forbidden page is EFAULT, not a signal."""
     _copy(_libc.process_vm_writev, ctypes.create_string_buffer(data, len(data)), address, len(data))
 
 
@@ -120,7 +120,7 @@ def _copy(call: object, buffer: object, address: int, size: int) -> None:
 
 
 def syscall(number: int, *arguments: int) -> int:
-    """Make a system call of integers; libc has no wrapper for the newer ones."""
+    """Make a system call with integer arguments, for calls that libc does not wrap."""
     result = _libc.syscall(ctypes.c_long(number), *(ctypes.c_long(item) for item in arguments))
     if result < 0:
         raise _fail(f"system call {number}")
@@ -138,12 +138,12 @@ def syscall_with_buffer(number: int, first: int, buffer: bytes, *rest: int) -> i
 
 
 def as_buffer(address: int, size: int) -> memoryview:
-    """Look at own memory as a buffer, for calls that take one; looking costs no access."""
+    """Return this process's memory as a buffer, for calls that take one; it is not read here."""
     return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
 
 
 def vmsplice(pipe: int, address: int, size: int) -> int:
-    """Put own pages into a pipe, by reference; return how many bytes."""
+    """Put pages of this process into a pipe by reference; return the number of bytes."""
     done = _libc.vmsplice(pipe, ctypes.byref(_Iovec(address, size)), ctypes.c_ulong(1), 0)
     if done < 0:
         raise _fail("vmsplice")
@@ -151,7 +151,7 @@ def vmsplice(pipe: int, address: int, size: int) -> int:
 
 
 def statx_attributes(fd: int) -> int:
-    """Return stx_attributes of an open file; O_PATH descriptors will do."""
+    """Return stx_attributes of an open file; it works for O_PATH descriptors, too."""
     buffer = ctypes.create_string_buffer(256)
     if _libc.statx(fd, b"", _AT_EMPTY_PATH, 0, buffer):
         raise _fail("statx")

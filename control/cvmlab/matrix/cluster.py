@@ -15,17 +15,17 @@ from typing import Any
 
 import msgspec
 
-from cvmlab.cells import Cell
-from cvmlab.errors import ConfigError, DeadlineExceeded
-from cvmlab.matrix import cellrun
+from cvmlab.base.errors import ConfigError, DeadlineExceeded, InvariantError
+from cvmlab.matrix import cell_run
+from cvmlab.matrix.cells import Cell
 from cvmlab.matrix.folder import Folder
 from cvmlab.matrix.running import Pace
-from cvmlab.matrixresult import CellResult, judged
-from cvmlab.vm import WAIT_TIMEOUT_S
+from cvmlab.matrix.verdict import CellResult, judged
+from cvmlab.vm.vm import WAIT_TIMEOUT_S
 
 
 _CONNECT_S = 10.0
-_FETCHED = (cellrun.REPORT, cellrun.RESULT, "console.log")
+_FETCHED = (cell_run.REPORT, cell_run.RESULT, "console.log")
 _FETCHED_BYTES = 1 << 20  # of each file, at most
 _LOST = 84  # as for a QEMU that died
 
@@ -33,7 +33,7 @@ _LOST = 84  # as for a QEMU that died
 _here: dict[str, set[tuple[asyncio.AbstractEventLoop, "asyncio.Task[Any]"]]] = {}
 
 
-class _Answer(msgspec.Struct):
+class _WorkerAnswer(msgspec.Struct):
     """What a worker sends back."""
 
     result: CellResult
@@ -48,14 +48,14 @@ def boot_there(cell: bytes, token: str) -> bytes:
 async def _boot(cell: Cell, token: str) -> bytes:
     task = asyncio.current_task()
     if task is None:
-        raise AssertionError
+        raise InvariantError("a cell was booted outside a task")
     entry = (asyncio.get_running_loop(), task)
     _here.setdefault(token, set()).add(entry)
     try:
         with tempfile.TemporaryDirectory(prefix="cvmlab-") as name:
-            result = await cellrun.run(cell, Path(name))
+            result = await cell_run.run(cell, Path(name))
             files = {file: _read(Path(name) / file) for file in _FETCHED}
-            return msgspec.json.encode(_Answer(result, files))
+            return msgspec.json.encode(_WorkerAnswer(result, files))
     finally:
         _here[token].discard(entry)
 
@@ -81,7 +81,7 @@ async def run_there(cells: Sequence[Cell], folder: Folder, address: str, pace: P
     and DeadlineExceeded if it does nothing any more.
     """
     token = f"{folder.record.digest[:16]}-{os.getpid()}"
-    patience_s = max((cell.timeout_s or WAIT_TIMEOUT_S) for cell in cells) + cellrun.GRACE_S
+    patience_s = max((cell.timeout_s or WAIT_TIMEOUT_S) for cell in cells) + cell_run.GRACE_S
     async with _client(address) as client:
         tasks = {
             asyncio.ensure_future(
@@ -110,15 +110,15 @@ async def run_there(cells: Sequence[Cell], folder: Folder, address: str, pace: P
                 task.cancel()
 
 
-async def _ask(future: Any) -> _Answer | str:
+async def _ask(future: Any) -> _WorkerAnswer | str:
     """Return the worker's answer, or why there is none."""
     try:
-        return msgspec.json.decode(await future, type=_Answer)
+        return msgspec.json.decode(await future, type=_WorkerAnswer)
     except Exception as error:  # noqa: BLE001 - whatever a worker raises is what happened to the cell
-        return f"the cluster did not run it: {error}"
+        return f"the cluster did not run this cell: {error}"
 
 
-def _kept(cell: Cell, answer: _Answer | str, folder: Folder) -> CellResult:
+def _kept(cell: Cell, answer: _WorkerAnswer | str, folder: Folder) -> CellResult:
     """Write what came back into the cell's folder here."""
     here = folder.of(cell)
     if isinstance(answer, str):
@@ -140,7 +140,7 @@ async def _client(address: str) -> AsyncIterator[Any]:
         client = await Client(address, asynchronous=True, timeout=_CONNECT_S)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"--scheduler: there is no cluster at {address}",
+            f"--scheduler: no Dask cluster answers at {address}",
             hint="start one with `dask scheduler`, and `dask worker` on each machine",
         ) from error
     try:

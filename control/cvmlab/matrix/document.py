@@ -2,6 +2,7 @@
 """Read the file of a matrix, and those it extends, and tell when it is another one."""
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,15 +11,22 @@ from typing import Any
 
 import msgspec
 
-from cvmlab import recipes
-from cvmlab.cells import Cell, expand
-from cvmlab.documents import read
-from cvmlab.errors import ConfigError
-from cvmlab.matrixfile import Matrix, merge, parse
+from cvmlab.base.documents import NO_DOCUMENT, read, text_of
+from cvmlab.base.errors import ConfigError
+from cvmlab.images import recipes
+from cvmlab.machine.option import Form, ValueKind
+from cvmlab.machine.option_rows import having
+from cvmlab.matrix.cells import Cell, expand
+from cvmlab.matrix.document_schema import Matrix, merge, parse
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
 _FORMAT = 1  # of the folder; another number and nothing is resumed
-_FILE_OPTIONS = ("--kernel=", "--initrd=", "--disk=", "--user-data=", "--baseline=", "--qemu=")
+_FILE_OPTIONS = tuple(
+    f"{option.label}="
+    for option in having(Form.MATRIX)
+    if option.kind in (ValueKind.FILE, ValueKind.DISK, ValueKind.PROGRAM)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +41,34 @@ class Loaded:
 def load(path: Path) -> Loaded:
     """Read *path* and what it extends; raise ConfigError for the first thing that is wrong."""
     matrix = read(_raw(path, ()), Matrix, where=str(path))
+    if not _NAME.fullmatch(matrix.name):
+        raise ConfigError(
+            f"{path}: name {matrix.name!r} cannot name a folder",
+            hint="use letters, digits, spaces, dots, - and _, a letter or digit first",
+        )
     try:
         cells = expand(matrix, list(recipes.load().image))
     except ConfigError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
-    return Loaded(matrix, cells, _digest(cells))
+    try:
+        return Loaded(matrix, cells, _digest(cells))
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{path}: the path of a file is not UTF-8", hint="rename it, or the folder it is in"
+        ) from error
 
 
 def _raw(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     where = path.resolve()
     if where in above:
-        raise ConfigError(f"{path} extends itself", hint="take one `extends` out of the circle")
+        raise ConfigError(f"{path} extends itself", hint="remove one `extends` from the cycle")
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(text_of(path))
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}", hint="give the path of a matrix file"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except NO_DOCUMENT as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     own = parse(raw, where=str(path), folder=where.parent)
     bases = own.get("extends", [])
@@ -68,7 +86,7 @@ def _digest(cells: Iterable[Cell]) -> str:
 
 
 def _stamp(word: str) -> list[int]:
-    """Return size and age of the file that *word* names, for a kernel built anew is another one."""
+    """Return size and age of the file that *word* names: a rebuilt kernel makes another matrix."""
     if not word.startswith(_FILE_OPTIONS):
         return []
     try:

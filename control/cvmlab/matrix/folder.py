@@ -16,10 +16,17 @@ from typing import Self, final
 
 import msgspec
 
-from cvmlab.cells import Cell
-from cvmlab.errors import ConfigError
-from cvmlab.matrixresult import CellResult, cell_from_json, to_json
-from cvmlab.rundir import runs_dir
+from cvmlab.base.documents import NO_DOCUMENT
+from cvmlab.base.errors import ConfigError
+from cvmlab.matrix.cells import Cell
+from cvmlab.matrix.verdict import CellResult, cell_from_json, to_json
+from cvmlab.vm.run_dir import runs_dir
+
+
+_RECORD, _ENDED = "record.json", "matrix.json"
+_STATE = (_ENDED, "cells")
+_OURS = (_RECORD, *_STATE, "junit.xml", "matrix.tap", "matrix.md")
+_BEFORE = ".before"  # holds the state of the run before, until this one has a verdict
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,25 +68,53 @@ class Folder:
             _lock(lock.fileno(), path)
             self = cls(path.absolute(), record)
             self._begin(fresh=fresh)
-            yield self
+            try:
+                yield self
+            finally:
+                self._settle()
 
     def _begin(self, *, fresh: bool) -> None:
-        ended = (self.path / "matrix.json").exists()
+        self._settle()  # for a run that was killed
+        self._require_ours()
+        ended = (self.path / _ENDED).exists()
         before = _record(self.path)
         if before is not None and not (fresh or ended) and before != self.record:
             raise ConfigError(
-                f"{self.path} holds an unfinished run of another document or shard",
-                hint="--fresh throws it away; --run-dir takes another place",
+                f"{self.path} has an unfinished run of another matrix or shard",
+                hint="--fresh discards it; --run-dir chooses another folder",
             )
         with _written(self.path):
             self._clear(everything=fresh or ended)
-        _write(self.path / "record.json", to_json(self.record))
+        _write(self.path / _RECORD, to_json(self.record))
+
+    def _require_ours(self) -> None:
+        """Raise ConfigError if the run would replace what no matrix has left."""
+        taken = [name for name in _OURS if (self.path / name).exists()]
+        if taken and _record(self.path) is None:
+            raise ConfigError(
+                f"{self.path} has a {taken[0]} that is not of a matrix, and would be replaced",
+                hint="choose an empty folder with --run-dir",
+            )
 
     def _clear(self, *, everything: bool) -> None:
         if everything:
-            (self.path / "matrix.json").unlink(missing_ok=True)
-            shutil.rmtree(self.path / "cells", ignore_errors=True)
+            aside = self.path / _BEFORE
+            aside.mkdir()
+            for name in (*_STATE, _RECORD):
+                if (self.path / name).exists():
+                    (self.path / name).rename(aside / name)
         (self.path / "cells").mkdir(exist_ok=True)
+
+    def _settle(self) -> None:
+        """Forget the run before this one, or bring it back if this one has come to no verdict."""
+        aside = self.path / _BEFORE
+        if not aside.is_dir():
+            return
+        if not (known_files(self.path) or (self.path / _ENDED).exists()):
+            shutil.rmtree(self.path / "cells", ignore_errors=True)
+            for kept in aside.iterdir():
+                kept.replace(self.path / kept.name)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def of(self, cell: Cell) -> Path:
         """Return the folder of *cell*, empty but for what an earlier, unfinished run of it left."""
@@ -105,11 +140,13 @@ class Folder:
 
 def known(path: Path) -> dict[int, CellResult]:
     """Return the verdicts in a folder, by the number of the cell."""
-    found = [
-        cell_from_json(file.read_bytes(), str(file))
-        for file in sorted(path.glob("cells/*/cell.json"))
-    ]
+    found = [cell_from_json(file.read_bytes(), str(file)) for file in known_files(path)]
     return {cell.number: cell for cell in found}
+
+
+def known_files(path: Path) -> list[Path]:
+    """Return the files of the verdicts in a folder."""
+    return sorted(path.glob("cells/*/cell.json"))
 
 
 def read_record(path: Path) -> Record:
@@ -117,15 +154,15 @@ def read_record(path: Path) -> Record:
     record = _record(path)
     if record is None:
         raise ConfigError(
-            f"{path} is not the folder of a matrix", hint="give what --run-dir of each shard was"
+            f"{path} is not the folder of a matrix", hint="give the --run-dir of each shard"
         )
     return record
 
 
 def _record(path: Path) -> Record | None:
     try:
-        return msgspec.json.decode((path / "record.json").read_bytes(), type=Record)
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode((path / _RECORD).read_bytes(), type=Record)
+    except (OSError, *NO_DOCUMENT):
         return None
 
 
@@ -140,13 +177,13 @@ def _lock(descriptor: int, path: Path) -> None:
 
 @contextmanager
 def _written(path: Path) -> Iterator[None]:
-    """Say an error of the disk as one of the place that was chosen."""
+    """Report a disk error as one about the folder that was chosen."""
     try:
         yield
     except OSError as error:
         raise ConfigError(
             f"{error.filename or path} cannot be written: {error.strerror}",
-            hint="choose another place with --run-dir",
+            hint="choose another folder with --run-dir",
         ) from error
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from cvmlab.errors import ConfigError
+from cvmlab.base.errors import ConfigError
 from cvmlab.matrix.folder import known, read_record
 from cvmlab.matrix.running import total
-from cvmlab.matrixresult import CellResult, MatrixResult, worse
+from cvmlab.matrix.verdict import CellResult, MatrixResult, worse
 
 
 def merged(folders: Sequence[Path]) -> MatrixResult:
@@ -23,8 +23,8 @@ def merged(folders: Sequence[Path]) -> MatrixResult:
     for folder, record in zip(folders, records, strict=True):
         if record.digest != first.digest:
             raise ConfigError(
-                f"{folder} is of another document than {folders[0]}",
-                hint="the shards must have the same file, guests and version of cvmlab",
+                f"{folder} and {folders[0]} are results of different matrices",
+                hint="all shards need the same matrix file, guests and cvmlab version",
             )
     cells: dict[int, CellResult] = {}
     for folder in folders:

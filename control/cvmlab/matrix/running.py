@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from cvmlab.bootspec import Firmware
-from cvmlab.cells import Cell
-from cvmlab.matrix import cellrun
+from cvmlab.base.progress import Part, Task
+from cvmlab.base.stop_signals import stop_signals
+from cvmlab.machine.spec import Firmware
+from cvmlab.matrix import cell_run
+from cvmlab.matrix.capacity import Capacity
+from cvmlab.matrix.cells import Cell
 from cvmlab.matrix.folder import Folder, Record
-from cvmlab.matrix.machine import Capacity
 from cvmlab.matrix.scheduler import run_all
-from cvmlab.matrixresult import CellResult, MatrixResult, Verdict, combine, not_run
-from cvmlab.progress import Phase, Task
+from cvmlab.matrix.verdict import CellResult, CellVerdict, MatrixResult, combine, not_run
 
 
 _CELL_S = 10.0  # until the first cells have said how long they take
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def missing(folder: Folder) -> tuple[Cell, ...]:
@@ -40,7 +40,7 @@ def total(record: Record, known: dict[int, CellResult], numbers: Sequence[int]) 
         if cell.number in known and cell.ignored is None:
             found.append(known[cell.number])
         elif cell.number in numbers:
-            verdict = Verdict.MISSING if cell.ignored is None else Verdict.IGNORED
+            verdict = CellVerdict.MISSING if cell.ignored is None else CellVerdict.IGNORED
             found.append(not_run(cell, verdict))
     return combine(record.name, record.digest, found)
 
@@ -49,14 +49,14 @@ async def prepare(cells: Sequence[Cell], folder: Folder) -> None:
     """Fetch each guest once, and not by several boots at a time; raise ConfigError."""
     guests = {cell.axis.guest: cell for cell in reversed(cells)}
     for cell in reversed(guests.values()):
-        await cellrun.check(cell, folder.of(cell))
+        await cell_run.check(cell, folder.of(cell))
 
 
 async def run_here(cells: Sequence[Cell], folder: Folder, room: Capacity, pace: "Pace") -> None:
     """Run *cells* on this machine, and keep each verdict as it comes."""
 
     async def one(cell: Cell) -> CellResult:
-        return await cellrun.run(cell, folder.of(cell))
+        return await cell_run.run(cell, folder.of(cell))
 
     await run_all(cells, one, room, partial(_ended, folder, pace))
 
@@ -81,12 +81,13 @@ async def uninterrupted(work: Coroutine[Any, Any, None]) -> bool:
 def _cancelled_by_signals(task: asyncio.Task[None]) -> Iterator[None]:
     """Treat the other stop signals as asyncio treats Ctrl-C."""
     loop = asyncio.get_running_loop()
-    for number in _STOP_SIGNALS:
+    others = [number for number in stop_signals() if number is not signal.SIGINT]
+    for number in others:
         loop.add_signal_handler(number, task.cancel)
     try:
         yield
     finally:
-        for number in _STOP_SIGNALS:
+        for number in others:
             loop.remove_signal_handler(number)
 
 
@@ -102,10 +103,10 @@ class Pace:
     def of(cls, cells: Sequence[Cell]) -> "Pace":
         return cls({cell.number: _weight(cell) for cell in cells})
 
-    def phase(self, room: Capacity) -> Phase:
+    def phase(self, room: Capacity) -> Part:
         """Return what to expect, for the display."""
         guests = max(1, min(room.cores, len(self.weights), room.jobs or room.cores))
-        return Phase("cells", _CELL_S * max(sum(self.weights.values()), 1) / guests)
+        return Part("cells", _CELL_S * max(sum(self.weights.values()), 1) / guests)
 
     def ended(self, result: CellResult) -> None:
         """Move on."""

@@ -4,9 +4,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from cvmlab.cells import Cell
-from cvmlab.matrix.machine import Capacity
-from cvmlab.matrixresult import CellResult
+from cvmlab.matrix.capacity import Capacity
+from cvmlab.matrix.cells import Cell
+from cvmlab.matrix.verdict import CellResult
 
 
 RunCell = Callable[[Cell], Awaitable[CellResult]]

@@ -3,16 +3,16 @@
 
 from typing import TYPE_CHECKING
 
-from cvmlab.generations.exits import VmType
 from cvmlab.generations.faults import FaultPlan
+from cvmlab.generations.files.huge_pages import HugePool, PoolStats
+from cvmlab.generations.files.open_file import Fd
 from cvmlab.generations.hugetlb import HugeGuestMemfd, HugeKvm
-from cvmlab.generations.openfile import Fd
-from cvmlab.generations.pool import HugePool, PoolStats
+from cvmlab.generations.vms.exits import VmType
 from tests.unit.generations.support import G1, M2
 
 
 if TYPE_CHECKING:
-    from cvmlab.generations.kvm import Vm
+    from cvmlab.generations.vms.kvm import EmulatedVm
 
 
 VERSIONS = ("R1v1", "R1v2", "HUGE26")
@@ -40,7 +40,7 @@ class Huge:
         self.version = version
         self.pools = {order: HugePool(order, POOL) for order in ORDERS}
         self.kvm = HugeKvm(version=version, pools=self.pools.values(), faults=faults, nodes=nodes)
-        self.vm: Vm = self.kvm.create_vm(VmType.SW_PROTECTED)
+        self.vm: EmulatedVm = self.kvm.create_vm(VmType.SW_PROTECTED)
 
     def create(self, size: int, order: int = 9, more: int = 0) -> Fd:
         page_order = order if self.version == "HUGE26" else 0

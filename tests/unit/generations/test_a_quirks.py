@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
 from cvmlab.generations.refusal import Oops
 from cvmlab.generations.seal_guest import SealKernel
 from tests.unit.generations.sealing import GUEST, Owner, Sealed
@@ -25,7 +25,7 @@ def test_aq1_as_posted_a_lock_is_dropped_that_was_not_taken() -> None:
         fd = kernel.memfd_create(0)
         with refused("EPERM", "A04"):
             kernel.add_seals(fd, GUEST)
-        assert len(kernel.world.journal.steps("warn")) == warnings
+        assert len(kernel.world.trace.steps("warn")) == warnings
         fd.close()
 
 
@@ -42,14 +42,14 @@ def test_aq2_as_posted_a_second_owner_is_let_in() -> None:
 def test_aq3_as_posted_any_fallocate_crashes_without_an_owner(sealed: Sealed) -> None:
     sealed.fd.fallocate(0, 0, PG)
     made = Sealed("unregistered-callback")
-    with pytest.raises(Oops, match="nobody has registered"):
+    with pytest.raises(Oops, match="before anyone registered"):
         made.fd.fallocate(0, 0, PG)
     made.fd.close()
 
 
 def test_aq4_as_posted_an_errno_is_a_frame_number() -> None:
     for quirks in (), ("errno-as-pfn",):
-        made = Sealed(*quirks, faults=FaultPlan([Fault(FaultKind.NO_MEMORY)]))
+        made = Sealed(*quirks, faults=FaultPlan([PlannedFault(FaultKind.NO_MEMORY)]))
         if quirks:
             assert made.file.get_lock_pfn(0)[0] == (1 << 64) - 12
         else:
@@ -80,6 +80,6 @@ def test_aq6_as_posted_callbacks_outlive_their_vm(sealed: Sealed) -> None:
     with refused("ENOSYS", "AQ6"):
         posted.file.unregister_guest("vm")
     posted.file.owner_died()
-    with pytest.raises(Oops, match="gone"):
+    with pytest.raises(Oops, match="after its VM ended"):
         posted.fd.fallocate(0, 0, PG)
     posted.fd.close()

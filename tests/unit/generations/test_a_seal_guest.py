@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.openfile import Fd, OpenMode
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.open_file import Fd, OpenMode
 from cvmlab.generations.seal_guest import Seal, SealGuestFile, SealKernel, Vma, Writeback
 from tests.unit.generations.sealing import GUEST, Owner, Sealed
 from tests.unit.generations.support import KEEP, M2, PG, PUNCH, refused
@@ -310,7 +310,7 @@ def test_a28_callbacks_come_page_by_page_before_the_page_goes(sealed: Sealed) ->
 
 
 def test_a28_a_failed_allocation_calls_nobody() -> None:
-    made = Sealed(faults=FaultPlan([Fault(FaultKind.NO_MEMORY)]))
+    made = Sealed(faults=FaultPlan([PlannedFault(FaultKind.NO_MEMORY)]))
     owner = made.register()
     with refused("ENOMEM"):
         made.fd.fallocate(0, 0, PG)

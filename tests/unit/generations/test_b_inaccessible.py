@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cvmlab.generations.exits import VcpuExit, VmType
+from cvmlab.generations.files.open_file import Fd
+from cvmlab.generations.files.storage import Storage
 from cvmlab.generations.inaccessible import (
     ALLOW_SEALING,
     HUGETLB,
@@ -13,11 +14,10 @@ from cvmlab.generations.inaccessible import (
     InaccessibleFile,
     InaccessibleKernel,
 )
-from cvmlab.generations.openfile import Fd
-from cvmlab.generations.private_slots import PrivateVm
 from cvmlab.generations.refusal import Oops
-from cvmlab.generations.slots import Region, Userspace
-from cvmlab.generations.storage import Storage
+from cvmlab.generations.vms.exits import VcpuExit, VmType
+from cvmlab.generations.vms.private_slots import PrivateVm
+from cvmlab.generations.vms.slots import Region, Userspace
 from tests.unit.generations.support import KEEP, M2, PG, PUNCH, Listener, refused
 
 
@@ -137,7 +137,7 @@ def test_b09_b10_a_page_is_locked_until_put_back(fd: Fd, file: InaccessibleFile)
 
 def test_b10_putting_nothing_back_is_a_warning(file: InaccessibleFile) -> None:
     file.put_pfn(None)
-    assert len(file.world.journal.steps("warn")) == 1
+    assert len(file.world.trace.steps("warn")) == 1
 
 
 def test_b09_the_order_is_that_of_the_huge_page() -> None:
@@ -248,9 +248,9 @@ def test_b11_b13_slots_refuse_other_files_and_changes(
 def test_an_invalidation_is_clipped_to_the_slot(
     halves: TwoHalves, fd: Fd, start: int, pages: int, frames: tuple[int, int]
 ) -> None:
-    zaps = len(halves.vm.world.journal.steps("zap"))
+    zaps = len(halves.vm.world.trace.steps("zap"))
     fd.fallocate(PUNCH, start * PG, pages * PG)
-    new = halves.vm.world.journal.steps("zap")[zaps:]
+    new = halves.vm.world.trace.steps("zap")[zaps:]
     assert [(entry.start, entry.end) for entry in new] == ([frames] if frames[1] else [])
     assert halves.vm.invalidations == 0
 

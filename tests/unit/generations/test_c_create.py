@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.mounts import HostMounts, MountFacts
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.mounts import HostMounts, MountFacts
 from cvmlab.generations.refusal import Refusal
 from cvmlab.generations.restrictedmem import NoexecCheck, RestrictedKernel
 from tests.unit.generations.namespaces import in_own_mounts, mount_tmpfs
@@ -82,7 +82,7 @@ def test_c1s8_descriptors_memory_and_a_taken_backing() -> None:
     with refused("EMFILE", "C1S8"):
         crowded.memfd_restricted(0, 0)
     with refused("ENOMEM", "C1S8"):
-        kernel(faults=FaultPlan([Fault(FaultKind.NO_MEMORY)])).memfd_restricted(0, 0)
+        kernel(faults=FaultPlan([PlannedFault(FaultKind.NO_MEMORY)])).memfd_restricted(0, 0)
     taken = kernel()
     taken.backing_taken = True
     with refused("EEXIST", "C1S8"):

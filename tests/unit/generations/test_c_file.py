@@ -7,13 +7,13 @@ from contextlib import contextmanager
 import pytest
 
 from cvmlab.generations.compat import override
-from cvmlab.generations.exits import ExitReason, VcpuExit, VmType
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.openfile import Fd
-from cvmlab.generations.private_slots import PrivateVm
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.open_file import Fd
+from cvmlab.generations.files.storage import Storage
 from cvmlab.generations.restrictedmem import RestrictedFile, RestrictedKernel
-from cvmlab.generations.slots import Region, Userspace
-from cvmlab.generations.storage import Storage
+from cvmlab.generations.vms.exits import ExitReason, VcpuExit, VmType
+from cvmlab.generations.vms.private_slots import PrivateVm
+from cvmlab.generations.vms.slots import Region, Userspace
 from tests.unit.generations.support import KEEP, M2, PG, PUNCH, Listener, refused
 
 
@@ -160,7 +160,7 @@ def test_c24_an_unbound_page_is_a_warning(file: RestrictedFile) -> None:
     file.bind_range(0, 4, Listener())
     with refused("EINVAL", "C24"):
         file.get_page(4)
-    assert len(file.world.journal.steps("warn")) == 1
+    assert len(file.world.trace.steps("warn")) == 1
 
 
 def test_c25_a_bound_page_is_allocated(file: RestrictedFile) -> None:
@@ -219,7 +219,7 @@ def test_c27_c28_nobody_comes_or_goes_during_an_invalidation(file: RestrictedFil
             file.unbind(binding)
 
     plan_of(file).add(
-        Fault(FaultKind.SLOW_INVALIDATE, reason="slow TLB flush", meanwhile=meanwhile)
+        PlannedFault(FaultKind.SLOW_INVALIDATE, reason="slow TLB flush", meanwhile=meanwhile)
     )
     assert file.still_valid(pages[0])
     file.punch(0, 2)
@@ -257,14 +257,14 @@ def test_c29_a_bad_page_is_told_to_those_bound_to_it(file: RestrictedFile) -> No
     file.poison(2)
     assert one.heard == [("error", 2, 3)]
     assert two.heard == []
-    steps = [entry.step for entry in file.world.journal.steps("poison", "backing-error", "warn")]
+    steps = [entry.step for entry in file.world.trace.steps("poison", "backing-error", "warn")]
     assert steps == ["poison", "backing-error"]
 
 
 def test_cq2_as_posted_the_error_path_sleeps_in_atomic_context() -> None:
     with opened(quirks=("error-under-spinlock",)) as fd:
         fd.inode.poison(0)
-        (warning,) = fd.inode.world.journal.steps("warn")
+        (warning,) = fd.inode.world.trace.steps("warn")
         assert "atomic" in warning.reason
 
 
@@ -272,7 +272,7 @@ def test_c30_migration_warns_once(file: RestrictedFile) -> None:
     for _ in range(3):
         with refused("EINVAL", "C30"):
             file.migrate_folio(0)
-    assert len(file.world.journal.steps("warn")) == 1
+    assert len(file.world.trace.steps("warn")) == 1
 
 
 def test_c31_the_last_close_frees_everything() -> None:
@@ -288,7 +288,7 @@ def test_c31_the_last_close_frees_everything() -> None:
         other.close()
         assert file.evicted
         assert len(file.bindings) == 0
-        assert len(file.world.journal.steps("warn")) == 1
+        assert len(file.world.trace.steps("warn")) == 1
 
 
 def test_cq4_the_mapping_is_unevictable_and_unmovable(file: RestrictedFile) -> None:

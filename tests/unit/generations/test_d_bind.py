@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from cvmlab.generations.exits import VmType
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.inode import Process
-from cvmlab.generations.kvm import Kvm, Vm
-from cvmlab.generations.openfile import Fd
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.inode import Process
+from cvmlab.generations.files.open_file import Fd
 from cvmlab.generations.rulebook import Generation
-from cvmlab.generations.slots import NOWHERE, Region, Userspace
+from cvmlab.generations.vms.exits import VmType
+from cvmlab.generations.vms.kvm import EmulatedVm, Kvm
+from cvmlab.generations.vms.slots import NOWHERE, Region, Userspace
 from tests.unit.generations.support import KEEP, PG, PUNCH, refused
 
 
@@ -21,12 +21,12 @@ FAR = 0x100000
 
 
 @pytest.fixture
-def vm() -> Vm:
+def vm() -> EmulatedVm:
     return Kvm().create_vm()
 
 
 @pytest.fixture
-def fd(vm: Vm) -> Iterator[Fd]:
+def fd(vm: EmulatedVm) -> Iterator[Fd]:
     fd = vm.create_guest_memfd(4 * PG)
     vm.set_region(Region(0, FAR, PG, GMEM), fd)
     yield fd
@@ -63,7 +63,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_wrong_slot_is_refused_and_nothing_changes(vm: Vm, fd: Fd, case: str) -> None:
+def test_a_wrong_slot_is_refused_and_nothing_changes(vm: EmulatedVm, fd: Fd, case: str) -> None:
     wrong, errno = BROKEN[case]
     with refused(errno, case[:3]):
         vm.set_region(wrong, fd)
@@ -83,7 +83,7 @@ def test_a_wrong_slot_is_refused_and_nothing_changes(vm: Vm, fd: Fd, case: str) 
     ],
 )
 def test_the_earlier_check_wins(
-    vm: Vm, fd: Fd, earlier: dict[str, object], later: dict[str, object]
+    vm: EmulatedVm, fd: Fd, earlier: dict[str, object], later: dict[str, object]
 ) -> None:
     with pytest.raises(OSError, match=r"rule") as alone:
         vm.set_region(region(**earlier), fd)
@@ -92,7 +92,7 @@ def test_the_earlier_check_wins(
     assert str(both.value) == str(alone.value)
 
 
-def test_d39_the_descriptor_is_looked_at_last(vm: Vm, fd: Fd) -> None:
+def test_d39_the_descriptor_is_looked_at_last(vm: EmulatedVm, fd: Fd) -> None:
     with refused("EEXIST", "D38"):
         vm.set_region(region(gpa=FAR), -1)
     with refused("EBADF", "D39"):
@@ -111,13 +111,13 @@ def test_d39_the_descriptor_is_looked_at_last(vm: Vm, fd: Fd) -> None:
     foreign.close()
 
 
-def test_d31_the_old_ioctl_has_no_room_for_a_file(vm: Vm, fd: Fd) -> None:
+def test_d31_the_old_ioctl_has_no_room_for_a_file(vm: EmulatedVm, fd: Fd) -> None:
     with refused("EINVAL", "D31"):
         vm.set_region(region(), fd, old=True)
     vm.set_region(region(flags=0, offset=0), old=True)
 
 
-def test_d37_a_plain_slot_keeps_its_size_and_address(vm: Vm) -> None:
+def test_d37_a_plain_slot_keeps_its_size_and_address(vm: EmulatedVm) -> None:
     vm.set_region(Region(1, 0, 2 * PG))
     for changed in (
         Region(1, 0, PG),
@@ -130,14 +130,16 @@ def test_d37_a_plain_slot_keeps_its_size_and_address(vm: Vm) -> None:
     assert vm.slots[1].region.gpa == 0x10000
 
 
-def test_d36_deleting_ignores_the_other_arguments(vm: Vm, fd: Fd) -> None:
+def test_d36_deleting_ignores_the_other_arguments(vm: EmulatedVm, fd: Fd) -> None:
     vm.set_region(Region(0, 0, 0, GMEM, offset=1 << 40), -1)
     assert not vm.slots
     assert not len(fd.inode.bindings)
     vm.set_region(Region(5, FAR, PG, GMEM), fd)
 
 
-def test_d39_freed_offsets_can_be_bound_at_once_and_a_copy_shares_bindings(vm: Vm, fd: Fd) -> None:
+def test_d39_freed_offsets_can_be_bound_at_once_and_a_copy_shares_bindings(
+    vm: EmulatedVm, fd: Fd
+) -> None:
     copy = fd.dup()
     with refused("EINVAL", "D39"):
         vm.set_region(region(offset=0), copy)
@@ -166,7 +168,7 @@ def test_d39_the_signed_sum_is_a_quirk_of_6_18() -> None:
 
 
 def test_d40_a_failure_of_the_architecture_leaves_nothing_bound() -> None:
-    plan = FaultPlan([Fault(FaultKind.ARCH_PREPARE, nth=2)])
+    plan = FaultPlan([PlannedFault(FaultKind.ARCH_PREPARE, nth=2)])
     vm = Kvm(faults=plan).create_vm()
     fd = vm.create_guest_memfd(4 * PG)
     vm.set_region(Region(0, FAR, PG, GMEM), fd)
@@ -178,11 +180,11 @@ def test_d40_a_failure_of_the_architecture_leaves_nothing_bound() -> None:
     fd.close()
 
 
-def test_d32_an_address_of_null_is_fine(vm: Vm, fd: Fd) -> None:
+def test_d32_an_address_of_null_is_fine(vm: EmulatedVm, fd: Fd) -> None:
     vm.set_region(region(userspace=NOWHERE), fd)
 
 
-def test_d06_slots_are_for_the_own_process(vm: Vm, fd: Fd) -> None:
+def test_d06_slots_are_for_the_own_process(vm: EmulatedVm, fd: Fd) -> None:
     with vm.world.running_as(Process("child")), refused("EIO", "D06"):
         vm.set_region(region(), fd)
 
@@ -208,26 +210,26 @@ def test_wrong_attributes_are_refused(
 
 
 def test_d45_attributes_are_stored_whole_or_not_at_all() -> None:
-    vm = Kvm(faults=FaultPlan([Fault(FaultKind.NO_MEMORY)])).create_vm(VmType.SW_PROTECTED)
+    vm = Kvm(faults=FaultPlan([PlannedFault(FaultKind.NO_MEMORY)])).create_vm(VmType.SW_PROTECTED)
     with refused("ENOMEM", "D45"):
         vm.set_attributes(0, 8 * PG, 8)
     assert vm.attributes.uniform(0, 8, 0)
     vm.set_attributes(0, 8 * PG, 8)
     assert vm.attributes.uniform(0, 8, 1)
-    zaps = len(vm.world.journal.steps("zap"))
+    zaps = len(vm.world.trace.steps("zap"))
     vm.set_attributes(2 * PG, PG, 8)
-    assert len(vm.world.journal.steps("zap")) == zaps
+    assert len(vm.world.trace.steps("zap")) == zaps
     vm.set_region(Region(0, 0, 8 * PG, 0))
     vm.set_region(Region(0, 0, 0))
     assert vm.attributes.uniform(0, 8, 1)
 
 
-def test_d46_a_vm_without_private_memory_keeps_no_attributes(vm: Vm) -> None:
+def test_d46_a_vm_without_private_memory_keeps_no_attributes(vm: EmulatedVm) -> None:
     with refused("ENOTTY", "D46"):
         vm.set_attributes(0, PG, 8)
 
 
-def test_d70_closing_a_bound_file_takes_its_memory(vm: Vm) -> None:
+def test_d70_closing_a_bound_file_takes_its_memory(vm: EmulatedVm) -> None:
     fd = vm.create_guest_memfd(4 * PG, 1)
     vm.set_region(Region(0, 0, 4 * PG, GMEM), fd)
     vm.write(0, b"\x77")
@@ -241,7 +243,7 @@ def test_d70_closing_a_bound_file_takes_its_memory(vm: Vm) -> None:
     vm.set_region(Region(0, 0, 0), -1)
 
 
-def test_d71_contents_wait_for_the_next_binding(vm: Vm) -> None:
+def test_d71_contents_wait_for_the_next_binding(vm: EmulatedVm) -> None:
     fd = vm.create_guest_memfd(4 * PG, 1)
     vm.set_region(Region(0, 0, PG, GMEM, offset=PG), fd)
     vm.write(0, b"\x77")
@@ -252,7 +254,7 @@ def test_d71_contents_wait_for_the_next_binding(vm: Vm) -> None:
     fd.close()
 
 
-def test_d72_the_file_outlives_its_vm_and_serves_no_other(vm: Vm, fd: Fd) -> None:
+def test_d72_the_file_outlives_its_vm_and_serves_no_other(vm: EmulatedVm, fd: Fd) -> None:
     vm.close()
     fd.fallocate(KEEP, 0, 2 * PG)
     fd.fallocate(PUNCH, 0, PG)
@@ -261,7 +263,7 @@ def test_d72_the_file_outlives_its_vm_and_serves_no_other(vm: Vm, fd: Fd) -> Non
         vm.kvm.create_vm().set_region(region(), fd)
 
 
-def test_d74_the_receiver_of_a_descriptor_sees_the_same_file(vm: Vm, fd: Fd) -> None:
+def test_d74_the_receiver_of_a_descriptor_sees_the_same_file(vm: EmulatedVm, fd: Fd) -> None:
     received = fd.dup()
     receiver = vm.kvm.create_vm()
     with vm.world.running_as(Process("receiver")):

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from cvmlab.generations.exits import ExitReason, VcpuExit, VmType
-from cvmlab.generations.guest_memfd import GuestMemfd
-from cvmlab.generations.handover import migrate
-from cvmlab.generations.kvm import Kvm, Vm
-from cvmlab.generations.openfile import Fd
-from cvmlab.generations.slots import Region
+from cvmlab.generations.files.guest_memfd import GuestMemfd
+from cvmlab.generations.files.open_file import Fd
+from cvmlab.generations.vms.exits import ExitReason, VcpuExit, VmType
+from cvmlab.generations.vms.kvm import EmulatedVm, Kvm
+from cvmlab.generations.vms.slot_handover import migrate
+from cvmlab.generations.vms.slots import Region
 from tests.unit.generations.support import PG, PUNCH, refused
 
 
@@ -31,7 +31,7 @@ class Handover:
         assert isinstance(inode, GuestMemfd)
         self.inode = inode
 
-    def _vm(self) -> Vm:
+    def _vm(self) -> EmulatedVm:
         vm = self.kvm.create_vm(VmType.SW_PROTECTED)
         vm.set_attributes(0, 0x20000, 8)
         return vm
@@ -40,7 +40,7 @@ class Handover:
     def files(self) -> int:
         return self.kvm.world.files
 
-    def prepare(self, vm: Vm, regions: tuple[Region, ...] = SLOTS) -> None:
+    def prepare(self, vm: EmulatedVm, regions: tuple[Region, ...] = SLOTS) -> None:
         for region in regions:
             vm.set_region(region, self.fd)
 
@@ -260,7 +260,7 @@ def test_u11_the_last_reference_frees_the_pages(world: Handover) -> None:
     assert world.inode.storage.usage.host_bytes == 0
 
 
-def linked_world() -> tuple[Kvm, Vm, Vm, Fd]:
+def linked_world() -> tuple[Kvm, EmulatedVm, EmulatedVm, Fd]:
     kvm = Kvm()
     source = kvm.create_vm(VmType.SW_PROTECTED)
     return kvm, source, kvm.create_vm(VmType.SW_PROTECTED), source.create_guest_memfd(4 * PG)

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cvmlab.generations.exits import ExitReason, Path, VcpuExit, VmType
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.kvm import Kvm, Vm
-from cvmlab.generations.slots import Region, Userspace
-from cvmlab.generations.storage import Storage
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.storage import Storage
+from cvmlab.generations.vms.exits import ExitReason, Path, VcpuExit, VmType
+from cvmlab.generations.vms.kvm import EmulatedVm, Kvm
+from cvmlab.generations.vms.slots import Region, Userspace
 from tests.unit.generations.support import M2, PG, PUNCH, refused
 
 
 if TYPE_CHECKING:
-    from cvmlab.generations.openfile import Fd
+    from cvmlab.generations.files.open_file import Fd
 
 
 GMEM = 4
@@ -28,7 +28,7 @@ class Guest:
 
     def __init__(self, kind: VmType, flags: int = 0, faults: FaultPlan | None = None) -> None:
         self.kvm = Kvm(faults=faults)
-        self.vm: Vm = self.kvm.create_vm(kind)
+        self.vm: EmulatedVm = self.kvm.create_vm(kind)
         self.fd: Fd = self.vm.create_guest_memfd(PAGES * PG, flags)
         self.shared = Storage.memfd("shared half", PAGES * PG)
         self.region = Region(0, 0, PAGES * PG, GMEM, Userspace(1 << 20, self.shared))
@@ -113,12 +113,12 @@ def test_d56_a_private_access_to_a_closed_file_says_private(guest: Guest) -> Non
 def test_d56_poisoned_is_ehwpoison_and_no_memory_is_enomem() -> None:
     plan = FaultPlan()
     guest = Guest(VmType.DEFAULT, 1, plan)
-    plan.add(Fault(FaultKind.POISONED, reason="uncorrectable"))
+    plan.add(PlannedFault(FaultKind.POISONED, reason="uncorrectable"))
     assert guest.vm.read(0) == fault(0, 0, EHWPOISON)
-    plan.add(Fault(FaultKind.NO_MEMORY))
+    plan.add(PlannedFault(FaultKind.NO_MEMORY))
     assert guest.vm.read(PG) == VcpuExit(12, ExitReason.NONE)
     assert guest.vm.read(PG) == bytes(8)
-    assert "uncorrectable" in [entry.reason for entry in guest.kvm.world.journal]
+    assert "uncorrectable" in [entry.reason for entry in guest.kvm.world.trace]
     guest.close()
 
 
@@ -256,7 +256,7 @@ def test_d59_mapping_ahead_says_what_is_left(guest: Guest) -> None:
 def test_d59_signals_faults_and_unsupported_vms() -> None:
     plan = FaultPlan()
     guest = Guest(VmType.SW_PROTECTED, 0, plan)
-    plan.add(Fault(FaultKind.PARTIAL))
+    plan.add(PlannedFault(FaultKind.PARTIAL))
     with refused("EINTR", "D59"):
         guest.vm.pre_fault(0, PG)
     guest.vm.set_region(Region(1, 1 << 30, PG, 0))

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cvmlab.generations.convert import Conversion, convert
-from cvmlab.generations.exits import VmType
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.guest_memfd import PRIVATE, SHARED
-from cvmlab.generations.mapping import BusError, HostMapping
-from cvmlab.generations.pins import Hold
-from cvmlab.generations.slots import Region
+from cvmlab.generations.conversion import ConvertRequest, convert
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.guest_memfd import PRIVATE, SHARED
+from cvmlab.generations.files.pins import Hold
+from cvmlab.generations.host.mapping import BusError, HostMapping
+from cvmlab.generations.vms.exits import VmType
+from cvmlab.generations.vms.slots import Region
 from tests.unit.generations.huge import Huge, inode_of
 from tests.unit.generations.support import KEEP, M2, PG, refused
 
@@ -47,7 +47,7 @@ class Convertible:
         if self.huge.version == "R1v1":
             self.vm.set_attributes(offset, size, attributes)
         else:
-            convert(self.inode, Conversion(offset, size, attributes))
+            convert(self.inode, ConvertRequest(offset, size, attributes))
 
     @property
     def split(self) -> list[bool]:
@@ -96,7 +96,7 @@ def test_e09_the_default_is_set_where_the_version_keeps_it() -> None:
 def test_e10_each_version_has_its_own_call(file: Convertible) -> None:
     if file.huge.version == "R1v1":
         with refused("ENOTTY", "E10"):
-            convert(file.inode, Conversion(0, PG, 0))
+            convert(file.inode, ConvertRequest(0, PG, 0))
     file.to(TO_SHARED, 0, PG)
     assert file.shared_pages == [0]
 
@@ -119,18 +119,24 @@ def test_a_held_page_refuses_and_nothing_of_its_batch_changes(file: Convertible,
 @pytest.mark.parametrize(
     ("version", "wanted", "errno"),
     [
-        pytest.param("R1v2", Conversion(0, PG, 8, error_offset=1), "EINVAL", id="E12-error offset"),
-        pytest.param("R1v2", Conversion(0, 0, 8), None, id="E12-R1v2 nothing"),
-        pytest.param("R1v2", Conversion((1 << 64) - PG, PG, 8), "EINVAL", id="E12-wrap"),
-        pytest.param("R1v2", Conversion(SIZE, PG, 8), "EINVAL", id="E12-beyond"),
-        pytest.param("R1v2", Conversion(1, PG, 8), "EINVAL", id="E12-unaligned"),
-        pytest.param("HUGE26", Conversion(0, 0, 8), "EINVAL", id="E12-HUGE26 nothing"),
-        pytest.param("HUGE26", Conversion(0, PG, 8, flags=1), "EINVAL", id="E12-flags"),
-        pytest.param("HUGE26", Conversion(0, M2, 8, reserved=1), None, id="E12-reserved unchecked"),
-        pytest.param("HUGE26", Conversion(0, PG, 4), "EINVAL", id="E12-attribute"),
+        pytest.param(
+            "R1v2", ConvertRequest(0, PG, 8, error_offset=1), "EINVAL", id="E12-error offset"
+        ),
+        pytest.param("R1v2", ConvertRequest(0, 0, 8), None, id="E12-R1v2 nothing"),
+        pytest.param("R1v2", ConvertRequest((1 << 64) - PG, PG, 8), "EINVAL", id="E12-wrap"),
+        pytest.param("R1v2", ConvertRequest(SIZE, PG, 8), "EINVAL", id="E12-beyond"),
+        pytest.param("R1v2", ConvertRequest(1, PG, 8), "EINVAL", id="E12-unaligned"),
+        pytest.param("HUGE26", ConvertRequest(0, 0, 8), "EINVAL", id="E12-HUGE26 nothing"),
+        pytest.param("HUGE26", ConvertRequest(0, PG, 8, flags=1), "EINVAL", id="E12-flags"),
+        pytest.param(
+            "HUGE26", ConvertRequest(0, M2, 8, reserved=1), None, id="E12-reserved unchecked"
+        ),
+        pytest.param("HUGE26", ConvertRequest(0, PG, 4), "EINVAL", id="E12-attribute"),
     ],
 )
-def test_arguments_of_the_conversion(version: str, wanted: Conversion, errno: str | None) -> None:
+def test_arguments_of_the_conversion(
+    version: str, wanted: ConvertRequest, errno: str | None
+) -> None:
     made = Convertible(version)
     if errno:
         with refused(errno, "E12"):
@@ -180,7 +186,7 @@ def test_e13_a_page_allocated_into_a_shared_range_is_split_at_once(file: Convert
 def test_e13_a_split_that_fails_is_rolled_back_as_far_as_the_version_says(
     file: Convertible,
 ) -> None:
-    file.plan.add(Fault(FaultKind.SPLIT, nth=3, reason="no page tables"))
+    file.plan.add(PlannedFault(FaultKind.SPLIT, nth=3, reason="no page tables"))
     with refused("ENOMEM", "E13", error_offset=2 * M2):
         file.to(TO_SHARED)
     batches = file.huge.version == "HUGE26"
@@ -202,11 +208,11 @@ def test_e14_merging_waits_for_all_of_the_huge_page(file: Convertible) -> None:
 
 def test_e14_a_merge_that_fails_leaves_small_pages(file: Convertible) -> None:
     file.to(TO_SHARED, 0, M2)
-    file.plan.add(Fault(FaultKind.MERGE, reason="fragmented"))
+    file.plan.add(PlannedFault(FaultKind.MERGE, reason="fragmented"))
     file.to(TO_PRIVATE, 0, M2)
     assert file.shared_pages == []
     assert file.split[0]
-    assert "fragmented" in [entry.reason for entry in file.huge.kvm.world.journal.steps("fault")]
+    assert "fragmented" in [entry.reason for entry in file.huge.kvm.world.trace.steps("fault")]
 
 
 def test_e14_only_whole_pages_merge_beside_shared_neighbours(file: Convertible) -> None:

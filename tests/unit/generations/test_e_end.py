@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.generations.exits import VmType
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.huge_pages import HugePool
+from cvmlab.generations.files.pins import Hold
 from cvmlab.generations.hugetlb import HugeKvm
-from cvmlab.generations.pins import Hold
-from cvmlab.generations.pool import HugePool
-from cvmlab.generations.slots import Region
+from cvmlab.generations.vms.exits import VmType
+from cvmlab.generations.vms.slots import Region
 from tests.unit.generations.huge import BASELINE, POOL, VERSIONS, Huge, flags_of
 from tests.unit.generations.support import KEEP, M2, PG, PUNCH, refused
 
@@ -80,7 +80,7 @@ def test_e20_teardown_comes_in_order_with_the_last_reference(huge: Huge) -> None
     fd = huge.create(2 * M2)
     fd.fallocate(KEEP, 0, M2)
     copy = fd.dup()
-    journal = huge.kvm.world.journal
+    journal = huge.kvm.world.trace
     fd.close()
     assert not journal.steps("truncate")
     copy.close()
@@ -90,7 +90,7 @@ def test_e20_teardown_comes_in_order_with_the_last_reference(huge: Huge) -> None
 
 def test_e21_a_file_that_failed_half_way_is_torn_down_too() -> None:
     for version in VERSIONS:
-        made = Huge(version, FaultPlan([Fault(FaultKind.NO_MEMORY)]))
+        made = Huge(version, FaultPlan([PlannedFault(FaultKind.NO_MEMORY)]))
         with refused("ENOMEM", "E21"):
             made.create(M2)
         assert made.stats() == (POOL, 0)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.inode import Process
-from cvmlab.generations.mapping import HostMapping
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.inode import Process
+from cvmlab.generations.host.mapping import HostMapping
 from tests.unit.generations.huge import BASELINE, ORDERS, POOL, VERSIONS, Huge, inode_of
 from tests.unit.generations.support import KEEP, M2, PG, PUNCH, refused
 
@@ -136,7 +136,7 @@ def test_e05_no_memory_is_enomem_and_changes_nothing() -> None:
     plan = FaultPlan()
     made = Huge("R1v2", plan)
     fd = made.create(2 * M2)
-    plan.add(Fault(FaultKind.NO_MEMORY))
+    plan.add(PlannedFault(FaultKind.NO_MEMORY))
     with refused("ENOMEM", "E05"):
         fd.fallocate(KEEP, 0, M2)
     assert made.stats() == (POOL, 2)
@@ -145,7 +145,7 @@ def test_e05_no_memory_is_enomem_and_changes_nothing() -> None:
 
 def test_e05_a_signal_keeps_the_huge_pages_it_came_after(huge: Huge) -> None:
     fd = huge.create(4 * M2)
-    huge.kvm.world.faults.add(Fault(FaultKind.PARTIAL, page=3, reason="SIGALRM"))
+    huge.kvm.world.faults.add(PlannedFault(FaultKind.PARTIAL, page=3, reason="SIGALRM"))
     with refused("EINTR", "E05"):
         fd.fallocate(KEEP, 0, 4 * M2)
     assert huge.stats() == (POOL - 3, 1)

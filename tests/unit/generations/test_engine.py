@@ -6,21 +6,21 @@ from contextlib import suppress
 
 import pytest
 
-from cvmlab.errors import ConfigError, InvariantError
-from cvmlab.generations.convert import Conversion, convert
+from cvmlab.base.errors import ConfigError, InvariantError
+from cvmlab.generations.conversion import ConvertRequest, convert
 from cvmlab.generations.engine import emulate
-from cvmlab.generations.exits import VmType
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.guest_memfd import GuestMemfd
-from cvmlab.generations.inode import Inode
-from cvmlab.generations.kvm import Kvm
-from cvmlab.generations.openfile import Fd, OpenFile
-from cvmlab.generations.pins import Hold, PinLedger
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.guest_memfd import GuestMemfd
+from cvmlab.generations.files.inode import Inode
+from cvmlab.generations.files.open_file import Fd, OpenFile
+from cvmlab.generations.files.pins import Hold, PinLedger
+from cvmlab.generations.files.storage import Storage
 from cvmlab.generations.refusal import Refusal, errno_value
 from cvmlab.generations.rulebook import Generation, Rulebook
-from cvmlab.generations.storage import Storage
 from cvmlab.generations.syscalls import PAGE
-from cvmlab.generations.trace import Journal
+from cvmlab.generations.trace import Trace
+from cvmlab.generations.vms.exits import VmType
+from cvmlab.generations.vms.kvm import Kvm
 from tests.unit.generations.conftest import ENTRIES
 
 
@@ -70,7 +70,7 @@ def test_versions_and_quirks_that_rules_name_exist() -> None:
 
 
 def test_each_quirk_of_the_engine_is_a_switch_of_some_generation() -> None:
-    with pytest.raises(InvariantError, match="is no quirk"):
+    with pytest.raises(InvariantError, match="has no quirk"):
         Rulebook(Generation.SEAL_GUEST).has("inclusive-end")
 
 
@@ -85,10 +85,10 @@ def test_a_refusal_names_rule_and_entry() -> None:
 
 
 def test_a_planned_fault_happens_the_nth_time_and_once() -> None:
-    plan = FaultPlan([Fault(FaultKind.NO_MEMORY, nth=2, reason="second")])
+    plan = FaultPlan([PlannedFault(FaultKind.NO_MEMORY, nth=2, reason="second")])
     seen = [plan.take(FaultKind.NO_MEMORY, 1) for _ in range(4)]
     assert [fault.reason if fault else None for fault in seen] == [None, "second", None, None]
-    plan.add(Fault(FaultKind.NO_MEMORY))
+    plan.add(PlannedFault(FaultKind.NO_MEMORY))
     assert plan.take(FaultKind.PINNED, 1) is None
     assert plan.take(FaultKind.NO_MEMORY, 1) is not None
 
@@ -126,9 +126,9 @@ def history(seed: int) -> list[tuple[str, str]]:
         with suppress(Refusal):
             fd.fallocate(1, offset, 4 * PAGE)
         with suppress(Refusal):
-            convert(inode, Conversion(offset, 8 * PAGE, attributes))
+            convert(inode, ConvertRequest(offset, 8 * PAGE, attributes))
     fd.close()
-    return [(entry.step, entry.reason) for entry in kvm.world.journal]
+    return [(entry.step, entry.reason) for entry in kvm.world.trace]
 
 
 def test_a_seed_gives_the_same_history_with_a_reason_for_each_fault() -> None:
@@ -139,19 +139,21 @@ def test_a_seed_gives_the_same_history_with_a_reason_for_each_fault() -> None:
 
 
 def test_a_page_somebody_holds_just_now_refuses_once() -> None:
-    kvm = Kvm(Generation.MAPPABLE_GUEST_MEMFD, faults=FaultPlan([Fault(FaultKind.PINNED, page=2)]))
+    kvm = Kvm(
+        Generation.MAPPABLE_GUEST_MEMFD, faults=FaultPlan([PlannedFault(FaultKind.PINNED, page=2)])
+    )
     fd = kvm.create_vm(VmType.SW_PROTECTED).create_guest_memfd(8 * PAGE, 3)
     inode = fd.inode
     assert isinstance(inode, GuestMemfd)
     with pytest.raises(Refusal) as caught:
-        convert(inode, Conversion(PAGE, 4 * PAGE, 8))
+        convert(inode, ConvertRequest(PAGE, 4 * PAGE, 8))
     assert (caught.value.errno, caught.value.error_offset) == (11, 3 * PAGE)
-    convert(inode, Conversion(PAGE, 4 * PAGE, 8))
+    convert(inode, ConvertRequest(PAGE, 4 * PAGE, 8))
     fd.close()
 
 
 def test_the_journal_says_what_it_dropped() -> None:
-    journal = Journal(capacity=3)
+    journal = Trace(capacity=3)
     for number in range(5):
         journal.note("step", number)
     assert [entry.start for entry in journal] == [2, 3, 4]

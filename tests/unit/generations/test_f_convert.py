@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from cvmlab.generations.convert import Conversion, Unspecified, convert
-from cvmlab.generations.exits import ExitReason, VcpuExit, VmType
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.guest_memfd import PRIVATE, SHARED, GuestMemfd
-from cvmlab.generations.kvm import Kvm
-from cvmlab.generations.mapping import BusError, HostMapping
-from cvmlab.generations.pins import Hold
+from cvmlab.generations.conversion import ConvertRequest, Unspecified, convert
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.guest_memfd import PRIVATE, SHARED, GuestMemfd
+from cvmlab.generations.files.pins import Hold
+from cvmlab.generations.host.host_view import supported
+from cvmlab.generations.host.mapping import BusError, HostMapping
 from cvmlab.generations.rulebook import Generation
-from cvmlab.generations.slots import Region
-from cvmlab.hostview import supported
+from cvmlab.generations.vms.exits import ExitReason, VcpuExit, VmType
+from cvmlab.generations.vms.kvm import Kvm
+from cvmlab.generations.vms.slots import Region
 from tests.unit.generations.support import KEEP, PG, PUNCH, refused
 
 
@@ -42,7 +42,7 @@ class InPlace:
         self.mapping = HostMapping(self.fd.file, PAGES * PG)
 
     def to(self, attributes: int, page: int = 0, pages: int = PAGES) -> None:
-        convert(self.inode, Conversion(page * PG, pages * PG, attributes))
+        convert(self.inode, ConvertRequest(page * PG, pages * PG, attributes))
 
     @property
     def states(self) -> list[int]:
@@ -63,15 +63,15 @@ def file() -> Iterator[InPlace]:
 
 WRONG = {
     "F20-pointer": (None, "EFAULT"),
-    "F21-flags": (Conversion(0, PG, 8, flags=1), "EINVAL"),
-    "F21-reserved": (Conversion(0, PG, 8, reserved=1), "EINVAL"),
-    "F21-attribute": (Conversion(0, PG, 4), "EINVAL"),
-    "F21-empty": (Conversion(0, 0, 8), "EINVAL"),
-    "F21-wrap": (Conversion((1 << 64) - PG, PG, 8), "EINVAL"),
-    "F21-unaligned offset": (Conversion(1, PG, 8), "EINVAL"),
-    "F21-unaligned size": (Conversion(0, PG + 1, 8), "EINVAL"),
-    "F21-at the end": (Conversion(PAGES * PG, PG, 8), "EINVAL"),
-    "F21-over the end": (Conversion(PG, PAGES * PG, 8), "EINVAL"),
+    "F21-flags": (ConvertRequest(0, PG, 8, flags=1), "EINVAL"),
+    "F21-reserved": (ConvertRequest(0, PG, 8, reserved=1), "EINVAL"),
+    "F21-attribute": (ConvertRequest(0, PG, 4), "EINVAL"),
+    "F21-empty": (ConvertRequest(0, 0, 8), "EINVAL"),
+    "F21-wrap": (ConvertRequest((1 << 64) - PG, PG, 8), "EINVAL"),
+    "F21-unaligned offset": (ConvertRequest(1, PG, 8), "EINVAL"),
+    "F21-unaligned size": (ConvertRequest(0, PG + 1, 8), "EINVAL"),
+    "F21-at the end": (ConvertRequest(PAGES * PG, PG, 8), "EINVAL"),
+    "F21-over the end": (ConvertRequest(PG, PAGES * PG, 8), "EINVAL"),
 }
 
 
@@ -86,14 +86,14 @@ def test_wrong_arguments_change_nothing(file: InPlace, case: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "rule"),
     [
-        pytest.param(Conversion(1, 0, 4, 1, 1), "flags-unknown", id="F21-1"),
-        pytest.param(Conversion(1, 0, 4, 0, 1), "reserved", id="F21-2"),
-        pytest.param(Conversion(1, 0, 4), "attribute", id="F21-3"),
-        pytest.param(Conversion(1, 0, 8), "empty", id="F21-4"),
-        pytest.param(Conversion(1, PAGES * PG, 8), "unaligned", id="F21-5"),
+        pytest.param(ConvertRequest(1, 0, 4, 1, 1), "flags-unknown", id="F21-1"),
+        pytest.param(ConvertRequest(1, 0, 4, 0, 1), "reserved", id="F21-2"),
+        pytest.param(ConvertRequest(1, 0, 4), "attribute", id="F21-3"),
+        pytest.param(ConvertRequest(1, 0, 8), "empty", id="F21-4"),
+        pytest.param(ConvertRequest(1, PAGES * PG, 8), "unaligned", id="F21-5"),
     ],
 )
-def test_checks_come_in_order(file: InPlace, wrong: Conversion, rule: str) -> None:
+def test_checks_come_in_order(file: InPlace, wrong: ConvertRequest, rule: str) -> None:
     with pytest.raises(OSError, match=f"rule {rule},"):
         convert(file.inode, wrong)
 
@@ -106,9 +106,9 @@ def test_f21_a_vm_without_private_memory_cannot_convert() -> None:
 
 
 def test_f22_an_equal_range_is_left_alone_and_needs_no_memory(file: InPlace) -> None:
-    file.plan.add(Fault(FaultKind.NO_MEMORY))
+    file.plan.add(PlannedFault(FaultKind.NO_MEMORY))
     file.to(TO_SHARED)
-    assert not file.world.journal.steps("invalidate")
+    assert not file.world.trace.steps("invalidate")
     with refused("ENOMEM", "F22", error_offset=2 * PG):
         file.to(TO_PRIVATE, 2, 2)
     assert file.states == [SHARED] * PAGES
@@ -136,7 +136,7 @@ def test_f23_a_hold_from_before_the_range_is_told_as_its_beginning(file: InPlace
     file.mapping.pin(0, 4 * PG, "iommu", Hold.LONG_TERM)
     with refused("EAGAIN", "F23", error_offset=2 * PG):
         file.to(TO_PRIVATE, 2, 4)
-    assert [entry.reason for entry in file.world.journal.steps("held")] == ["iommu, long-term"]
+    assert [entry.reason for entry in file.world.trace.steps("held")] == ["iommu, long-term"]
 
 
 def test_f23_to_shared_is_not_held_up_by_pins() -> None:
@@ -175,10 +175,10 @@ def test_f25_the_guest_loses_the_old_kind_of_mapping_only(file: InPlace) -> None
 
 
 def test_f26_rfc_versions_want_a_zero_error_offset(file: InPlace) -> None:
-    convert(file.inode, Conversion(0, PG, 8, error_offset=77))
+    convert(file.inode, ConvertRequest(0, PG, 8, error_offset=77))
     rfc = InPlace("RFC7")
     with refused("EINVAL", "F21"):
-        convert(rfc.inode, Conversion(0, PG, 8, error_offset=77))
+        convert(rfc.inode, ConvertRequest(0, PG, 8, error_offset=77))
     rfc.close()
 
 
@@ -249,11 +249,11 @@ def test_f37_a_fault_in_flight_holds_its_page(file: InPlace) -> None:
 
 
 def test_f37_the_plan_invents_a_hold_once(file: InPlace) -> None:
-    file.plan.add(Fault(FaultKind.CONVERT_AGAIN, nth=2, page=3, reason="LRU batch"))
+    file.plan.add(PlannedFault(FaultKind.CONVERT_AGAIN, nth=2, page=3, reason="LRU batch"))
     file.to(TO_PRIVATE, 0, 1)
     with refused("EAGAIN", "F23", error_offset=4 * PG):
         file.to(TO_PRIVATE, 1, 7)
-    assert "LRU batch" in [entry.reason for entry in file.world.journal.steps("fault")]
+    assert "LRU batch" in [entry.reason for entry in file.world.trace.steps("fault")]
     file.to(TO_PRIVATE, 1, 7)
     assert file.states == [PRIVATE] * PAGES
 
@@ -292,9 +292,9 @@ def test_content_promises(
     made.mapping.touch(0, b"content")
     if errno_name:
         with refused(errno_name):
-            convert(made.inode, Conversion(0, 2 * PG, attributes, flags))
+            convert(made.inode, ConvertRequest(0, 2 * PG, attributes, flags))
     else:
-        convert(made.inode, Conversion(0, 2 * PG, attributes, flags))
+        convert(made.inode, ConvertRequest(0, 2 * PG, attributes, flags))
         assert made.inode.storage.read(0, 7) == (bytes(7) if flags == ZERO else b"content")
         assert made.inode.storage.usage.host_bytes == PG  # holes stay holes
     made.close()
@@ -303,6 +303,6 @@ def test_content_promises(
 def test_f40_bytes_without_a_promise_can_be_scrambled() -> None:
     made = InPlace("RFC7")
     made.mapping.touch(0, b"content")
-    convert(made.inode, Conversion(0, PG, 8), Unspecified.SCRAMBLE)
+    convert(made.inode, ConvertRequest(0, PG, 8), Unspecified.SCRAMBLE)
     assert made.inode.storage.read(0, 7) != b"content"
     made.close()

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cvmlab.generations.convert import Conversion, convert
-from cvmlab.generations.guest_memfd import GuestMemfd
-from cvmlab.generations.kvm import Kvm, Vm
-from cvmlab.generations.mapping import Advice, BusError, HostMapping, map_file
-from cvmlab.generations.pins import Hold
+from cvmlab.generations.conversion import ConvertRequest, convert
+from cvmlab.generations.files.guest_memfd import GuestMemfd
+from cvmlab.generations.files.pins import Hold
+from cvmlab.generations.host.mapping import Advice, BusError, HostMapping, map_file
 from cvmlab.generations.rulebook import Generation
-from cvmlab.generations.slots import Region
+from cvmlab.generations.vms.kvm import EmulatedVm, Kvm
+from cvmlab.generations.vms.slots import Region
 from tests.unit.generations.support import KEEP, PG, PUNCH, refused
 
 
 if TYPE_CHECKING:
-    from cvmlab.generations.openfile import Fd
+    from cvmlab.generations.files.open_file import Fd
 
 
 RW = mmap.PROT_READ | mmap.PROT_WRITE
@@ -31,7 +31,7 @@ class Mapped:
 
     def __init__(self, flags: int, nodes: int = 1) -> None:
         self.kvm = Kvm(Generation.MAPPABLE_GUEST_MEMFD, version="6.18", nodes=nodes)
-        self.vm: Vm = self.kvm.create_vm()
+        self.vm: EmulatedVm = self.kvm.create_vm()
         self.fd: Fd = self.vm.create_guest_memfd(4 * PG, flags)
         self.mapping: HostMapping = map_file(self.fd.file, 16 * PG, RW, SHARED)
         inode = self.fd.inode
@@ -191,4 +191,4 @@ def test_the_guest_maps_everything_through_the_file(flags: int) -> None:
 
 def test_f20_6_18_has_no_conversion_of_its_own(shared: Mapped) -> None:
     with refused("ENOTTY", "F20"):
-        convert(shared.inode, Conversion(0, PG, 8))
+        convert(shared.inode, ConvertRequest(0, PG, 8))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cvmlab.generations import syscalls
+from cvmlab.generations.host.host_view import HostView, Side, supported
 from cvmlab.generations.syscalls import PAGE
-from cvmlab.hostview import HostView, Side, supported
 from tests.unit.generations.touching import Signal, signal_in_child
 
 

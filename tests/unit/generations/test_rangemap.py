@@ -4,7 +4,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvmlab.generations.rangemap import RangeMap, Run
+from cvmlab.generations.files.range_map import RangeMap, ValueRun
 
 
 CHANGES = st.lists(
@@ -52,7 +52,12 @@ def test_blocks_split_and_vanish_without_losing_a_run() -> None:
     assert len(ranges) == pages
     assert all(ranges[index] == (index + 1) % 2 for index in range(pages))
     ranges.set(3, pages - 3, 2)
-    assert list(ranges.runs(0, 6)) == [Run(0, 1, 1), Run(1, 2, 0), Run(2, 3, 1), Run(3, 6, 2)]
+    assert list(ranges.runs(0, 6)) == [
+        ValueRun(0, 1, 1),
+        ValueRun(1, 2, 0),
+        ValueRun(2, 3, 1),
+        ValueRun(3, 6, 2),
+    ]
     assert ranges.count(0, pages, 2) == pages - 6
     ranges.set(0, pages, 0)
     assert len(ranges) == 1

@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cvmlab.generations.convert import Conversion, convert
+from cvmlab.generations.conversion import ConvertRequest, convert
 from cvmlab.generations.engine import emulate
-from cvmlab.generations.exits import VmType
-from cvmlab.generations.faults import Fault, FaultKind, FaultPlan
-from cvmlab.generations.guest_memfd import GuestMemfd
+from cvmlab.generations.faults import FaultKind, FaultPlan, PlannedFault
+from cvmlab.generations.files.guest_memfd import GuestMemfd
+from cvmlab.generations.files.open_file import Fd
 from cvmlab.generations.inaccessible import InaccessibleKernel
-from cvmlab.generations.kvm import Kvm
-from cvmlab.generations.openfile import Fd
 from cvmlab.generations.restrictedmem import RestrictedKernel
 from cvmlab.generations.seal_guest import Seal, SealGuestFile, SealKernel, Vma
+from cvmlab.generations.vms.exits import VmType
+from cvmlab.generations.vms.kvm import Kvm
 from tests.unit.generations.support import KEEP, PG, PUNCH, refused
 
 
@@ -71,7 +71,7 @@ def test_a_mode_nobody_has_is_eopnotsupp(made: tuple[str, Fd], mode: int) -> Non
 
 
 def test_no_memory_keeps_nothing(made: tuple[str, Fd], plan: FaultPlan) -> None:
-    plan.add(Fault(FaultKind.NO_MEMORY))
+    plan.add(PlannedFault(FaultKind.NO_MEMORY))
     with refused("ENOMEM", MEMORY_ROWS[made[0]]):
         made[1].fallocate(0, 0, 4 * PG)
     assert made[1].inode.storage.usage.host_bytes == 0
@@ -79,7 +79,7 @@ def test_no_memory_keeps_nothing(made: tuple[str, Fd], plan: FaultPlan) -> None:
 
 
 def test_a_signal_keeps_what_was_done(made: tuple[str, Fd], plan: FaultPlan) -> None:
-    plan.add(Fault(FaultKind.PARTIAL, page=3))
+    plan.add(PlannedFault(FaultKind.PARTIAL, page=3))
     with refused("EINTR", MEMORY_ROWS[made[0]]):
         made[1].fallocate(KEEP, 0, 8 * PG)
     assert made[1].inode.storage.usage.host_bytes == 3 * PG
@@ -150,7 +150,7 @@ def test_f20_files_that_only_follow_their_vm_have_no_conversion_of_their_own() -
     file = fd.inode
     assert isinstance(file, GuestMemfd)
     with refused("ENOTTY", "F20"):
-        convert(file, Conversion(0, PG, 8))
+        convert(file, ConvertRequest(0, PG, 8))
     fd.close()
 
 

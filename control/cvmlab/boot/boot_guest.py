@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From words to the guest's files, its command line, and how its functions are named."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from cvmlab.base.errors import ConfigError
+from cvmlab.base.progress import Style
+from cvmlab.boot.disk_files import code_of, disk_guest, elf_of, shared_disks, symbols_of
+from cvmlab.boot.words import GuestWords, Words
+from cvmlab.debian.packages import OnStep
+from cvmlab.images.boot_files import image_has, resolve
+from cvmlab.images.guest_files import GuestFiles, no_module
+from cvmlab.images.kernel_image import KernelImage, identify
+from cvmlab.images.kernel_tree import has_9p, kernel_config, missing_for_a_disk
+from cvmlab.machine.spec import BootSpec, DiskInterface, Firmware, Net
+
+
+# NVMe is built into Debian's cloud kernels.
+_DISK_DRIVERS: Mapping[DiskInterface, tuple[str, ...]] = {
+    DiskInterface.VIRTIO_BLK: ("virtio_blk",),
+    DiskInterface.NVME: (),
+    DiskInterface.AHCI: ("ahci", "sd_mod"),
+}
+_NINE_P_DRIVERS = ("9pnet_virtio", "9p")
+_SHARED_DISK_DRIVERS = ("virtio_blk", "ext4")
+_NET_DRIVERS = ("virtio_net",)
+_SHELL = "cvmlab.shell"  # makes our init start a shell on the console
+# An event's address names a function only if the kernel runs where it was linked.
+_NO_KASLR = "nokaslr"
+_KASLR = frozenset({_NO_KASLR, "kaslr"})
+
+
+def guest_of(words: Words, on_step: OnStep, style: Style) -> GuestFiles:
+    """Return the files of the guest that *words* name, fetched and built where they have to be."""
+    guest = words.guest
+    if guest.boots_from_disk:
+        return disk_guest(guest, style)
+    by_9p = guest.share is not None and _has_9p(guest, on_step)
+    files = resolve(
+        guest.image,
+        kernel=guest.kernel,
+        initrd=guest.initrd,
+        append=_append(guest),
+        extra_modules=() if guest.initrd else _drivers(guest, words.machine, by_9p=by_9p),
+        exec_command=guest.exec,
+        share=guest.share is not None,
+        arch=words.machine.architecture,
+        on_step=on_step,
+    )
+    parameters = f"{words.machine.architecture.append} {files.append}".split()
+    is_linux = _identified(files.kernel, words.machine).is_linux
+    if is_linux and _KASLR.isdisjoint(parameters):
+        files = replace(files, append=f"{_NO_KASLR} {files.append}".rstrip())
+        parameters.append(_NO_KASLR)
+    elf = elf_of(files.kernel)
+    return GuestFiles(
+        kernel=files.kernel,
+        initrd=files.initrd,
+        append=files.append,
+        late_disks=() if by_9p else shared_disks(guest.share),
+        share=guest.share if by_9p else None,
+        release=files.release,
+        is_linux=is_linux,
+        fixed_addresses=not is_linux or _NO_KASLR in parameters,
+        load_config=partial(kernel_config, files.kernel),
+        load_symbols=partial(symbols_of, guest.symbols or files.system_map, elf),
+        load_code=partial(code_of, elf),
+        module_file=no_module if files.modules is None else files.modules.contents,
+    )
+
+
+def _identified(kernel: Path, machine: BootSpec) -> KernelImage:
+    image = identify(kernel)
+    if image.needs_efi and machine.firmware is Firmware.SEABIOS:
+        raise ConfigError(
+            f"{kernel} is an {image.kind}, which SeaBIOS does not start",
+            hint="add --firmware ovmf",
+        )
+    return image
+
+
+def _append(guest: GuestWords) -> str:
+    given = guest.append or ""
+    wants_shell = guest.console and guest.exec is None and guest.initrd is None
+    return f"{_SHELL} {given}".rstrip() if wants_shell else given
+
+
+def _has_9p(guest: GuestWords, on_step: OnStep) -> bool:
+    """Return whether the guest gets its shared folder by 9p; raise ConfigError if by no way."""
+    if guest.kernel is not None:
+        by_9p = has_9p(guest.kernel)
+        missing = () if by_9p or guest.initrd is not None else missing_for_a_disk(guest.kernel)
+        if missing:
+            raise ConfigError(
+                f"--share: {guest.kernel} has no {', '.join(missing)} built in, and there are no "
+                "modules of it to load",
+                hint="build them in, or give an initrd that loads them",
+            )
+        return by_9p
+    if guest.initrd is not None:
+        return False  # what it loads is not known; a disk needs the fewest drivers
+    return image_has(guest.image, _NINE_P_DRIVERS, on_step=on_step)
+
+
+def _drivers(guest: GuestWords, machine: BootSpec, *, by_9p: bool) -> tuple[str, ...]:
+    """Name the modules that an image of ours needs for the devices it is given."""
+    if guest.kernel is not None:
+        return ()  # its modules are not known
+    disk = _DISK_DRIVERS[guest.disk_interface] if machine.disks else ()
+    shared = () if guest.share is None else _NINE_P_DRIVERS if by_9p else _SHARED_DISK_DRIVERS
+    net = _NET_DRIVERS if machine.net is Net.USER else ()
+    return (*disk, *shared, *net, *_tsm_drivers(guest, machine))
+
+
+def _tsm_drivers(guest: GuestWords, machine: BootSpec) -> tuple[str, ...]:
+    attestation = machine.profile.attestation if machine.quotes else None
+    if attestation is None:
+        return ()
+    helpers = (name for name in attestation.driver_helpers if image_has(guest.image, (name,)))
+    return (*helpers, attestation.driver)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a request to what will run: request, words, guest files, machine, plan, each made of the last.
+
+A plan is complete: to show it (``--dry-run``) and to run it need nothing else.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cvmlab.base.progress import Style
+from cvmlab.boot.boot_guest import guest_of
+from cvmlab.boot.guest_machine import machine_of
+from cvmlab.boot.read_request import read_request
+from cvmlab.boot.request import Request
+from cvmlab.boot.words import Measured, Words
+from cvmlab.debian.packages import OnStep, silent
+from cvmlab.images.guest_files import GuestFiles
+from cvmlab.images.symbols import LazySymbols
+from cvmlab.machine.command_line import EXAMPLE_FDS, Channels, command_line
+from cvmlab.machine.spec import BootSpec
+from cvmlab.profiles.profile import Profiles
+from cvmlab.profiles.profile_rows import PROFILES
+from cvmlab.qemu.build import install, qemu_binary
+from cvmlab.qemu.recipe import Flavour
+from cvmlab.results.budgets import Budget
+from cvmlab.unwind.code import LazyCode
+from cvmlab.vm.launch import Setting, locate_qemu
+from cvmlab.vm.run_dir import runs_dir
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A boot that can start: what, where, until when, and how it is judged."""
+
+    title: str
+    variant: tuple[str, ...]
+    spec: BootSpec
+    setting: Setting
+    keep: bool
+    paused: bool
+    attended: bool
+    expect: str | None
+    runs_command: bool
+    timeout_s: float
+    budgets: tuple[Budget, ...]
+    baseline: Measured | None
+    release: str | None
+    own_qemu: bool  # the one that `cvmlab build` made, or CVMLAB_QEMU
+    kernel_config: Callable[[], str | None]  # read when it is asked for
+    symbols: LazySymbols
+    code: LazyCode
+    module_file: Callable[[str], bytes | None]  # a module's ELF file, by name
+    is_linux: bool  # and not an ELF guest, which may live anywhere
+    fixed_addresses: bool  # the kernel runs where it was linked
+
+    @property
+    def argv(self) -> list[str]:
+        """The QEMU command; descriptor numbers and run folder are those of no real run."""
+        folder = self.setting.run_dir or runs_dir() / self.setting.name
+        fds = EXAMPLE_FDS if self.spec.restricted else None
+        qemu = locate_qemu(self.setting.qemu, self.setting.qemu_version)
+        return command_line(qemu, self.spec, Channels.example(folder), fds)
+
+
+def plan(
+    request: Request,
+    *,
+    build: bool = True,
+    style: Style = Style.AUTO,
+    on_step: OnStep = silent,
+    profiles: Profiles = PROFILES,
+) -> Plan:
+    """Check everything and find all files; raise CvmError for the first thing that is wrong.
+
+    *build*: make QEMU if it is missing, and show progress in *style*.  *profiles*: what --coco may be.
+    """
+    words = read_request(request, profiles)
+    qemu = _qemu(words.setting, build=build, style=style)
+    guest = guest_of(words, on_step, style)
+    return _plan(words, guest, machine_of(words, guest), qemu)
+
+
+def _plan(words: Words, guest: GuestFiles, machine: BootSpec, qemu: Path) -> Plan:
+    setting, judge = words.setting, words.judge
+    return Plan(
+        title=words.title,
+        variant=words.variant,
+        spec=machine,
+        # The run folder is kept until the verdict, which comes after the end of the VM.
+        setting=replace(setting, qemu=qemu, keep=True),
+        keep=setting.keep or setting.run_dir is not None,
+        paused=words.paused,
+        attended=words.guest.console,
+        expect=judge.expect,
+        runs_command=words.guest.exec is not None,
+        timeout_s=judge.timeout_s,
+        budgets=judge.budgets,
+        baseline=judge.baseline,
+        release=guest.release,
+        own_qemu=setting.qemu is None,
+        kernel_config=guest.load_config,
+        symbols=LazySymbols(guest.load_symbols),
+        code=LazyCode(guest.load_code),
+        module_file=guest.module_file,
+        is_linux=guest.is_linux,
+        fixed_addresses=guest.fixed_addresses,
+    )
+
+
+def _qemu(setting: Setting, *, build: bool, style: Style) -> Path:
+    chosen, version = setting.qemu, setting.qemu_version
+    is_named = chosen is not None or (version is None and "CVMLAB_QEMU" in os.environ)
+    if build and not is_named:
+        install(Flavour.PATCHED, version, style=style)
+    return locate_qemu(chosen or qemu_binary(version, build=False))

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The QEMU command line of a BootSpec.  Pure: nothing is opened or started here."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+from cvmlab.machine.spec import (
+    SHARE_NAME,
+    AccessPolicy,
+    BootSpec,
+    Disk,
+    DiskInterface,
+    Net,
+    Stacks,
+)
+from cvmlab.memory.ranges import format_size
+from cvmlab.memory.states import Layout
+from cvmlab.profiles.cpu_models import cpu
+from cvmlab.profiles.guest_object import GUEST_ID, guest_object, mapgpa_options
+
+
+BACKEND_ID = "ram0"
+_DESCRIPTOR = re.compile(r"\b(?:[a-z]+-)?fd=([0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFds:
+    """Descriptor numbers of one backend's files.
+
+    ``shared`` is None when content stays in place, ``stacks`` when nobody asks who caused events.
+    """
+
+    private: int
+    shared: int | None
+    table: int
+    ring: int
+    stacks: int | None = None
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, int]) -> Self:
+        """Return those that are named in *numbers*."""
+        return cls(
+            numbers["private"],
+            numbers.get("shared"),
+            numbers["table"],
+            numbers["ring"],
+            numbers.get("stacks"),
+        )
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        numbers = (getattr(self, field.name) for field in fields(self))
+        return tuple(number for number in numbers if number is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """How QEMU is reached: numbers of inherited sockets, and paths in the run folder."""
+
+    qmp_fd: int
+    console_fd: int
+    agent_fd: int
+    qmp_socket: Path
+    console_log: Path | None = None  # written by QEMU, with repetitions: see console.py
+    overlays: tuple[Path, ...] = ()  # of the disks, qcow2; without them QEMU makes its own
+    cpr_socket: Path | None = None  # QEMU makes it, and receives the guest of another QEMU there
+    quote_socket: Path | None = None  # of the attestation service that a VM starts
+
+    @classmethod
+    def example(cls, run_dir: Path) -> "Channels":
+        """Return what a dry run shows; no file is open under these numbers."""
+        return cls(3, 4, 5, run_dir / "qmp.sock", quote_socket=run_dir / "quotes.sock")
+
+
+EXAMPLE_FDS = BackendFds(private=6, shared=7, table=8, ring=9, stacks=10)
+
+
+def command_line(
+    qemu: Path, spec: BootSpec, channels: Channels, fds: BackendFds | None
+) -> list[str]:
+    """Return the argv that boots *spec*.  QEMU starts paused and pauses again at power-off."""
+    return [
+        str(qemu),
+        *_machine(spec, fds, _quote_socket(spec, channels)),
+        *_incoming(channels),
+        *_firmware(spec),
+        *_kernel(spec),
+        *_monitors(channels),
+        *_serial_ports(channels),
+        *_disks(spec, channels.overlays),
+        *_share(spec),
+        *_net(spec),
+        *_options("-device", spec.devices),
+        *([] if spec.gdb is None else ["-gdb", spec.gdb]),
+        *spec.extra,
+    ]
+
+
+def why_not_to_paste(argv: Sequence[str]) -> str:
+    """Say why a shell cannot run *argv*: it has descriptors that only cvmlab can open."""
+    numbers = sorted({int(number) for word in argv for number in _DESCRIPTOR.findall(word)})
+    return (
+        f"this command cannot be pasted into a shell: descriptors {numbers[0]} to {numbers[-1]} are "
+        "sockets and memory files that cvmlab opens before it starts QEMU"
+    )
+
+
+def printable(argv: Sequence[str]) -> str:
+    """Return *argv* as a shell would take it, an option and its value on a line."""
+    lines: list[str] = []
+    for word in argv:
+        if lines and not word.startswith("-") and lines[-1].startswith("-"):
+            lines[-1] += f" {shlex.quote(word)}"
+        else:
+            lines.append(shlex.quote(word))
+    return " \\\n  ".join(lines)
+
+
+def _quote_socket(spec: BootSpec, channels: Channels) -> Path | None:
+    return spec.quote_socket or (channels.quote_socket if spec.quotes else None)
+
+
+def _machine(spec: BootSpec, fds: BackendFds | None, quote_socket: Path | None) -> list[str]:
+    backend = [] if fds is None else ["-object", _backend(spec, fds)]
+    properties = (*spec.guest_options, *mapgpa_options(spec.mapgpa))
+    guest = guest_object(spec.profile, properties, quote_socket)
+    reboot = "reset" if spec.allow_reboot else "shutdown"
+    # fmt: off
+    return [
+        "-no-user-config",
+        "-nodefaults",
+        "-S",
+        *guest,
+        *backend,
+        "-machine", _machine_type(spec, has_backend=fds is not None, has_guest=bool(guest)),
+        "-m", format_size(spec.memory_bytes),
+        "-cpu", _cpu(spec),
+        "-smp", str(spec.cpus),
+        "-accel", f"tcg,thread=multi,tb-size={spec.tb_cache_bytes >> 20}",
+        "-display", "none",
+        "-vga", "none",
+        "-action", f"shutdown=pause,reboot={reboot}",
+        *([] if spec.rng_seed is None else ["-seed", str(spec.rng_seed)]),
+    ]
+    # fmt: on
+
+
+def _incoming(channels: Channels) -> list[str]:
+    if channels.cpr_socket is None:
+        return []
+    address = {"transport": "socket", "type": "unix", "path": str(channels.cpr_socket)}
+    cpr = json.dumps({"channel-type": "cpr", "addr": address})
+    return ["-incoming", cpr, "-incoming", "defer"]
+
+
+def _machine_type(spec: BootSpec, *, has_backend: bool, has_guest: bool) -> str:
+    machine = spec.architecture.machine
+    words = [machine.type, *machine.options]
+    if all(disk.interface is not DiskInterface.AHCI for disk in spec.disks):
+        words += machine.without_ahci
+    if has_backend:
+        words.append(f"memory-backend={BACKEND_ID}")
+    if has_guest:
+        words.append(f"confidential-guest-support={GUEST_ID}")
+    if has_backend:
+        # ROM and the like must be in files, too, so that another QEMU can take over the guest.
+        words.append("aux-ram-share=on")
+    return ",".join(words)
+
+
+def _cpu(spec: BootSpec) -> str:
+    chosen = cpu(spec.profile, spec.cpu)
+    return chosen or spec.architecture.machine.cpu_for(spec.memory_bytes)
+
+
+def _backend(spec: BootSpec, fds: BackendFds) -> str:
+    split = spec.memory_layout is Layout.SPLIT
+    properties = {
+        "id": BACKEND_ID,
+        "size": format_size(spec.memory_bytes),
+        "profile": spec.coco,
+        "layout": spec.memory_layout,
+        "access-policy": spec.on_host_access,
+        "pending": spec.pending,
+        "events": spec.events,
+        "debuggable": "on" if spec.debuggable else "off",
+        "private-fd": fds.private,
+        **({"shared-fd": fds.shared} if split else {}),
+        "table-fd": fds.table,
+        "ring-fd": fds.ring,
+        **(
+            {"stacks-fd": fds.stacks} if fds.stacks is not None and spec.stacks is Stacks.ON else {}
+        ),
+    }
+    return ",".join(["memory-backend-restricted", *(f"{k}={v}" for k, v in properties.items())])
+
+
+def _firmware(spec: BootSpec) -> list[str]:
+    places = _options("-L", map(str, spec.rom_dirs))
+    if isinstance(spec.firmware, Path):
+        return [*places, "-bios", str(spec.firmware)]
+    bios = spec.architecture.bios_of(spec.firmware)
+    return places if bios is None else [*places, "-bios", bios]
+
+
+def _kernel(spec: BootSpec) -> list[str]:
+    if spec.kernel is None:
+        # SeaBIOS then resets at once if it finds nothing to boot; it would wait for a minute.
+        return [] if spec.allow_reboot else ["-boot", "reboot-timeout=0"]
+    initrd = [] if spec.initrd is None else ["-initrd", str(spec.initrd)]
+    append = f"{spec.architecture.append} {spec.append}".rstrip()
+    # Strict, so that SeaBIOS does not touch the disks: it would poll a denied one forever.
+    return ["-kernel", str(spec.kernel), *initrd, "-append", append, "-boot", "strict=on"]
+
+
+def _monitors(channels: Channels) -> list[str]:
+    path = _value(channels.qmp_socket)
+    # QEMU takes a path with = for an option, unless it has a name.
+    name = "path=" if "=" in path else ""
+    # fmt: off
+    return [
+        "-chardev", f"socket,id=qmp0,fd={channels.qmp_fd}",
+        "-mon", "chardev=qmp0,mode=control",
+        "-qmp", f"unix:{name}{path},server=on,wait=off",
+    ]
+    # fmt: on
+
+
+def _serial_ports(channels: Channels) -> list[str]:
+    log = "" if channels.console_log is None else f",logfile={_value(channels.console_log)}"
+    # fmt: off
+    return [
+        "-chardev", f"socket,id=console,fd={channels.console_fd}{log}",
+        "-serial", "chardev:console",
+        "-chardev", f"socket,id=agent,fd={channels.agent_fd}",
+        "-serial", "chardev:agent",
+    ]
+    # fmt: on
+
+
+def _disks(spec: BootSpec, overlays: tuple[Path, ...]) -> list[str]:
+    argv: list[str] = []
+    for number, disk in enumerate(spec.disks):
+        name = f"disk{number}"
+        drive = (
+            f"if=none,id={name},format={disk.format},snapshot=on,file={_value(_plain(disk.path))}"
+        )
+        if overlays:
+            drive = f"if=none,id={name},format=qcow2,file={_value(overlays[number])}"
+        argv += ["-drive", drive, "-device", _disk_device(spec, disk, number)]
+    return argv
+
+
+def _disk_device(spec: BootSpec, disk: Disk, number: int) -> str:
+    name = f"disk{number}"
+    match disk.interface:
+        case DiskInterface.VIRTIO_BLK:
+            serial = f",serial={disk.serial}" if disk.serial else ""
+            return f"virtio-blk-pci,id={name}-pci,drive={name}{serial}{_virtio(spec)}"
+        case DiskInterface.NVME:
+            return f"nvme,id={name}-nvme,drive={name},serial={name}"
+        case DiskInterface.AHCI:
+            return f"ide-hd,id={name}-ide,drive={name},bus=ide.{number}"
+
+
+def _share(spec: BootSpec) -> list[str]:
+    if spec.share is None:
+        return []
+    folder = f"local,id=share,path={_value(spec.share)},security_model=none,readonly=on"
+    device = f"virtio-9p-pci,id=share-pci,fsdev=share,mount_tag={SHARE_NAME}{_virtio(spec)}"
+    return ["-fsdev", folder, "-device", device]
+
+
+def _net(spec: BootSpec) -> list[str]:
+    if spec.net is Net.NONE:
+        return []
+    device = f"virtio-net-pci,id=net0-pci,netdev=net0,romfile={_virtio(spec)}"
+    return ["-netdev", "user,id=net0", "-device", device]
+
+
+def _virtio(spec: BootSpec) -> str:
+    platform = ",iommu_platform=on,disable-legacy=on" if spec.iommu_platform else ""
+    # A queue notification may end in a host fault.  Without ioeventfd the vCPU handles it, so that
+    # the fault has an instruction to blame.
+    judged = spec.restricted and spec.on_host_access is not AccessPolicy.SHARE
+    return platform + (",ioeventfd=off" if judged else "")
+
+
+def _value(path: Path) -> str:
+    """Write a path so that QEMU does not end the value at a comma in it."""
+    return str(path).replace(",", ",,")
+
+
+def _plain(path: Path) -> Path:
+    """Write a relative path that has a colon so that QEMU does not take it for a protocol."""
+    return path.absolute() if ":" in str(path) else path
+
+
+def _options(option: str, values: Iterable[str]) -> list[str]:
+    return [word for value in values for word in (option, value)]

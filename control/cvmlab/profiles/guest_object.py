@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The confidential-guest object of QEMU's command line.  Pure."""
+
+import json
+import re
+from pathlib import Path
+
+from cvmlab.base.errors import ConfigError
+from cvmlab.memory.ranges import PAGE_SIZE, parse_size
+from cvmlab.profiles.profile import GuestObject, Profile
+
+
+GUEST_ID = "cgs0"
+_PROPERTY = re.compile(r"[a-z][a-z0-9-]*")
+_MAX_RETRIES = 1 << 32
+_OURS = frozenset({"id", "qom-type"})
+
+
+def guest_object(
+    profile: Profile, options: tuple[str, ...], attestation_socket: Path | None
+) -> list[str]:
+    """Return the argv words that make the profile's object; none if it has no object."""
+    guest = profile.guest_object
+    if guest is None:
+        return []
+    given = {_name(option) for option in options}
+    options = (*(o for o in guest.defaults if _name(o) not in given), *options)
+    if attestation_socket is None or profile.attestation is None:
+        return ["-object", ",".join([guest.type, f"id={GUEST_ID}", *options])]
+    # A socket is a structure, which only JSON can express.  In JSON every property needs its type.
+    socket = {"type": "unix", "path": str(attestation_socket)}
+    split = (option.partition("=") for option in options)
+    properties = {name: _typed(value) for name, _, value in split}
+    whole = {
+        "qom-type": guest.type,
+        "id": GUEST_ID,
+        **properties,
+        profile.attestation.socket_property: socket,
+    }
+    return ["-object", json.dumps(whole)]
+
+
+def require_guest_options(guest: GuestObject, options: tuple[str, ...], *, qemu: str) -> None:
+    """Raise ConfigError for an option that cannot be a property of the object.
+
+    Only QEMU knows which properties there are and what values they take.
+    """
+    for option in options:
+        name, _, value = option.partition("=")
+        if not value or "," in value or not _PROPERTY.fullmatch(name):
+            raise ConfigError(
+                f"--coco-option {option} is not NAME=VALUE",
+                hint=f"`{qemu} -object {guest.type},help` lists the names",
+            )
+        if name in _OURS:
+            raise ConfigError(
+                f"--coco-option {option}: cvmlab sets {name} itself", hint="leave it out"
+            )
+
+
+def mapgpa_options(policy: str | None) -> tuple[str, ...]:
+    """Return the properties that make a host answer MapGPA by *policy*.
+
+    "all" converts at once.  "max:SIZE" converts a part, and the guest calls again for the rest.
+    "retry:N" has the guest call N more times before anything is converted.  "refuse" refuses.
+    """
+    if policy is None or policy == "all":
+        return ()
+    word, _, value = policy.partition(":")
+    if word == "max" and value:
+        size = parse_size(value)
+        if size > 0 and size % PAGE_SIZE == 0:
+            return (f"map-gpa-max={size}",)
+    if word == "retry" and value.isdecimal() and int(value) < _MAX_RETRIES:
+        return (f"map-gpa-retry={int(value)}",)
+    if policy == "refuse":
+        return ("map-gpa-refuse=on",)
+    raise ConfigError(
+        f"--mapgpa {policy} is not a policy",
+        hint="policies are all, max:SIZE (a multiple of 4K), retry:N, refuse",
+    )
+
+
+def _name(option: str) -> str:
+    return option.partition("=")[0]
+
+
+def _typed(value: str) -> bool | int | str:
+    if value in ("on", "off"):
+        return value == "on"
+    try:
+        return int(value, 16) if value.startswith("0x") else parse_size(value)
+    except ConfigError:
+        return value

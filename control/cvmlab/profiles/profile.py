@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a row of facts about a profile is, and the collection of all rows.  Pure.
+
+A row holds data and words only.  Page-state rules and the layout come from the plugin's rules file,
+plugin/core/transitions.toml, which has a table for each profile with restricted memory.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from cvmlab.base.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    from cvmlab.memory.states import Layout, Rules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestObject:
+    """QEMU's confidential-guest object: its type, and properties that it needs to start."""
+
+    type: str
+    defaults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestation:
+    """How a guest is attested.
+
+    ``service`` is a word of attestation/services.py.  ``socket_property`` is the property of the
+    guest object that takes the service's socket.  ``driver`` is the guest's configfs-tsm module;
+    ``driver_helpers`` are modules that some kernels' driver needs without naming them as
+    dependencies: those that the kernel has are loaded first.
+    """
+
+    service: str
+    socket_property: str
+    driver: str
+    driver_helpers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskRefusal:
+    """Firmware that cannot boot from a disk under the profile; ``reason`` begins the error."""
+
+    firmware: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """What a guest's kernel speaks under the profile, and what shows that it does.
+
+    The plugin counts uses of ``proof`` as kernel_calls.  Where it is not ``required``, a guest may
+    be silent.  ``config`` and ``since`` are the option and the version of Linux that speak it;
+    ``fate`` says what becomes of another kernel on hardware.
+    """
+
+    name: str
+    proof: str
+    required: bool
+    config: str
+    since: tuple[int, int]
+    fate: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One row: all that tells a profile from the others.  No fact has a default.
+
+    ``restricted``          the guest has restricted memory, and a table in the rules file
+    ``guest_object``        None: QEMU needs no such object
+    ``cpu_model``           its guests' processor, a name of cpu_models.py; None: the machine's own
+    ``interface``           None: the guest knows nothing of the profile, and speaks to nobody
+    ``attestation``         None: nothing attests these guests
+    ``answers_mapgpa``      the guest asks for conversions by MapGPA, which ``--mapgpa`` answers
+    ``sharing_firmware``    firmware that shares its disk buffers by itself; None: no firmware does,
+                            and a disk needs an ``--on-host-access`` that lets the host in
+    ``disk_refusals``       firmware that cannot boot from a disk, and why
+    ``upgrade_refusal``     why QEMU cannot be replaced under the guest; None: it can be
+    ``thin_functions``      functions of Linux that only carry out a request: their callers are blamed;
+                            a ``*`` stands for anything
+    ``fault_words``         what the specification calls each case of results/guest_faults.py
+    ``costs``               the hardware in results/costs.toml; None: nobody has published numbers
+    """
+
+    name: str
+    restricted: bool
+    guest_object: GuestObject | None
+    cpu_model: str | None
+    interface: Interface | None
+    attestation: Attestation | None
+    answers_mapgpa: bool
+    sharing_firmware: str | None
+    disk_refusals: tuple[DiskRefusal, ...]
+    upgrade_refusal: str | None
+    costs: str | None
+    thin_functions: tuple[str, ...]
+    fault_words: tuple[tuple[str, str], ...]
+
+    def disk_refusal(self, firmware: str) -> str | None:
+        """Return why *firmware* cannot boot from a disk, None if it can."""
+        reasons = (item.reason for item in self.disk_refusals if item.firmware == firmware)
+        return next(reasons, None)
+
+
+@final
+class Profiles:
+    """All rows by name, in the order in which lists show them.
+
+    A test may make a collection of its own, with *rules* for its rows; without them the plugin's
+    rules file has them.
+    """
+
+    def __init__(self, rows: Iterable[Profile], rules: "Mapping[str, Rules] | None" = None) -> None:
+        self._rows = {row.name: row for row in rows}
+        self._rules = rules
+
+    def __iter__(self) -> Iterator[Profile]:
+        return iter(self._rows.values())
+
+    def __getitem__(self, name: str) -> Profile:
+        """Return the row *name*; raise ConfigError if there is none."""
+        row = self._rows.get(name)
+        if row is None:
+            raise ConfigError(
+                f"there is no profile {name!r}", hint=f"profiles are {', '.join(self.names)}"
+            )
+        return row
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return what ``--coco`` may be."""
+        return tuple(self._rows)
+
+    def where(self, holds: Callable[[Profile], object]) -> tuple[str, ...]:
+        """Return the names of the rows for which *holds* is true."""
+        return tuple(row.name for row in self if holds(row))
+
+    def layout(self, name: str) -> "Layout":
+        """Return the layout that the rules give a profile with restricted memory."""
+        if self._rules is not None:
+            return self._rules[name].layout
+        from cvmlab.memory.states import profiles  # numpy is not needed to know the names
+
+        return profiles()[name].layout
+
+
+def either(names: Iterable[str]) -> str:
+    """Return ``a``, ``a or b``, ``a, b or c``."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last

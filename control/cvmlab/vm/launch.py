@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Start the VM of a BootSpec: make its parts one by one, until QEMU answers.
+
+Each part is pushed on the caller's exit stack before the next step, so that a failure or a
+cancellation at any point leaves nothing behind.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import threading
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cvmlab.attestation.services import SERVICES
+from cvmlab.base.errors import (
+    BuildError,
+    ConfigError,
+    DeadlineExceeded,
+    InvariantError,
+    VmExited,
+)
+from cvmlab.machine.command_line import Channels, command_line, printable
+from cvmlab.machine.memory_files import DEFAULT_RING_RECORDS, HasFileno, RestrictedFiles
+from cvmlab.machine.socket_pairs import Wires, stream
+from cvmlab.machine.spec import BootSpec, OnPanic, Stacks
+from cvmlab.memory.accounting import Books, differences
+from cvmlab.memory.journal import Journal, JournalFile, Ring
+from cvmlab.memory.pages import Pages
+from cvmlab.memory.records import describe
+from cvmlab.memory.states import Layout, profiles
+from cvmlab.vm.agent import Agent
+from cvmlab.vm.command_output import CommandOutput
+from cvmlab.vm.console import Console
+from cvmlab.vm.kernel_log import NO_TROUBLE, KernelLog
+from cvmlab.vm.operations import BackendInfo, one_backend
+from cvmlab.vm.process import QemuProcess
+from cvmlab.vm.qmp import Qmp
+from cvmlab.vm.run_dir import MemoryFiles, ProcessId, RunDir, VmInfo
+from cvmlab.vm.start_failure import start_failure
+
+
+_FAULTS_SHOWN = 8
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
+_DRAIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a VM needs besides its BootSpec; ``qemu`` None means the one that cvmlab built, of
+    ``qemu_version`` or of the default version; ``private_file`` None means a fresh one."""
+
+    name: str = "vm"
+    qemu: Path | None = None
+    qemu_version: str | None = None
+    run_dir: Path | None = None
+    keep: bool = False
+    ring_records: int = DEFAULT_RING_RECORDS
+    private_file: HasFileno | None = None
+    start_timeout_s: float = 30.0
+    stop_timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"{self.name!r} is not a name for a VM", hint="use letters, digits, - and _"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The restricted memory of a VM, as the controller holds it."""
+
+    files: RestrictedFiles
+    journal: Journal
+    pages: Pages
+
+    def differences(self, info: BackendInfo) -> list[str]:
+        """Return how the books contradict each other after the end; none if records were lost."""
+        if self.journal.unpublished or self.journal.ring.dropped:
+            return []
+        return differences(
+            Books(
+                records=JournalFile(self.journal.path).records,
+                states=self.files.page_table().states(),
+                pages=self.pages.counts(),
+                counters=self.pages.counters(),
+                storage=self.files.storage_bytes(),
+                slots=info.memory_slots,
+                rules=profiles()[info.profile],
+                layout=Layout(info.layout),
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A started QEMU and everything that is connected to it; ``memory`` is None for coco off."""
+
+    run: RunDir
+    process: QemuProcess
+    connection: Qmp
+    console: Console
+    agent: Agent
+    output: CommandOutput
+    memory: Memory | None
+    qemu_version: str
+    spec: BootSpec  # with everything that was found out to start it
+    channels: Channels
+
+
+def locate_qemu(chosen: Path | None, version: str | None = None) -> Path:
+    """Return *chosen*, or what `cvmlab build` made of *version*, or CVMLAB_QEMU, or its default."""
+    named = chosen or (os.environ.get("CVMLAB_QEMU") if version is None else None)
+    if named is None:
+        from cvmlab.qemu.build import qemu_binary
+
+        return qemu_binary(version)
+    found = shutil.which(named)
+    if found is None:
+        raise ConfigError(f"{named} is not a program", hint="run `cvmlab build`")
+    return Path(found)
+
+
+def _program(setting: Setting) -> Path:
+    return locate_qemu(setting.qemu, setting.qemu_version)
+
+
+async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: RunDir) -> Parts:
+    """Start QEMU, its guest's CPUs stopped, and connect to it.
+
+    Raise PluginError if it has no plugin, VmExited with the end of its log if it exits,
+    DeadlineExceeded if it does not answer.
+    """
+    files = _make_files(stack, spec, setting)
+    spec = _with_roms(spec, setting)
+    wires = Wires.make(stack)
+    channels = Channels(
+        *wires.theirs,
+        run.qmp_socket,
+        quote_socket=run.quote_socket,
+        overlays=await asyncio.to_thread(_make_overlays, stack, spec, setting, run),
+    )
+    attestation = spec.profile.attestation
+    if spec.quotes and attestation is not None:
+        await stack.enter_async_context(SERVICES[attestation.service](run.quote_socket))
+    process = _start(stack, spec, setting, run, files, channels, wires)
+    try:
+        console_ends = await stack.enter_async_context(stream(wires.console.ours))
+        kernel_log = _kernel_log(spec)
+        console = Console(*console_ends, log_path=run.console_log, kernel_log=kernel_log)
+        agent_reader, _ = await stack.enter_async_context(stream(wires.agent.ours))
+        output = CommandOutput(run.exec_log, console)
+        connection = await stack.enter_async_context(
+            Qmp.connect(wires.qmp.ours, log_path=run.qmp_log, timeout_s=setting.start_timeout_s)
+        )
+        if files is None:
+            version, memory = await connection.version(), None
+        else:
+            version = await connection.require_plugin()
+            memory = await _memory(stack, run, files, connection)
+    except (VmExited, DeadlineExceeded) as error:
+        raise await start_failure(process, setting.stop_timeout_s, error) from error
+    agent = Agent(
+        agent_reader, output.take, on_hello=kernel_log.hello, panics=lambda: kernel_log.panics
+    )
+    return Parts(run, process, connection, console, agent, output, memory, version, spec, channels)
+
+
+def _kernel_log(spec: BootSpec) -> KernelLog:
+    """Where a panic is wanted, an oops may be what leads to it: only what was asked for counts."""
+    default = () if spec.on_panic is OnPanic.END else (NO_TROUBLE,)
+    return KernelLog((*default, *spec.fail_on))
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """A QEMU that waits to be given the guest of another; sockets in the run folder."""
+
+    process: QemuProcess
+    wires: Wires
+    cpr_socket: Path
+    main_socket: Path
+    qmp_socket: Path
+
+
+def start_successor(
+    stack: AsyncExitStack, source: Parts, setting: Setting, number: int
+) -> Successor:
+    """Start a QEMU on the memory files of *source*.  It answers once it is offered the guest."""
+    run, memory = source.run, source.memory
+    if memory is None:
+        raise InvariantError("a VM without memory files cannot be handed to another QEMU")
+    wires = Wires.make(stack)
+    cpr_socket, main_socket = run.path / "cpr.sock", run.path / "main.sock"
+    for path in (cpr_socket, main_socket):
+        path.unlink(missing_ok=True)
+        stack.callback(path.unlink, missing_ok=True)
+    # Two names alternate: a QEMU removes its socket when it exits, which must not be the next one's.
+    qmp_socket = run.path / f"qmp{number % 2}"
+    qmp_fd, console_fd, agent_fd = wires.theirs
+    channels = replace(
+        source.channels,
+        qmp_fd=qmp_fd,
+        console_fd=console_fd,
+        agent_fd=agent_fd,
+        qmp_socket=qmp_socket,
+        cpr_socket=cpr_socket,
+    )
+    argv = command_line(_program(setting), source.spec, channels, memory.files.fds)
+    log = run.path / f"qemu-{number}.log"
+    log.unlink(missing_ok=True)
+    process = QemuProcess(
+        argv,
+        pass_fds=[*wires.theirs, *memory.files.fds.all],
+        log_path=log,
+    )
+    stack.callback(process.kill)
+    wires.let_go()
+    return Successor(process, wires, cpr_socket, main_socket, qmp_socket)
+
+
+async def connect_successor(
+    stack: AsyncExitStack, successor: Successor, source: Parts, setting: Setting
+) -> Parts:
+    """Connect to a QEMU that has been offered the guest; errors are those of launch()."""
+    run, process, wires = source.run, successor.process, successor.wires
+    try:
+        connection = await stack.enter_async_context(
+            Qmp.connect(wires.qmp.ours, log_path=run.qmp_log, timeout_s=setting.start_timeout_s)
+        )
+        version = await connection.require_plugin()
+    except (VmExited, DeadlineExceeded) as error:
+        raise await start_failure(process, setting.stop_timeout_s, error) from error
+    return replace(source, process=process, connection=connection, qemu_version=version)
+
+
+async def adopt_ports(stack: AsyncExitStack, successor: Successor, source: Parts) -> None:
+    """Continue console and agent with those of the new QEMU after the old ones have ended."""
+    reader, writer = await stack.enter_async_context(stream(successor.wires.console.ours))
+    source.console.continue_with(reader, writer)
+    reader, _ = await stack.enter_async_context(stream(successor.wires.agent.ours))
+    source.agent.continue_with(reader)
+
+
+def _make_overlays(
+    stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: RunDir
+) -> tuple[Path, ...]:
+    """Make files for the guest's disk writes that a second QEMU can open, too.
+
+    Make none without restricted memory or without qemu-img: QEMU then makes files that only it can
+    open.
+    """
+    if not spec.restricted or not spec.disks:
+        return ()
+    from cvmlab.images.boot_files import overlay
+    from cvmlab.qemu.build import qemu_img
+
+    try:
+        program = qemu_img(setting.qemu_version, build=False)
+    except BuildError:
+        return ()
+    made = []
+    for number, disk in enumerate(spec.disks):
+        name = f"disk{number}.qcow2"
+        if (run.path / name).resolve() == disk.path.resolve():
+            raise ConfigError(
+                f"the disk {disk.path} is where the run folder keeps the guest's writes to it",
+                hint="move the disk, or choose another folder with --run-dir",
+            )
+        stack.callback((run.path / name).unlink, missing_ok=True)
+        made.append(overlay(disk.path, run.path, program, disk_format=disk.format, name=name))
+    return tuple(made)
+
+
+def _with_roms(spec: BootSpec, setting: Setting) -> BootSpec:
+    if spec.rom_dirs or setting.qemu is not None:
+        return spec
+    from cvmlab.qemu.firmware import rom_dirs
+
+    return replace(spec, rom_dirs=tuple(rom_dirs()))
+
+
+def _make_files(stack: AsyncExitStack, spec: BootSpec, setting: Setting) -> RestrictedFiles | None:
+    if not spec.restricted:
+        return None
+    files = stack.enter_context(
+        RestrictedFiles.create(
+            spec.memory_bytes,
+            layout=spec.memory_layout,
+            ring_records=setting.ring_records,
+            private=setting.private_file,
+            stacks=spec.stacks is Stacks.ON,
+        )
+    )
+    files.bind()
+    return files
+
+
+def _start(
+    stack: AsyncExitStack,
+    spec: BootSpec,
+    setting: Setting,
+    run: RunDir,
+    files: RestrictedFiles | None,
+    channels: Channels,
+    wires: Wires,
+) -> QemuProcess:
+    fds = None if files is None else files.fds
+    argv = command_line(_program(setting), spec, channels, fds)
+    run.write("cmdline", printable(argv) + "\n")
+    inherited = [*wires.theirs, *(() if fds is None else fds.all)]
+    process = QemuProcess(argv, pass_fds=inherited, log_path=run.qemu_log)
+    stack.callback(process.kill)
+    wires.let_go()
+    run.publish(
+        VmInfo(
+            name=setting.name,
+            coco=spec.coco,
+            memory_bytes=spec.memory_bytes,
+            created_s=time.time(),
+            controller=ProcessId.of(os.getpid()),
+            qemu=process.identity,
+            files=None
+            if fds is None
+            else MemoryFiles(fds.private, fds.shared, fds.table, fds.ring, fds.stacks),
+        )
+    )
+    return process
+
+
+async def _memory(
+    stack: AsyncExitStack, run: RunDir, files: RestrictedFiles, connection: Qmp
+) -> Memory:
+    ring = Ring(files.fds.ring)
+    stack.callback(ring.close)
+    ring.require_header()
+    journal = Journal(ring, run.events)
+    stack.callback(journal.close)
+    info = one_backend(await connection.execute("query-restricted-memory"))
+    loop, owner = asyncio.get_running_loop(), threading.get_ident()
+
+    def first_faults() -> list[str]:
+        _drain_in(loop, owner, journal)
+        return [describe(record, info.devices) for record in journal.first_faults[:_FAULTS_SHOWN]]
+
+    pages = Pages(ring, files.page_table(), info.memory_slots, first_faults=first_faults)
+    return Memory(files, journal, pages)
+
+
+def _drain_in(loop: asyncio.AbstractEventLoop, owner: int, journal: Journal) -> None:
+    """Drain the ring in the thread that owns the journal; callable from any thread."""
+
+    async def drain() -> None:
+        journal.drain()
+
+    if threading.get_ident() == owner:
+        journal.drain()
+    elif loop.is_running():  # otherwise the VM has ended and the ring is empty
+        asyncio.run_coroutine_threadsafe(drain(), loop).result(_DRAIN_S)

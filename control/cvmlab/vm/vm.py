@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Longer than 400 lines: what a VM can do stands here, a few lines each; how is in other modules.
+"""One VM: its files, its process, its connections and its tasks, owned by one context::
+
+    async with Vm(kernel="vmlinuz", memory="1G") as vm:
+        await vm.wait_for("login:")
+        await vm.convert("16M+2M", "shared")
+        print(vm.pages.counts())
+
+After the context, however it ended, there is no process, no descriptor and, unless something
+failed, no file.
+"""
+
+import asyncio
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, final
+
+from cvmlab.base.channel import Subscription
+from cvmlab.base.errors import ConfigError, DeadlineExceeded, MarkerNotSeen, VmExited
+from cvmlab.machine.memory_files import RestrictedFiles
+from cvmlab.machine.options import boot_spec, take_setting
+from cvmlab.machine.spec import BootSpec, OnPanic
+from cvmlab.memory.journal import Journal, JournalFile, Records
+from cvmlab.memory.pages import Pages
+from cvmlab.memory.ranges import GpaRange
+from cvmlab.results.selection import Selection
+from cvmlab.unwind.modules import LoadedModule
+from cvmlab.vm.attached import AttachedVm, attach
+from cvmlab.vm.command_output import CommandOutput
+from cvmlab.vm.console import Console
+from cvmlab.vm.handover import Upgrade
+from cvmlab.vm.launch import Memory, Parts, Setting, launch, locate_qemu
+from cvmlab.vm.operations import BackendInfo
+from cvmlab.vm.outcome import End, VmOutcome
+from cvmlab.vm.owner_socket import answering
+from cvmlab.vm.qmp import DEFAULT_TIMEOUT_S, QmpEvent
+from cvmlab.vm.run_dir import RunDir
+from cvmlab.vm.supervisor import Supervisor, ended_before, only_error
+from cvmlab.vm.time_travel import TimeTravel
+from cvmlab.vm.upgrade import UPGRADE_TIMEOUT_S, Replacement, require_upgradable, retire
+
+
+WAIT_TIMEOUT_S = 120.0
+
+
+@final
+class Vm(TimeTravel):
+    """A VM that runs for as long as its ``async with`` block.
+
+    It ends once, at the first of the guest's power-off, stop(), and the end of QEMU; then all output
+    is read, QEMU is told to quit, and wait_exit() returns.
+    """
+
+    def __init__(
+        self,
+        spec: BootSpec | None = None,
+        *,
+        setting: Setting | None = None,
+        paused: bool = False,
+        **options: object,
+    ) -> None:
+        """Describe the VM by *spec*, or by the *options* of boot_spec(); start nothing.
+
+        *options* may include those of Setting, such as ``name``, ``keep`` and ``run_dir``.
+        *paused* leaves the CPUs stopped until cont().
+        """
+        super().__init__(self._command)
+        mine = take_setting(options)
+        if (spec is not None and options) or (setting is not None and mine):
+            raise ConfigError("a VM takes either spec and setting, or options, not both")
+        self.spec = spec or boot_spec(**options)
+        self.setting = setting or Setting(**mine)
+        self._paused = paused
+        self._keep = self.setting.keep
+        self._stack = AsyncExitStack()
+        self._run: RunDir | None = None
+        self._parts: Parts | None = None
+        self._supervisor: Supervisor | None = None
+        self._late_stack = AsyncExitStack()
+        self._upgrades = 0
+        self._not_upgrading = asyncio.Event()
+        self._not_upgrading.set()
+
+    @staticmethod
+    def attach(name: str) -> AbstractAsyncContextManager[AttachedVm]:
+        """Operate the running VM *name* of another process: ``async with Vm.attach("vm") as vm``."""
+        return attach(name)
+
+    async def __aenter__(self) -> Self:
+        """Boot; on failure, raise and leave nothing behind."""
+        if self.started:
+            raise ConfigError("this VM was entered before", hint="make a new Vm for each boot")
+        try:
+            await self._start()
+        except BaseException:
+            await self.__aexit__(*sys.exc_info())
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the VM if it still runs.  Leave nothing behind, even if cancelled meanwhile."""
+        try:
+            if not isinstance(error, asyncio.CancelledError):
+                await self._stop()
+        finally:
+            if self._parts is not None:
+                self._parts.process.kill()
+            await self._unwind(kind, error, trace)
+
+    async def _start(self) -> None:
+        self.spec.validate()
+        self._run = RunDir.create(self.setting.name, self.setting.run_dir)
+        self.folder = self._run.path
+        self._stack.push(self._close_run)
+        self._parts = parts = await launch(self._stack, self.spec, self.setting, self._run)
+        if parts.memory is not None:
+            self.ram = tuple(slot.range for slot in parts.memory.pages.slots)
+        supervisor = Supervisor(parts, stop_timeout_s=self.setting.stop_timeout_s)
+        self._supervisor = supervisor
+        await self._stack.enter_async_context(self._late_stack)
+        await self._late_stack.enter_async_context(answering(self._run.path, self))
+        # Entered last, so that its tasks end before the parts that they use are closed.
+        supervisor.start(await self._stack.enter_async_context(asyncio.TaskGroup()))
+        if not self._paused:
+            await self.cont()
+
+    async def _unwind(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close all parts.  Raise a task's error, if any, from the error of the body."""
+        try:
+            await self._stack.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            ours = [found for found in group.exceptions if found is not error]
+            if ours:
+                raise only_error(ours, group) from error
+
+    def _close_run(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._run is not None:
+            failed = kind is not None and not issubclass(
+                kind, asyncio.CancelledError | KeyboardInterrupt | SystemExit | GeneratorExit
+            )
+            ended_badly = self.outcome is not None and self.outcome.failed
+            self._run.close(keep=self._keep or failed or ended_badly)
+
+    def keep_run(self) -> None:
+        """Keep the run folder."""
+        self._keep = True
+
+    # Parts
+
+    @property
+    def started(self) -> bool:
+        """Whether the VM was started, so that there is a run folder."""
+        return self._run is not None
+
+    @property
+    def run(self) -> RunDir:
+        """The run folder; after the end, it may have been removed."""
+        if self._run is None:
+            raise VmExited("the VM was never started")
+        return self._run
+
+    @property
+    def name(self) -> str:
+        return self.setting.name
+
+    @property
+    def _running(self) -> Parts:
+        if self._parts is None:
+            raise VmExited("the VM was never started", hint="use it inside `async with Vm(...)`")
+        return self._parts
+
+    @property
+    def _memory(self) -> Memory:
+        memory = self._running.memory
+        if memory is None:
+            raise ConfigError(
+                "this VM has no restricted memory", hint="boot it with --coco generic"
+            )
+        return memory
+
+    @property
+    def console(self) -> Console:
+        return self._running.console
+
+    @property
+    def pages(self) -> Pages:
+        """Live states and counts, valid until the end of the context."""
+        return self._memory.pages
+
+    @property
+    def journal(self) -> Journal:
+        return self._memory.journal
+
+    @property
+    def kernel_release(self) -> str | None:
+        """The kernel's release that the guest's agent reported, None before."""
+        return self._running.agent.release
+
+    @property
+    def kernel_trouble(self) -> tuple[str, ...]:
+        """The first lines of the kernel's log that fail a boot, see BootSpec.fail_on."""
+        return tuple(self.console.kernel_log.trouble)
+
+    @property
+    def command_output(self) -> CommandOutput:
+        """What the command that the guest's agent runs has printed so far."""
+        return self._running.output
+
+    @property
+    def guest_modules(self) -> tuple[LoadedModule, ...]:
+        """The kernel modules that the guest's agent reported, before its command and after it."""
+        return self._running.agent.modules
+
+    @property
+    def qemu_version(self) -> str:
+        return self._running.qemu_version
+
+    @property
+    def qemu_pid(self) -> int:
+        return self._running.process.pid
+
+    @property
+    def memory_files(self) -> RestrictedFiles:
+        return self._memory.files
+
+    @property
+    def outcome(self) -> VmOutcome | None:
+        """How the VM ended, None while it runs."""
+        return None if self._supervisor is None else self._supervisor.outcome
+
+    @property
+    def last_info(self) -> BackendInfo | None:
+        """The answer of query() at the guest's end, just before QEMU was told to quit."""
+        return None if self._supervisor is None else self._supervisor.last_info
+
+    async def _command(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Any:
+        await self._wait_for_upgrade(timeout_s)
+        parts = self._running
+        try:
+            return await parts.connection.execute(command, arguments, timeout_s=timeout_s)
+        except VmExited as error:
+            error.status = await parts.process.wait_for(self.setting.stop_timeout_s)
+            error.log_tail = tuple(parts.process.log_tail())
+            error.hint = error.hint or f"the run folder is {parts.run.path}"
+            raise
+
+    async def wait_for(
+        self,
+        pattern: str,
+        *,
+        fail: Sequence[str] = (),
+        timeout_s: float = WAIT_TIMEOUT_S,
+        on_panic: OnPanic | None = None,
+    ) -> re.Match[str]:
+        """Wait for *pattern* on the console; errors are those of Console.wait_for().
+
+        *on_panic* is that of the VM unless given.  Raise VmExited if QEMU died first.
+        """
+        how = on_panic or self.spec.on_panic
+        try:
+            wait = self.console.wait_for
+            return await wait(pattern, fail=fail, timeout_s=timeout_s, on_panic=how)
+        except MarkerNotSeen:
+            outcome = await self._outcome_soon()
+            if outcome is None:
+                raise
+            raise ended_before(pattern, outcome, self._running) from None
+
+    async def wait_hello(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> str:
+        """Wait until the guest's init reports that it runs; return the kernel's release.
+
+        Raise MarkerNotSeen if the VM ends first, DeadlineExceeded after *timeout_s*.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                release = await self._running.agent.wait_hello()
+        except TimeoutError as error:
+            lines = self.console.last_lines()
+            raise DeadlineExceeded("the guest's agent", timeout_s, last_lines=lines) from error
+        if release is not None:
+            return release
+        outcome = await self._outcome_soon()
+        if outcome is None:
+            raise MarkerNotSeen("cvmlab hello", "the agent's channel ended")
+        raise ended_before("cvmlab hello", outcome, self._running)
+
+    async def send(self, text: str) -> None:
+        """Type *text* on the console."""
+        await self.console.send(text)
+
+    async def wait_exit(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> VmOutcome:
+        """Wait until the guest has powered off or QEMU has ended, and all output is read."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            raise VmExited("the VM was never started")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await supervisor.ended.wait()
+        except TimeoutError as error:
+            lines = self.console.last_lines()
+            raise DeadlineExceeded("the guest to power off", timeout_s, last_lines=lines) from error
+        if supervisor.outcome is None:
+            raise supervisor.failure or VmExited("the VM was torn down")
+        return supervisor.outcome
+
+    async def stop(self) -> VmOutcome:
+        """End the VM, unless it has ended, and return its outcome."""
+        await self._stop()
+        return await self.wait_exit(timeout_s=0)
+
+    async def _stop(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.decide(End.STOPPED, "stopped on request")
+            await self._supervisor.ended.wait()
+
+    async def _outcome_soon(self) -> VmOutcome | None:
+        """Return the outcome if the VM ends soon, because its console has closed."""
+        try:
+            return await self.wait_exit(timeout_s=self.setting.stop_timeout_s)
+        except (DeadlineExceeded, VmExited):
+            return None
+
+    async def upgrade(
+        self, qemu: Path | None = None, *, timeout_s: float = UPGRADE_TIMEOUT_S
+    ) -> Upgrade:
+        """Replace the QEMU process under the guest by *qemu*, or by the same program; commands wait.
+
+        :raise CvmError: nothing has changed; the old QEMU runs the guest.
+        :raise VmExited: QEMU died at a moment that left no way back.
+        """
+        setting = self.setting
+        program = await asyncio.to_thread(  # which may build it
+            locate_qemu, qemu or setting.qemu, setting.qemu_version
+        )
+        setting = replace(setting, qemu=program)
+        parts, supervisor = self._running, self._supervisor
+        require_upgradable(self.spec, parts.channels.overlays)
+        if supervisor is None or supervisor.ending:
+            raise VmExited("the VM has ended or is ending")
+        if not self._not_upgrading.is_set():
+            raise ConfigError("the VM is being upgraded already")
+        self._not_upgrading.clear()
+        supervisor.stop_watching()
+        try:
+            replaced = await Replacement(
+                parts, setting, number=self._upgrades + 1, timeout_s=timeout_s
+            ).run()
+            self._upgrades += 1
+            self.setting, self._parts = setting, replaced.parts
+            self._late_stack.push_async_exit(replaced.stack)
+        finally:
+            supervisor.watch(self._running)
+            parts.console.release()
+            parts.agent.allow_end()
+            self._not_upgrading.set()
+        problem = await retire(parts, replaced, self.setting.stop_timeout_s)
+        return replace(replaced.upgrade, problem=problem)
+
+    async def _wait_for_upgrade(self, timeout_s: float) -> None:
+        if self._not_upgrading.is_set():
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._not_upgrading.wait()
+        except TimeoutError as error:
+            raise DeadlineExceeded("the VM's QEMU to be replaced", timeout_s) from error
+
+    def events(self, limit: int = 64) -> Subscription[Records]:
+        """Return an iterator over batches of journal records; use it in a ``with`` block."""
+        return self.journal.subscribe(limit)
+
+    async def select(self, **conditions: str | GpaRange | None) -> Selection:
+        """Return the journal's records so far; *conditions* are those of Selection.where()."""
+        self.journal.drain()
+        info = self.last_info or await self.query()
+        records = JournalFile(self.run.events).records
+        return Selection.all_of(records, info.devices).where(**conditions)  # type: ignore[arg-type]
+
+    def qmp_events(self, limit: int = 1024) -> Subscription[QmpEvent]:
+        """Return an iterator over QEMU's events; use it in a ``with`` block."""
+        if self._supervisor is None:
+            raise VmExited("the VM was never started")
+        return self._supervisor.events(limit)

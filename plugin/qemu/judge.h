@@ -1,0 +1,36 @@
+/*
+ * Judging a host access to a page that is not shared.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_RESTRICTED_MEMORY_QEMU_JUDGE_H
+#define HW_RESTRICTED_MEMORY_QEMU_JUDGE_H
+
+#include "hw/restricted-memory/qemu/backend.h"
+
+typedef struct RestrictedAccess {
+    RestrictedMemory *rm;
+    RestrictedActor *actor;
+    uint64_t offset;
+    bool write;
+} RestrictedAccess;
+
+/* A host access to a page that is not shared: where does it go? */
+AddressSpace *restricted_judge(const RestrictedAccess *access, RmemState state);
+
+/* The states of @pages have changed: the next access to each is a new fault. */
+void restricted_forget_faults(RestrictedMemory *rm,
+                              const RestrictedPages *pages);
+
+/* Who was seen where, for a checkpoint. BQL, and no vCPU runs. */
+GArray *restricted_seen_save(RestrictedMemory *rm);
+void restricted_seen_restore(RestrictedMemory *rm, const GArray *saved);
+
+/*
+ * A device's address, in @access->offset, carries the bit that only a guest's
+ * may have: nothing is there. True: the device does not get an error.
+ */
+bool restricted_judge_stray(const RestrictedAccess *access);
+
+#endif

@@ -1,0 +1,18 @@
+/*
+ * x86: when a kernel's EFI stub begins to run.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_RESTRICTED_MEMORY_QEMU_X86_EFI_STUB_H
+#define HW_RESTRICTED_MEMORY_QEMU_X86_EFI_STUB_H
+
+#include "hw/restricted-memory/qemu/backend.h"
+
+/* As in RestrictedArch. */
+void restricted_stub_machine_done(RestrictedMemory *rm);
+void restricted_stub_reset(RestrictedMemory *rm);
+void restricted_stub_code(RestrictedMemory *rm, CPUState *cpu,
+                          const uint8_t *page);
+
+#endif
