@@ -44,8 +44,12 @@ typedef struct RestrictedArch {
     bool (*walk)(RestrictedMemory *rm, CPUState *cpu, uint64_t va, hwaddr *pa);
     /* Forget that @cpu was about to deliver an exception. */
     void (*drop_exception)(CPUState *cpu);
-    /* Tell the guest that the page it touched at @gpa is poisoned. BQL. */
-    void (*machine_check)(CPUState *cpu, hwaddr gpa);
+    /*
+     * Tell the guest that the page it touches at @gpa is poisoned: raise the
+     * exception, without the BQL. Returns if the guest gets none, because it
+     * is being reset.
+     */
+    void (*machine_check)(CPUState *cpu, hwaddr gpa, uintptr_t ra);
     /*
      * While RestrictedMemory.code_awaited: @cpu fetches from a page of RAM
      * with the content at @page.

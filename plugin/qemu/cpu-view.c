@@ -158,11 +158,7 @@ static G_NORETURN void fill_poisoned(RestrictedMemory *rm,
                                      const RestrictedFill *fill, hwaddr gpa)
 {
     restricted_guest_fault(rm, fill, gpa, RMEM_POISONED);
-    {
-        /* Released before the exit, which does not unwind the stack. */
-        BQL_LOCK_GUARD();
-        rm->arch->machine_check(fill->cpu, gpa);
-    }
+    rm->arch->machine_check(fill->cpu, gpa, fill->ra);
     restricted_fill_again(fill);
 }
 

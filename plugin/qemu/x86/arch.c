@@ -8,6 +8,7 @@
 #include "cpu.h"
 #include "hw/i386/x86.h"
 #include "qapi/error.h"
+#include "tcg/helper-tcg.h"
 #include "tcg/insn-start-words.h"
 #include "hw/restricted-memory/qemu/compat-cpu.h"
 #include "hw/restricted-memory/qemu/arch.h"
@@ -82,11 +83,30 @@ static void x86_drop_exception(CPUState *cpu)
     cpu_env(cpu)->old_exception = -1;
 }
 
-static void x86_machine_check(CPUState *cpu, hwaddr gpa)
+/*
+ * QEMU's machine check is an interrupt: another one that is due may come before
+ * it. Then the instruction would run again, and touch the page a second time
+ * while the first machine check is in progress, which resets the guest.
+ */
+static bool take_machine_check(CPUState *cpu, hwaddr gpa)
 {
+    BQL_LOCK_GUARD();
+    bool is_due;
+
     cpu_x86_inject_mce(NULL, X86_CPU(cpu), POISON_BANK, POISON_STATUS,
                        MCG_STATUS_MCIP | MCG_STATUS_EIPV, gpa,
                        POISON_MISC_PAGE, 0);
+    is_due = qatomic_read(&cpu->interrupt_request) & CPU_INTERRUPT_MCE;
+    cpu_reset_interrupt(cpu, CPU_INTERRUPT_MCE);
+    return is_due;
+}
+
+static void x86_machine_check(CPUState *cpu, hwaddr gpa, uintptr_t ra)
+{
+    if (take_machine_check(cpu, gpa)) {
+        x86_drop_exception(cpu);
+        raise_exception_ra(cpu_env(cpu), EXCP12_MCHK, ra);
+    }
 }
 
 static const RestrictedArch x86 = {
