@@ -147,6 +147,8 @@ typedef enum RmemKind {
     RMEM_K_CHECKPOINT,      /* a moment to which the guest can go back */
     RMEM_K_REWIND,          /* it is as it was at record gpa, a checkpoint's; pages is
                                how many pages of the files were taken back */
+    RMEM_K_SNAPSHOT,        /* a copy of the VM was begun; what is restored from it
+                               goes on after this record */
     RMEM_KINDS
 } RmemKind;
 

@@ -66,6 +66,7 @@ struct RestrictedMemory {
     RestrictedActor *seen;              /* those with faults; seen_lock */
     bool hole_is_ram;                   /* RAM without a slot is like any other */
     bool logs_dirty;                    /* atomic: see dirty.h */
+    bool restores;                      /* waits for a saved guest; BQL */
 
     Error *migration_blocker;
     Notifier machine_done;

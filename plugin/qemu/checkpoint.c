@@ -83,15 +83,6 @@ static bool find_or_refuse(const char *name, int *index, Error **errp)
     return *index >= 0;
 }
 
-static bool may_move(RestrictedMemory *rm, Error **errp)
-{
-    if (rm->held) {
-        error_setg(errp, "pages are being invalidated: end that first");
-        return false;
-    }
-    return restricted_may_change(rm, errp);
-}
-
 static void nothing(CPUState *cpu, run_on_cpu_data data)
 {
 }
@@ -120,14 +111,6 @@ static unsigned count_cpus(void)
     return n;
 }
 
-static uint64_t record(RestrictedMemory *rm, RmemRecord rec)
-{
-    rec.actor = RMEM_A_MONITOR;
-    rec.device = RMEM_NO_DEVICE;
-    restricted_record(rm, &rec);
-    return qatomic_read(&rm->core.shared->head);
-}
-
 static bool add_overlays(Checkpoint *cp, RestrictedMemoryDiskList *disks,
                          Error **errp)
 {
@@ -149,11 +132,12 @@ static bool add_overlays(Checkpoint *cp, RestrictedMemoryDiskList *disks,
 static bool save(RestrictedMemory *rm, Checkpoint *cp,
                  RestrictedMemoryDiskList *disks, Error **errp)
 {
-    cp->state = restricted_vm_state_save(rm, errp);
+    cp->state = restricted_vm_state_save(errp);
     if (!cp->state || !add_overlays(cp, disks, errp)) {
         return false;
     }
-    cp->record = record(rm, (RmemRecord){ .kind = RMEM_K_CHECKPOINT });
+    cp->record = restricted_record_moment(
+        rm, &(RmemRecord){ .kind = RMEM_K_CHECKPOINT });
     cp->saved = rmem_save(&rm->core);
     cp->seen = restricted_seen_save(rm);
     cp->actors = rm->actors->len;
@@ -180,9 +164,6 @@ static RestrictedMemoryCheckpoint *describe(const Checkpoint *cp)
 
 static bool may_be_added(RestrictedMemory *rm, const char *name, Error **errp)
 {
-    const char *waits_for = rm->profile->unfinished
-                            ? rm->profile->unfinished(rm) : NULL;
-
     checkpoints = checkpoints ?: g_ptr_array_new_with_free_func(checkpoint_free);
     if (!*name) {
         error_setg(errp, "a checkpoint needs a name");
@@ -197,11 +178,7 @@ static bool may_be_added(RestrictedMemory *rm, const char *name, Error **errp)
                    CHECKPOINTS_MAX);
         return false;
     }
-    if (waits_for) {
-        error_setg(errp, "%s: try again when it is there", waits_for);
-        return false;
-    }
-    return restricted_vm_state_check(errp);
+    return restricted_vm_may_be_saved(rm, errp);
 }
 
 RestrictedMemoryCheckpoint *
@@ -213,7 +190,7 @@ qmp_restricted_memory_checkpoint(const char *id, const char *name,
     Checkpoint *cp;
     bool saved;
 
-    if (!rm || !may_move(rm, errp) || !may_be_added(rm, name, errp)) {
+    if (!rm || !restricted_vm_may_move(rm, errp) || !may_be_added(rm, name, errp)) {
         return NULL;
     }
     cp = g_new0(Checkpoint, 1);
@@ -273,7 +250,7 @@ static bool go_back(RestrictedMemory *rm, unsigned point, uint64_t *pages,
         return false;
     }
     qatomic_set(&rm->code_awaited, cp->code_awaited);
-    if (!restricted_vm_state_load(rm, cp->state, errp)) {
+    if (!restricted_vm_state_load(cp->state, RESTRICTED_TO_ITSELF, errp)) {
         return false;
     }
     /* A device that is loaded may reach memory, and be judged for it. */
@@ -325,7 +302,7 @@ RestrictedMemoryRewound *qmp_restricted_memory_rewind(const char *id,
     const Checkpoint *cp;
     int point;
 
-    if (!rm || !may_move(rm, errp) || !find_or_refuse(name, &point, errp)) {
+    if (!rm || !restricted_vm_may_move(rm, errp) || !find_or_refuse(name, &point, errp)) {
         return NULL;
     }
     cp = g_ptr_array_index(checkpoints, point);
@@ -339,8 +316,10 @@ RestrictedMemoryRewound *qmp_restricted_memory_rewind(const char *id,
     }
     g_ptr_array_set_size(checkpoints, point + 1);
     restricted_flush();
-    record(rm, (RmemRecord){ .kind = RMEM_K_REWIND, .gpa = cp->record,
-                             .pages = MIN(pages, UINT32_MAX) });
+    restricted_record_moment(rm, &(RmemRecord){
+        .kind = RMEM_K_REWIND, .gpa = cp->record,
+        .pages = MIN(pages, UINT32_MAX),
+    });
     run_as_before(cp);
     ret = g_new0(RestrictedMemoryRewound, 1);
     ret->record = cp->record;

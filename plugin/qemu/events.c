@@ -169,6 +169,14 @@ void restricted_violation(RestrictedMemory *rm, hwaddr gpa, uint64_t pages,
     restricted_record(rm, &rec);
 }
 
+uint64_t restricted_record_moment(RestrictedMemory *rm, RmemRecord *rec)
+{
+    rec->actor = RMEM_A_MONITOR;
+    rec->device = RMEM_NO_DEVICE;
+    restricted_record(rm, rec);
+    return qatomic_read(&rm->core.shared->head);
+}
+
 /* Phases only go forward; a reset starts again. */
 void restricted_phase(RestrictedMemory *rm, RmemPhase phase, uint64_t pc)
 {

@@ -11,6 +11,8 @@
 
 void restricted_events_init(RestrictedMemory *rm);
 void restricted_record(RestrictedMemory *rm, RmemRecord *rec);
+/* What the monitor did to the whole VM; returns the number of the record. */
+uint64_t restricted_record_moment(RestrictedMemory *rm, RmemRecord *rec);
 /* Journal a guest request that was refused. */
 void restricted_violation(RestrictedMemory *rm, hwaddr gpa, uint64_t pages,
                           RmemRefusal refusal, uint64_t pc);

@@ -51,7 +51,7 @@ typedef struct Handover {
 } Handover;
 
 static Handover handover;
-static bool stays;                  /* BQL */
+static RestrictedHandoverTo goes;   /* BQL */
 
 static void identify_files(const RestrictedMemory *rm,
                            uint64_t files[2 * RESTRICTED_FDS])
@@ -72,21 +72,21 @@ bool restricted_incoming(void)
     return runstate_check(RUN_STATE_INMIGRATE);
 }
 
-bool restricted_handover_check(Error **errp)
+bool restricted_handover_check(RestrictedMemory *rm, Error **errp)
 {
-    if (restricted_incoming()
+    if (restricted_incoming() && !rm->restores
         && cpr_get_incoming_mode() != MIG_MODE_CPR_TRANSFER) {
         error_setg(errp, "%s cannot take an incoming migration: a stream "
-                   "would overwrite private memory; drop -incoming, or use "
-                   "mode cpr-transfer", TYPE_MEMORY_BACKEND_RESTRICTED);
+                   "would overwrite private memory; drop -incoming, use mode "
+                   "cpr-transfer, or give the files of a saved guest", TYPE_MEMORY_BACKEND_RESTRICTED);
         return false;
     }
     return true;
 }
 
-void restricted_handover_stays(bool on)
+void restricted_handover_goes(RestrictedHandoverTo to)
 {
-    stays = on;
+    goes = to;
 }
 
 bool restricted_handover_is_on(void)
@@ -154,7 +154,7 @@ static int handover_pre_save(void *opaque)
     Handover *h = opaque;
     RestrictedMemory *rm = h->rm;
 
-    if (!stays && !restricted_handover_is_on()) {
+    if (goes == RESTRICTED_TO_ANOTHER && !restricted_handover_is_on()) {
         /* Blockers look at the mode when a migration starts, not after. */
         restricted_refuse(rm, RESTRICTED_ALL_MEMORY, "migration", NULL);
         error_report("migration: the mode is not cpr-transfer any more");
@@ -178,7 +178,7 @@ static int handover_pre_save(void *opaque)
         h->actors[i].faults = qatomic_read(&actor->faults);
         h->actors[i].converted = qatomic_read(&actor->converted);
     }
-    if (!stays) {
+    if (goes == RESTRICTED_TO_ANOTHER) {
         qatomic_cmpxchg(&rm->core.shared->owner, (uint64_t)getpid(), 0);
     }
     return 0;
@@ -203,13 +203,14 @@ static const char *handover_fault(const Handover *h)
     if (h->cpus != MACHINE(qdev_get_machine())->smp.cpus) {
         return "the numbers of CPUs differ";
     }
-    if (memcmp(h->files, files, sizeof(files))) {
+    if (goes != RESTRICTED_TO_A_COPY
+        && memcmp(h->files, files, sizeof(files))) {
         return "the memory files differ";
     }
     if (h->policy >= RESTRICTED_MEMORY_POLICY__MAX) {
         return "its access policy is unknown";
     }
-    if (!stays
+    if (goes != RESTRICTED_TO_ITSELF
         && h->generation != qatomic_read(&rm->core.shared->generation)) {
         return "page states have changed meanwhile";
     }
@@ -230,7 +231,7 @@ static int handover_post_load(void *opaque, int version)
         error_report("this is not the guest that is handed over: %s", fault);
         return -EINVAL;
     }
-    if (!stays) {
+    if (goes != RESTRICTED_TO_ITSELF) {
         rmem_take_phase(&rm->core);
     }
     qatomic_set(&rm->policy, h->policy);
@@ -281,6 +282,15 @@ static const VMStateDescription vmstate_handover = {
     },
 };
 
+/* The files have the memory of a guest that belongs to nobody (snapshot.c). */
+static bool waits_for_saved(const RestrictedMemory *rm)
+{
+    return restricted_incoming()
+           && cpr_get_incoming_mode() != MIG_MODE_CPR_TRANSFER
+           && qatomic_read(&rm->core.shared->head)
+           && !qatomic_read(&rm->core.shared->owner);
+}
+
 bool restricted_handover_init(RestrictedMemory *rm, Error **errp)
 {
     error_setg(&rm->migration_blocker,
@@ -296,5 +306,6 @@ bool restricted_handover_init(RestrictedMemory *rm, Error **errp)
     if (!restricted_incoming()) {
         qatomic_set(&rm->core.shared->owner, (uint64_t)getpid());
     }
+    rm->restores = waits_for_saved(rm);
     return true;
 }

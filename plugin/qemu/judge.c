@@ -40,17 +40,22 @@ static unsigned long seen_bit(const RestrictedAccess *access)
     return SEEN_BITS * page + 2 * stray + access->write;
 }
 
+static void add_seen(RestrictedMemory *rm, RestrictedActor *actor)
+{
+    if (!actor->seen) {
+        actor->seen = bitmap_new(SEEN_BITS * (rm->core.pages + 1));
+        actor->next_seen = rm->seen;
+        qatomic_set(&rm->seen, actor);
+    }
+}
+
 static bool fault_is_new(const RestrictedAccess *access)
 {
     RestrictedMemory *rm = access->rm;
     RestrictedActor *actor = access->actor;
 
     RESTRICTED_LOCK_GUARD(&rm->seen_lock);
-    if (!actor->seen) {
-        actor->seen = bitmap_new(SEEN_BITS * (rm->core.pages + 1));
-        actor->next_seen = rm->seen;
-        qatomic_set(&rm->seen, actor);
-    }
+    add_seen(rm, actor);
     return !test_and_set_bit(seen_bit(access), actor->seen);
 }
 
@@ -74,20 +79,16 @@ void restricted_forget_faults(RestrictedMemory *rm,
     }
 }
 
-/* Who was seen where: pairs of an actor and a bit of its bitmap. */
-typedef struct SeenBit {
-    RestrictedActor *actor;
-    unsigned long bit;
-} SeenBit;
-
 GArray *restricted_seen_save(RestrictedMemory *rm)
 {
-    GArray *saved = g_array_new(false, false, sizeof(SeenBit));
+    GArray *saved = g_array_new(false, false, sizeof(RestrictedSeen));
     unsigned long end = SEEN_BITS * (rm->core.pages + 1);
 
     RESTRICTED_LOCK_GUARD(&rm->seen_lock);
     for (RestrictedActor *actor = rm->seen; actor; actor = actor->next_seen) {
-        SeenBit seen = { actor, find_first_bit(actor->seen, end) };
+        RestrictedSeen seen = {
+            .actor = actor->index, .bit = find_first_bit(actor->seen, end),
+        };
 
         for (; seen.bit < end;
              seen.bit = find_next_bit(actor->seen, end, seen.bit + 1)) {
@@ -97,14 +98,29 @@ GArray *restricted_seen_save(RestrictedMemory *rm)
     return saved;
 }
 
+bool restricted_seen_fits(const RestrictedMemory *rm, const GArray *saved)
+{
+    for (unsigned i = 0; i < saved->len; i++) {
+        const RestrictedSeen *seen = &g_array_index(saved, RestrictedSeen, i);
+
+        if (seen->actor >= rm->actors->len
+            || seen->bit >= SEEN_BITS * (rm->core.pages + 1)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void restricted_seen_restore(RestrictedMemory *rm, const GArray *saved)
 {
     restricted_forget_faults(rm, &(RestrictedPages){ 0, rm->core.pages + 1 });
     RESTRICTED_LOCK_GUARD(&rm->seen_lock);
     for (unsigned i = 0; i < saved->len; i++) {
-        const SeenBit *seen = &g_array_index(saved, SeenBit, i);
+        const RestrictedSeen *seen = &g_array_index(saved, RestrictedSeen, i);
+        RestrictedActor *actor = g_ptr_array_index(rm->actors, seen->actor);
 
-        set_bit(seen->bit, seen->actor->seen);
+        add_seen(rm, actor);
+        set_bit(seen->bit, actor->seen);
     }
 }
 

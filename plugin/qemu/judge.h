@@ -23,8 +23,15 @@ AddressSpace *restricted_judge(const RestrictedAccess *access, RmemState state);
 void restricted_forget_faults(RestrictedMemory *rm,
                               const RestrictedPages *pages);
 
-/* Who was seen where, for a checkpoint. BQL, and no vCPU runs. */
+/* An actor, by its index, was seen where a bit of its bitmap says. */
+typedef struct RestrictedSeen {
+    uint64_t actor, bit;
+} RestrictedSeen;
+
+/* Who was seen where: RestrictedSeen. BQL, and no vCPU runs. */
 GArray *restricted_seen_save(RestrictedMemory *rm);
+/* Are there such actors and pages? */
+bool restricted_seen_fits(const RestrictedMemory *rm, const GArray *saved);
 void restricted_seen_restore(RestrictedMemory *rm, const GArray *saved);
 
 /*

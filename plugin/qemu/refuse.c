@@ -118,7 +118,7 @@ bool restricted_refuse_machine(RestrictedMemory *rm, Error **errp)
                    "instruction; drop -icount", TYPE_MEMORY_BACKEND_RESTRICTED);
         return false;
     }
-    if (!restricted_handover_check(errp)) {
+    if (!restricted_handover_check(rm, errp)) {
         return false;
     }
     if (machine->maxram_size > machine->ram_size) {

@@ -80,3 +80,43 @@ void qmp_restricted_memory_invalidate(const char *id,
 {
     none_here(errp);
 }
+
+RestrictedMemoryCheckpoint *
+qmp_restricted_memory_checkpoint(const char *id, const char *name,
+                                 bool has_disks,
+                                 RestrictedMemoryDiskList *disks, Error **errp)
+{
+    return none_here(errp);
+}
+
+RestrictedMemoryRewound *qmp_restricted_memory_rewind(const char *id,
+                                                      const char *name,
+                                                      Error **errp)
+{
+    return none_here(errp);
+}
+
+void qmp_restricted_memory_checkpoint_drop(const char *id, const char *name,
+                                           Error **errp)
+{
+    none_here(errp);
+}
+
+RestrictedMemoryCheckpointList *
+qmp_query_restricted_memory_checkpoints(const char *id, Error **errp)
+{
+    return none_here(errp);
+}
+
+RestrictedMemorySaved *qmp_restricted_memory_save(const char *id,
+                                                  const char *file,
+                                                  Error **errp)
+{
+    return none_here(errp);
+}
+
+void qmp_restricted_memory_restore(const char *id, const char *file,
+                                   Error **errp)
+{
+    none_here(errp);
+}

@@ -16,21 +16,8 @@
 #include "qemu/bswap.h"
 #include "qapi/error.h"
 #include "hw/restricted-memory/qemu/compat-migration.h"
-#include "hw/restricted-memory/qemu/handover.h"
 #include "hw/restricted-memory/qemu/tlb.h"
-#include "hw/restricted-memory/qemu/vm-state.h"
-
-typedef struct OtherRam {
-    RAMBlock *block;
-    uint64_t size;
-    uint8_t *content;
-} OtherRam;
-
-struct RestrictedVmState {
-    uint8_t *devices;
-    size_t devices_bytes;
-    GArray *others;             /* OtherRam */
-};
+#include "hw/restricted-memory/qemu/vm-state-parts.h"
 
 static int add_other(RAMBlock *block, void *opaque)
 {
@@ -46,7 +33,16 @@ static int add_other(RAMBlock *block, void *opaque)
     return 0;
 }
 
-bool restricted_vm_state_check(Error **errp)
+bool restricted_vm_may_move(RestrictedMemory *rm, Error **errp)
+{
+    if (rm->held) {
+        error_setg(errp, "pages are being invalidated: end that first");
+        return false;
+    }
+    return restricted_may_change(rm, errp);
+}
+
+static bool can_be_saved(Error **errp)
 {
     MigMode *mode = &migrate_get_current()->parameters.mode, was = *mode;
     bool blocked;
@@ -56,6 +52,18 @@ bool restricted_vm_state_check(Error **errp)
     blocked = migration_is_blocked(errp);
     *mode = was;
     return !blocked;
+}
+
+bool restricted_vm_may_be_saved(RestrictedMemory *rm, Error **errp)
+{
+    const char *waits_for = rm->profile->unfinished
+                            ? rm->profile->unfinished(rm) : NULL;
+
+    if (waits_for) {
+        error_setg(errp, "%s: try again when it is there", waits_for);
+        return false;
+    }
+    return can_be_saved(errp);
 }
 
 static bool save_devices(RestrictedVmState *state, Error **errp)
@@ -79,16 +87,16 @@ static bool save_devices(RestrictedVmState *state, Error **errp)
     return ret == 0;
 }
 
-RestrictedVmState *restricted_vm_state_save(RestrictedMemory *rm, Error **errp)
+RestrictedVmState *restricted_vm_state_save(Error **errp)
 {
     RestrictedVmState *state = g_new0(RestrictedVmState, 1);
     bool saved;
 
     state->others = g_array_new(false, false, sizeof(OtherRam));
     global_state_store();       /* a section that must not be empty */
-    restricted_handover_stays(true);
+    restricted_handover_goes(RESTRICTED_TO_ITSELF);     /* the guest stays */
     saved = save_devices(state, errp);
-    restricted_handover_stays(false);
+    restricted_handover_goes(RESTRICTED_TO_ANOTHER);
     if (!saved) {
         restricted_vm_state_free(state);
         return NULL;
@@ -161,16 +169,16 @@ static bool load_devices(const RestrictedVmState *state, Error **errp)
     return ret == 0;
 }
 
-bool restricted_vm_state_load(RestrictedMemory *rm,
-                              const RestrictedVmState *state, Error **errp)
+bool restricted_vm_state_load(const RestrictedVmState *state,
+                              RestrictedHandoverTo to, Error **errp)
 {
     bool loaded;
 
     for (unsigned i = 0; i < state->others->len; i++) {
         restore_other(&g_array_index(state->others, OtherRam, i));
     }
-    restricted_handover_stays(true);
+    restricted_handover_goes(to);
     loaded = load_devices(state, errp);
-    restricted_handover_stays(false);
+    restricted_handover_goes(RESTRICTED_TO_ANOTHER);
     return loaded;
 }

@@ -7,15 +7,17 @@
 #ifndef HW_RESTRICTED_MEMORY_QEMU_VM_STATE_H
 #define HW_RESTRICTED_MEMORY_QEMU_VM_STATE_H
 
-#include "hw/restricted-memory/qemu/backend.h"
+#include "hw/restricted-memory/qemu/handover.h"
 
 typedef struct RestrictedVmState RestrictedVmState;
 
-/* Can a device not be saved? Says which. */
-bool restricted_vm_state_check(Error **errp);
+/* May all of it become what it was at another time? BQL. */
+bool restricted_vm_may_move(RestrictedMemory *rm, Error **errp);
+/* Is nothing under way that would be lost, and can all devices be saved? BQL. */
+bool restricted_vm_may_be_saved(RestrictedMemory *rm, Error **errp);
 
 /* The VM is stopped. NULL and @errp if a device refuses. */
-RestrictedVmState *restricted_vm_state_save(RestrictedMemory *rm, Error **errp);
+RestrictedVmState *restricted_vm_state_save(Error **errp);
 void restricted_vm_state_free(RestrictedVmState *state);
 
 /*
@@ -24,7 +26,12 @@ void restricted_vm_state_free(RestrictedVmState *state);
  * VM has no state and must not run.
  */
 void restricted_vm_state_reset(void);
-bool restricted_vm_state_load(RestrictedMemory *rm,
-                              const RestrictedVmState *state, Error **errp);
+bool restricted_vm_state_load(const RestrictedVmState *state,
+                              RestrictedHandoverTo to, Error **errp);
+
+/* As bytes, and back from bytes that may be anything: NULL and @errp then. */
+void restricted_vm_state_pack(const RestrictedVmState *state, GByteArray *to);
+RestrictedVmState *restricted_vm_state_unpack(const uint8_t *bytes, size_t n,
+                                              Error **errp);
 
 #endif

@@ -140,6 +140,7 @@ static void kinds(void)
     NUMBER(RMEM_K_EXIT);
     NUMBER(RMEM_K_CHECKPOINT);
     NUMBER(RMEM_K_REWIND);
+    NUMBER(RMEM_K_SNAPSHOT);
     NUMBER(RMEM_KINDS);
 }
 

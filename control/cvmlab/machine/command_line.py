@@ -70,6 +70,7 @@ class Channels:
     overlays: tuple[Path, ...] = ()  # of the disks, qcow2; without them QEMU makes its own
     cpr_socket: Path | None = None  # QEMU makes it, and receives the guest of another QEMU there
     quote_socket: Path | None = None  # of the attestation service that a VM starts
+    restores: bool = False  # QEMU waits for a saved guest, whose memory the files have
 
     @classmethod
     def example(cls, run_dir: Path) -> "Channels":
@@ -86,7 +87,7 @@ def command_line(
     """Return the argv that boots *spec*.  QEMU starts paused and pauses again at power-off."""
     return [
         str(qemu),
-        *_machine(spec, fds, _quote_socket(spec, channels)),
+        *_machine(spec, fds, channels),
         *_incoming(channels),
         *_firmware(spec),
         *_kernel(spec),
@@ -125,10 +126,10 @@ def _quote_socket(spec: BootSpec, channels: Channels) -> Path | None:
     return spec.quote_socket or (channels.quote_socket if spec.quotes else None)
 
 
-def _machine(spec: BootSpec, fds: BackendFds | None, quote_socket: Path | None) -> list[str]:
+def _machine(spec: BootSpec, fds: BackendFds | None, channels: Channels) -> list[str]:
     backend = [] if fds is None else ["-object", _backend(spec, fds)]
     properties = (*spec.guest_options, *mapgpa_options(spec.mapgpa))
-    guest = guest_object(spec.profile, properties, quote_socket)
+    guest = guest_object(spec.profile, properties, _quote_socket(spec, channels))
     reboot = "reset" if spec.allow_reboot else "shutdown"
     # fmt: off
     return [
@@ -151,6 +152,8 @@ def _machine(spec: BootSpec, fds: BackendFds | None, quote_socket: Path | None) 
 
 
 def _incoming(channels: Channels) -> list[str]:
+    if channels.restores:
+        return ["-incoming", "defer"]
     if channels.cpr_socket is None:
         return []
     address = {"transport": "socket", "type": "unix", "path": str(channels.cpr_socket)}

@@ -179,6 +179,15 @@ _MACHINE = (
         help="Name of the VM for other commands, such as `cvmlab query` (default: {default})",
     ),
     Option(
+        name="warm", group=Group.MACHINE, forms=_RUN | Form.MATRIX, kind=ValueKind.SWITCH,
+        help="Start from the guest as it was when its agent said hello, if the same boot has kept it; "
+        "keep it otherwise",
+    ),
+    Option(
+        name="cold", group=Group.MACHINE, forms=_RUN, kind=ValueKind.SWITCH,
+        help="Boot, even if --warm could start from a kept guest, and keep it anew",
+    ),
+    Option(
         name="device", python="devices", group=Group.MACHINE, forms=_EVERYWHERE, metavar="DEVICE",
         repeatable=True, help="A device more, as QEMU's -device takes it; repeatable",
     ),
@@ -279,6 +288,10 @@ _OUTPUT = (
     Option(
         name="keep", group=Group.OUTPUT, forms=_RUN, kind=ValueKind.SWITCH,
         help="Keep the run folder even if the boot passes",
+    ),
+    Option(
+        name="keep_state", group=Group.OUTPUT, forms=_RUN, kind=ValueKind.SWITCH,
+        help="If the boot fails, save the guest in the run folder, for `cvmlab restore`",
     ),
     Option(
         name="verbose", short="-v", group=Group.OUTPUT, forms=Form.COMMAND, kind=ValueKind.SWITCH,

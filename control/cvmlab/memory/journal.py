@@ -214,6 +214,12 @@ class Journal:
     def count(self, kind: Kind) -> int:
         return int(self.by_kind[kind])
 
+    def recall(self, records: Records) -> None:
+        """Count *records*, which are in the file already: those of a VM that goes on here."""
+        self.total += len(records)
+        self._count(records)
+        self.first_faults.extend(records[host_faults(records)][:FIRST_FAULTS])
+
     def subscribe(self, limit: int = 64) -> Subscription[Records]:
         """Return an iterator over batches from now on; ``missed`` counts records, not batches.
 

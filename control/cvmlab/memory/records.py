@@ -104,6 +104,7 @@ class Kind(Named):
     EXIT = 13
     CHECKPOINT = 14  # a moment to which the guest can go back
     REWIND = 15  # it went back: all is as it was at the record whose number is in gpa
+    SNAPSHOT = 16  # the VM was saved; what is restored from it goes on after this record
 
 
 class GuestExit(Named):
@@ -335,6 +336,7 @@ _DESCRIBE: Mapping[Kind, Callable[[np.void, str], str]] = {
     Kind.REWIND: lambda record, _actor: (
         f"rewound to record {int(record['gpa'])}, {int(record['pages'])} pages"
     ),
+    Kind.SNAPSHOT: lambda record, _actor: f"snapshot, record {int(record['seq'])}",
 }
 
 

@@ -36,7 +36,16 @@ from cvmlab.qemu.tuning import Tuning, asked_tuning
 from cvmlab.qemu.versions import QemuVersion, asked_version
 
 
-__all__ = ["identity", "main", "ovmf", "qemu_binary", "qemu_img", "rom_dirs", "stock_qemu_binary"]
+__all__ = [
+    "build_of",
+    "identity",
+    "main",
+    "ovmf",
+    "qemu_binary",
+    "qemu_img",
+    "rom_dirs",
+    "stock_qemu_binary",
+]
 
 
 def qemu_binary(version: str | None = None, *, build: bool = True) -> Path:
@@ -81,6 +90,15 @@ def identity(version: str | None = None) -> dict[str, str]:
     if record is None:
         return {"version": program_version(binary), "patch_hash": "", "tuning": ""}
     return {name: record.get(name, "") for name in ("version", "patch_hash", "tuning")}
+
+
+def build_of(binary: Path) -> str:
+    """Return a word for a QEMU: a saved guest fits the one that has the same word."""
+    record = build_record(binary.parent.parent)
+    if record is not None:
+        return f"{record.get('version', '')} {record.get('patch_hash', '')}"
+    found = binary.stat()
+    return f"{binary.resolve()} {found.st_size} {found.st_mtime_ns}"
 
 
 def main(

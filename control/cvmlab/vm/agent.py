@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
+import msgspec
+
 from cvmlab.base.safe_text import safe_line
 from cvmlab.unwind.modules import LoadedModule
 
@@ -58,6 +60,18 @@ class OutputBegins:
 
 
 Message = Hello | LoadedModule | Exit | Problem | OutputBegins
+
+
+class AgentMemory(msgspec.Struct, frozen=True):
+    """What an Agent knows, for one that goes on."""
+
+    release: str | None
+    exit_status: int | None
+    problem: str | None
+    modules: list[LoadedModule]
+    rest: bytes
+    output_end: bytes | None
+    panics_before: int
 
 
 def parse_line(line: bytes) -> Message | None:
@@ -119,6 +133,26 @@ class Agent:
         self._ended = False
         self._may_end = asyncio.Event()
         self._may_end.set()
+
+    def memory(self) -> AgentMemory:
+        """Return what it knows, for recall()."""
+        return AgentMemory(
+            self.release,
+            self.exit_status,
+            self.problem,
+            list(self.modules),
+            self._rest,
+            self._output_end,
+            self._panics_before,
+        )
+
+    def recall(self, memory: AgentMemory) -> None:
+        """Go on where another one was, before follow()."""
+        self.release, self.exit_status = memory.release, memory.exit_status
+        self.problem = memory.problem
+        self._modules = {module.name: module for module in memory.modules}
+        self._rest, self._output_end = memory.rest, memory.output_end
+        self._panics_before = memory.panics_before
 
     @property
     def modules(self) -> tuple[LoadedModule, ...]:

@@ -9,12 +9,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import final
 
+import msgspec
+
 from cvmlab.base.safe_text import safe
 from cvmlab.vm.console import Console
 
 
 KEPT_BYTES = 64 << 10
 _LONGEST_LINE = 4096
+
+
+class OutputMemory(msgspec.Struct, frozen=True):
+    """What a CommandOutput knows, for one that goes on."""
+
+    kept: bytes
+    line: bytes
+    total_bytes: int
 
 
 @final
@@ -27,6 +37,15 @@ class CommandOutput:
         self._kept = bytearray()
         self._line = b""
         self.total_bytes = 0
+
+    def memory(self) -> OutputMemory:
+        """Return what it knows, for recall()."""
+        return OutputMemory(bytes(self._kept), self._line, self.total_bytes)
+
+    def recall(self, memory: OutputMemory) -> None:
+        """Go on where another one was."""
+        self._kept = bytearray(memory.kept)
+        self._line, self.total_bytes = memory.line, memory.total_bytes
 
     def take(self, data: bytes) -> None:
         """Take more of the output."""

@@ -18,10 +18,12 @@ from io import FileIO
 from pathlib import Path
 from typing import final
 
+import msgspec
+
 from cvmlab.base.errors import DeadlineExceeded, GuestPanic, MarkerNotSeen
 from cvmlab.base.safe_text import safe
 from cvmlab.machine.spec import OnPanic
-from cvmlab.vm.kernel_log import KernelLog
+from cvmlab.vm.kernel_log import KernelLog, KernelLogMemory
 
 
 LAST_LINES = 5
@@ -29,6 +31,15 @@ LAST_LINES = 5
 _OVERLAP = 4096
 _KEEP = 1 << 20
 _TAKEN_INTERVAL_S = 0.002
+
+
+class ConsoleMemory(msgspec.Struct, frozen=True):
+    """What a Console knows, for one that goes on."""
+
+    text: str
+    dropped: int
+    consumed: int
+    kernel_log: KernelLogMemory
 
 
 @final
@@ -59,6 +70,17 @@ class Console:
         self._consumed = 0  # position since the start of the run
         self._ended = False
         self._changed = asyncio.Event()
+
+    def memory(self) -> ConsoleMemory:
+        """Return what it knows, for recall()."""
+        return ConsoleMemory(self._text, self._dropped, self._consumed, self.kernel_log.memory())
+
+    def recall(self, memory: ConsoleMemory) -> None:
+        """Go on where another one was, before follow()."""
+        self._text, self._dropped = memory.text, memory.dropped
+        self._consumed = memory.consumed
+        self.kernel_log.recall(memory.kernel_log)
+        self._changed.set()
 
     async def follow(self) -> None:
         """Read until the other side closes."""

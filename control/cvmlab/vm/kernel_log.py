@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Final, final
 
+import msgspec
+
 from cvmlab.base.safe_text import safe_line
 
 
@@ -49,6 +51,23 @@ _NOTHING_TO_BOOT: Final = "BdsDxe: No bootable option or device was found"
 _SHELL: Final = "Shell> "
 
 
+class KernelLogMemory(msgspec.Struct, frozen=True):
+    """What a KernelLog knows, for one that goes on."""
+
+    panic: str | None
+    panic_at: int
+    panic_is_over: bool
+    survived: list[str]
+    trouble: list[str]
+    refusal: str | None
+    firmware_gave_up: bool
+    panic_time: float
+    is_stamped: bool
+    programs_run: bool
+    rest: str
+    rest_at: int
+
+
 @final
 class KernelLog:
     """Feed it a console's text; ask what it has shown.
@@ -78,6 +97,38 @@ class KernelLog:
         self._programs_run = False
         self._rest = ""
         self._rest_at = 0
+
+    def memory(self) -> KernelLogMemory:
+        """Return what it knows, for recall()."""
+        return KernelLogMemory(
+            self.panic,
+            self.panic_at,
+            self.panic_is_over,
+            list(self.survived),
+            list(self.trouble),
+            self.refusal,
+            self.firmware_gave_up,
+            self._panic_time,
+            self._is_stamped,
+            self._programs_run,
+            self._rest,
+            self._rest_at,
+        )
+
+    def recall(self, memory: KernelLogMemory) -> None:
+        """Go on where another one was."""
+        self.panic = memory.panic
+        self.panic_at = memory.panic_at
+        self.panic_is_over = memory.panic_is_over
+        self.survived = list(memory.survived)
+        self.trouble = list(memory.trouble)
+        self.refusal = memory.refusal
+        self.firmware_gave_up = memory.firmware_gave_up
+        self._panic_time = memory.panic_time
+        self._is_stamped = memory.is_stamped
+        self._programs_run = memory.programs_run
+        self._rest = memory.rest
+        self._rest_at = memory.rest_at
 
     def feed(self, text: str) -> None:
         """Take more text; only complete lines are looked at."""

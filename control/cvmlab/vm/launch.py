@@ -32,6 +32,7 @@ from cvmlab.memory.journal import Journal, JournalFile, Ring
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.records import describe
 from cvmlab.memory.states import Layout, profiles
+from cvmlab.snapshots.folder import SnapshotFolder
 from cvmlab.vm.agent import Agent
 from cvmlab.vm.command_output import CommandOutput
 from cvmlab.vm.console import Console
@@ -39,6 +40,8 @@ from cvmlab.vm.kernel_log import NO_TROUBLE, KernelLog
 from cvmlab.vm.operations import BackendInfo, one_backend
 from cvmlab.vm.process import QemuProcess
 from cvmlab.vm.qmp import Qmp
+from cvmlab.vm.restoring import Filling, give_the_guest, ring_records
+from cvmlab.vm.restoring import overlays as restored_overlays
 from cvmlab.vm.run_dir import MemoryFiles, ProcessId, RunDir, VmInfo
 from cvmlab.vm.start_failure import start_failure
 
@@ -51,13 +54,20 @@ _DRAIN_S = 10.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """What a VM needs besides its BootSpec; ``qemu`` None means the one that cvmlab built, of
-    ``qemu_version`` or of the default version; ``private_file`` None means a fresh one."""
+    ``qemu_version`` or of the default version; ``private_file`` None means a fresh one.
+
+    ``warm`` starts from the guest that the same boot has kept, if it has, and keeps it otherwise;
+    ``cold`` boots, and keeps it anew.  ``keep_state`` saves a guest that fails in the run folder.
+    """
 
     name: str = "vm"
     qemu: Path | None = None
     qemu_version: str | None = None
     run_dir: Path | None = None
     keep: bool = False
+    warm: bool = False
+    cold: bool = False
+    keep_state: bool = False
     ring_records: int = DEFAULT_RING_RECORDS
     private_file: HasFileno | None = None
     start_timeout_s: float = 30.0
@@ -110,6 +120,7 @@ class Parts:
     qemu_version: str
     spec: BootSpec  # with everything that was found out to start it
     channels: Channels
+    wires: Wires
 
 
 def locate_qemu(chosen: Path | None, version: str | None = None) -> Path:
@@ -129,20 +140,35 @@ def _program(setting: Setting) -> Path:
     return locate_qemu(setting.qemu, setting.qemu_version)
 
 
-async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: RunDir) -> Parts:
-    """Start QEMU, its guest's CPUs stopped, and connect to it.
+async def launch(
+    stack: AsyncExitStack,
+    spec: BootSpec,
+    setting: Setting,
+    run: RunDir,
+    origin: SnapshotFolder | None = None,
+) -> Parts:
+    """Start QEMU, its guest's CPUs stopped, and connect to it.  With *origin*, the guest is that one.
 
     Raise PluginError if it has no plugin, VmExited with the end of its log if it exits,
-    DeadlineExceeded if it does not answer.
+    DeadlineExceeded if it does not answer, ConfigError if *origin* is damaged or does not fit.
     """
-    files = _make_files(stack, spec, setting)
+    files = _make_files(stack, spec, setting, origin)
+    filling = None
+    if origin is None:
+        overlays = await asyncio.to_thread(_make_overlays, stack, spec, setting, run)
+    elif files is None:
+        raise InvariantError("a snapshot is of a VM with restricted memory")
+    else:
+        filling = await Filling.begin(stack, origin, files, run)
+        overlays = await restored_overlays(stack, origin, run)
     spec = _with_roms(spec, setting)
     wires = Wires.make(stack)
     channels = Channels(
         *wires.theirs,
         run.qmp_socket,
         quote_socket=run.quote_socket,
-        overlays=await asyncio.to_thread(_make_overlays, stack, spec, setting, run),
+        overlays=overlays,
+        restores=origin is not None,
     )
     attestation = spec.profile.attestation
     if spec.quotes and attestation is not None:
@@ -163,11 +189,18 @@ async def launch(stack: AsyncExitStack, spec: BootSpec, setting: Setting, run: R
             version = await connection.require_plugin()
             memory = await _memory(stack, run, files, connection)
     except (VmExited, DeadlineExceeded) as error:
+        if filling is not None:
+            await filling.done()  # a damaged snapshot explains it better
         raise await start_failure(process, setting.stop_timeout_s, error) from error
     agent = Agent(
         agent_reader, output.take, on_hello=kernel_log.hello, panics=lambda: kernel_log.panics
     )
-    return Parts(run, process, connection, console, agent, output, memory, version, spec, channels)
+    parts = Parts(
+        run, process, connection, console, agent, output, memory, version, spec, channels, wires
+    )
+    if origin is None or filling is None:
+        return parts
+    return await give_the_guest(origin, parts, filling)
 
 
 def _kernel_log(spec: BootSpec) -> KernelLog:
@@ -235,7 +268,9 @@ async def connect_successor(
         version = await connection.require_plugin()
     except (VmExited, DeadlineExceeded) as error:
         raise await start_failure(process, setting.stop_timeout_s, error) from error
-    return replace(source, process=process, connection=connection, qemu_version=version)
+    return replace(
+        source, process=process, connection=connection, qemu_version=version, wires=wires
+    )
 
 
 async def adopt_ports(stack: AsyncExitStack, successor: Successor, source: Parts) -> None:
@@ -284,14 +319,16 @@ def _with_roms(spec: BootSpec, setting: Setting) -> BootSpec:
     return replace(spec, rom_dirs=tuple(rom_dirs()))
 
 
-def _make_files(stack: AsyncExitStack, spec: BootSpec, setting: Setting) -> RestrictedFiles | None:
+def _make_files(
+    stack: AsyncExitStack, spec: BootSpec, setting: Setting, origin: SnapshotFolder | None
+) -> RestrictedFiles | None:
     if not spec.restricted:
         return None
     files = stack.enter_context(
         RestrictedFiles.create(
             spec.memory_bytes,
             layout=spec.memory_layout,
-            ring_records=setting.ring_records,
+            ring_records=setting.ring_records if origin is None else ring_records(origin),
             private=setting.private_file,
             stacks=spec.stacks is Stacks.ON,
         )

@@ -14,8 +14,8 @@ failed, no file.
 import asyncio
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +30,10 @@ from cvmlab.memory.journal import Journal, JournalFile, Records
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.ranges import GpaRange
 from cvmlab.results.selection import Selection
+from cvmlab.snapshots.folder import SnapshotFolder
+from cvmlab.snapshots.store import place_of, require_free
 from cvmlab.unwind.modules import LoadedModule
+from cvmlab.vm import warm
 from cvmlab.vm.attached import AttachedVm, attach
 from cvmlab.vm.command_output import CommandOutput
 from cvmlab.vm.console import Console
@@ -40,7 +43,9 @@ from cvmlab.vm.operations import BackendInfo
 from cvmlab.vm.outcome import End, VmOutcome
 from cvmlab.vm.owner_socket import answering
 from cvmlab.vm.qmp import DEFAULT_TIMEOUT_S, QmpEvent
+from cvmlab.vm.restoring import Restored, fork_settings, require_same_qemu
 from cvmlab.vm.run_dir import RunDir
+from cvmlab.vm.saving import SAVE_TIMEOUT_S, Saved, freeze_for_forks, save
 from cvmlab.vm.supervisor import Supervisor, ended_before, only_error
 from cvmlab.vm.time_travel import TimeTravel
 from cvmlab.vm.upgrade import UPGRADE_TIMEOUT_S, Replacement, require_upgradable, retire
@@ -77,6 +82,9 @@ class Vm(TimeTravel):
         self.spec = spec or boot_spec(**options)
         self.setting = setting or Setting(**mine)
         self._paused = paused
+        self.restored: Restored | None = None
+        self.problems: list[str] = []  # what went wrong beside the guest
+        self._origin: SnapshotFolder | None = None  # where the guest was saved: see restore()
         self._keep = self.setting.keep
         self._stack = AsyncExitStack()
         self._run: RunDir | None = None
@@ -91,6 +99,39 @@ class Vm(TimeTravel):
     def attach(name: str) -> AbstractAsyncContextManager[AttachedVm]:
         """Operate the running VM *name* of another process: ``async with Vm.attach("vm") as vm``."""
         return attach(name)
+
+    @classmethod
+    def restore(
+        cls, saved: SnapshotFolder | Path | str, *, paused: bool | None = None, **setting: object
+    ) -> Self:
+        """Return a VM that goes on where *saved* was: ``async with Vm.restore("booted") as vm``.
+
+        *saved* is a name or a path (with a / in it) of a snapshot.  *setting* are options of Setting.
+        The guest runs if it ran when it was saved, unless *paused* says otherwise.
+
+        :raise ConfigError: there is no such snapshot, or it is of another QEMU.
+        """
+        origin = saved
+        if not isinstance(origin, SnapshotFolder):
+            origin = SnapshotFolder.open(place_of(str(saved)))
+        mine = Setting(**take_setting(setting))
+        if setting:
+            raise ConfigError(
+                f"a restored VM has no option {min(setting)!r}: its machine is as it was saved",
+                hint="give name, keep, run_dir, or other options of a run",
+            )
+        return cls.of_snapshot(origin, mine, paused=paused)
+
+    @classmethod
+    def of_snapshot(
+        cls, origin: SnapshotFolder, setting: Setting, *, paused: bool | None = None
+    ) -> Self:
+        """Return a VM that goes on where *origin* was saved, see restore()."""
+        require_same_qemu(origin, locate_qemu(setting.qemu, setting.qemu_version))
+        stopped = not origin.manifest.running if paused is None else paused
+        made = cls(origin.spec, setting=setting, paused=stopped)
+        made._origin = origin
+        return made
 
     async def __aenter__(self) -> Self:
         """Boot; on failure, raise and leave nothing behind."""
@@ -123,17 +164,39 @@ class Vm(TimeTravel):
         self._run = RunDir.create(self.setting.name, self.setting.run_dir)
         self.folder = self._run.path
         self._stack.push(self._close_run)
-        self._parts = parts = await launch(self._stack, self.spec, self.setting, self._run)
+        origin, self._origin = self._origin, None
+        key = await asyncio.to_thread(self._warm_key) if origin is None else None
+        if key is not None and not self.setting.cold:
+            origin = await asyncio.to_thread(warm.find, key)
+        self._parts = parts = await launch(self._stack, self.spec, self.setting, self._run, origin)
+        self.restored = None if origin is None else Restored.of(origin)
         if parts.memory is not None:
             self.ram = tuple(slot.range for slot in parts.memory.pages.slots)
         supervisor = Supervisor(parts, stop_timeout_s=self.setting.stop_timeout_s)
         self._supervisor = supervisor
         await self._stack.enter_async_context(self._late_stack)
         await self._late_stack.enter_async_context(answering(self._run.path, self))
+        if key is not None and origin is None:
+            kept = warm.keeping(self, key, self.problems)
+            await self._late_stack.enter_async_context(kept)
         # Entered last, so that its tasks end before the parts that they use are closed.
         supervisor.start(await self._stack.enter_async_context(asyncio.TaskGroup()))
         if not self._paused:
             await self.cont()
+
+    def _warm_key(self) -> str | None:
+        """Return the key of this boot if it is to be a warm one."""
+        setting = self.setting
+        if not (setting.warm or setting.cold) or not self.spec.restricted:
+            return None
+        if self.spec.gdb is not None:
+            raise ConfigError("--warm and --gdb exclude each other", hint="leave one out")
+        return warm.key_of(self.spec, locate_qemu(setting.qemu, setting.qemu_version))
+
+    async def save_warm(self, place: Path, key: str) -> Saved:
+        """Save the VM for warm boots (warm.py)."""
+        async with self._alone():
+            return await save(self._running, place, key=key)
 
     async def _unwind(
         self,
@@ -377,6 +440,47 @@ class Vm(TimeTravel):
             self._not_upgrading.set()
         problem = await retire(parts, replaced, self.setting.stop_timeout_s)
         return replace(replaced.upgrade, problem=problem)
+
+    async def save(
+        self, place: str | Path, *, compress: bool = False, timeout_s: float = SAVE_TIMEOUT_S
+    ) -> Saved:
+        """Save the VM as snapshot *place*, a name or a path with a / in it; the guest runs on.
+
+        *compress* makes the snapshot smaller (zstd), and slower to restore.
+
+        :raise ConfigError: the name is taken, the disk is full, or there is what cannot be saved.
+        :raise CommandRefused: a device cannot be saved.
+        :raise DeadlineExceeded: a request of the guest was under way all the time.
+        """
+        folder = place_of(str(place))
+        require_free(folder)
+        async with self._alone():
+            return await save(self._running, folder, compress=compress, timeout_s=timeout_s)
+
+    async def fork(self, count: int = 1, **setting: object) -> list["Vm"]:
+        """Return *count* VMs that go on where this one is, each to be entered as a Vm is.
+
+        They have files, journals, sockets and run folders of their own, and their guests the same
+        secrets, addresses and network cards.  *setting* are options of Setting; names get numbers.
+        Errors are those of save().
+        """
+        async with self._alone():
+            origin = await freeze_for_forks(self._running)
+        settings = fork_settings(self.setting, count, take_setting(setting))
+        return [Vm.of_snapshot(origin, one) for one in settings]
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Let commands of others wait, as during an upgrade."""
+        supervisor = self._supervisor
+        if supervisor is None or supervisor.ending:
+            raise VmExited("the VM has ended or is ending")
+        await self._wait_for_upgrade(SAVE_TIMEOUT_S)
+        self._not_upgrading.clear()
+        try:
+            yield
+        finally:
+            self._not_upgrading.set()
 
     async def _wait_for_upgrade(self, timeout_s: float) -> None:
         if self._not_upgrading.is_set():

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A snapshot's folder: written beside its place and moved there whole, read with its digests."""
+
+import ctypes
+import os
+import shutil
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final, final
+
+from cvmlab.base.errors import ConfigError
+from cvmlab.machine.spec import BootSpec
+from cvmlab.snapshots import manifest as parts
+from cvmlab.snapshots import sparse
+from cvmlab.snapshots.manifest import MANIFEST, Manifest, StoredFile
+from cvmlab.snapshots.spec_document import from_document
+
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+_NEW: Final = ".new-"
+_HINT = "free some space, or choose another place"
+
+
+@contextmanager
+def being_written(place: Path) -> Iterator[Path]:
+    """Yield a new folder that becomes *place* at the end: others see the old one or the new one.
+
+    If the block raises, there is nothing new.  :raise ConfigError: the disk is full, or not ours.
+    """
+    fresh = place.with_name(f".{place.name}{_NEW}{os.getpid()}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(place.parent)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        yield fresh
+        _put(fresh, place)
+    except OSError as error:
+        raise ConfigError(
+            f"the snapshot {place} cannot be written: {error.strerror}", hint=_HINT
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _put(fresh: Path, place: Path) -> None:
+    if not place.exists():
+        fresh.rename(place)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    swap = (_AT_FDCWD, os.fsencode(fresh), _AT_FDCWD, os.fsencode(place), _RENAME_EXCHANGE)
+    if libc.renameat2(*swap) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(place))
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove what writers that were killed have left in *parent*."""
+    for path in parent.glob(f".*{_NEW}*"):
+        pid = path.name.rpartition(_NEW)[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def store_file(folder: Path, name: str, *, compress: bool) -> StoredFile:
+    """Return the entry of a file that is in *folder*, compressed if that is asked for."""
+    path = folder / name
+    with _opened(path) as fd:
+        size = os.fstat(fd).st_size
+        if not compress:
+            return StoredFile(sparse.digest(fd), size)
+        packed = path.with_name(f".{name}.zst")
+        with packed.open("w+b") as target:
+            extents = sparse.compress(fd, target.fileno())
+            found = sparse.digest(target.fileno())
+        packed.replace(path)
+    return StoredFile(found, size, extents)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@final
+class SnapshotFolder:
+    """A snapshot on disk.  Use open(); ``spec`` is its VM, with the files that the folder has."""
+
+    def __init__(self, path: Path, manifest: Manifest, spec: BootSpec) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.spec = spec
+        self.is_to_be_verified = True
+
+    @classmethod
+    def passing(cls, path: Path, manifest: Manifest, spec: BootSpec) -> "SnapshotFolder":
+        """Return one that nobody else reads; *path* is removed with the last reference to it."""
+        made = cls(path, manifest, spec)
+        made.is_to_be_verified = False
+        weakref.finalize(made, shutil.rmtree, path, ignore_errors=True)
+        return made
+
+    @classmethod
+    def open(cls, path: Path) -> "SnapshotFolder":
+        """Read the manifest; raise ConfigError if there is none, or what it needs is not there."""
+        path = path.absolute()
+        try:
+            text = (path / MANIFEST).read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"{path} is no snapshot: {error.strerror}", hint="`cvmlab snapshot list` lists them"
+            ) from error
+        manifest = parts.decode(text, where=str(path / MANIFEST))
+        try:
+            spec = from_document(manifest.spec, path)
+        except ValueError as error:
+            raise ConfigError(
+                f"{path}: its VM cannot be described: {error}", hint="save the VM again"
+            ) from error
+        found = cls(path, manifest, spec)
+        found.require_disks()
+        return found
+
+    def require_disks(self) -> None:
+        """Raise ConfigError if a disk below the guest's writes is not what it was."""
+        for disk in self.manifest.disks:
+            try:
+                found = Path(disk.path).stat()
+            except OSError as error:
+                raise ConfigError(
+                    f"the snapshot needs the disk {disk.path}: {error.strerror}",
+                    hint="put it back, or save the VM again",
+                ) from error
+            if (found.st_size, found.st_mtime_ns) != (disk.bytes, disk.mtime_ns):
+                raise ConfigError(
+                    f"the disk {disk.path} has changed since the VM was saved",
+                    hint="a guest would find files of two times mixed: save the VM again",
+                )
+
+    def verify(self) -> None:
+        """Raise ConfigError that names the first file which is not as it was saved."""
+        for name, entry in self.manifest.files.items():
+            try:
+                with _opened(self.path / name) as fd:
+                    found = sparse.digest(fd)
+            except OSError as error:
+                raise self._damaged(name, error.strerror or "it cannot be read") from error
+            if found != entry.sha256:
+                raise self._damaged(name, f"its digest is {found[:16]}…, not {entry.sha256[:16]}…")
+
+    def _damaged(self, name: str, why: str) -> ConfigError:
+        return ConfigError(
+            f"the snapshot {self.path} is damaged: {name}: {why}", hint="save the VM again"
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """Return how large each image was, by its name; bytes."""
+        files = self.manifest.files
+        return {name: files[name].bytes for name in parts.IMAGES if name in files}
+
+    def fill(self, name: str, target: int) -> None:
+        """Copy an image into the file *target*; raise ConfigError if it does not fit."""
+        entry = self.manifest.files[name]
+        if os.fstat(target).st_size != entry.bytes:
+            raise self._damaged(name, f"it has {entry.bytes} bytes")
+        try:
+            with _opened(self.path / name) as source:
+                if entry.extents is None:
+                    sparse.copy(source, target)
+                else:
+                    sparse.decompress(source, target, entry.extents)
+        except (OSError, ValueError) as error:
+            raise self._damaged(name, str(error)) from error
+
+    def take(self, name: str, target: Path) -> None:
+        """Copy a small file to *target*, if the snapshot has it."""
+        with suppress(FileNotFoundError):
+            self._copy(self.path / name, target)
+
+    @staticmethod
+    def _copy(source: Path, target: Path) -> None:
+        with ExitStack() as stack:
+            fd = stack.enter_context(_opened(source))
+            made = stack.enter_context(target.open("wb"))
+            made.truncate(os.fstat(fd).st_size)
+            sparse.copy(fd, made.fileno())

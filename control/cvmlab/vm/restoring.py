@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Start a VM from a snapshot: its files are filled while QEMU starts, which does not touch them."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, final
+
+import msgspec
+
+from cvmlab.base.errors import CommandRefused, ConfigError
+from cvmlab.machine.command_line import BACKEND_ID
+from cvmlab.machine.memory_files import RestrictedFiles
+from cvmlab.memory.journal import Journal, JournalFile
+from cvmlab.memory.records import RECORD, RECORDS_OFFSET
+from cvmlab.qemu.build import build_of
+from cvmlab.snapshots import manifest as parts
+from cvmlab.snapshots.folder import SnapshotFolder
+from cvmlab.vm.heard import Heard
+from cvmlab.vm.qmp import Qmp
+from cvmlab.vm.run_dir import RunDir
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from cvmlab.vm.launch import Parts, Setting
+
+
+_LOAD_TIMEOUT_S = 60.0
+# QEMU looks at these when it starts, and into the large ones only once it has the guest.
+_LOOKED_AT = (parts.TABLE, parts.RING, parts.STACKS)
+
+
+def ring_records(origin: SnapshotFolder) -> int:
+    """Return how many records the event ring of the saved VM had room for."""
+    return (origin.sizes()[parts.RING] - RECORDS_OFFSET) // RECORD.itemsize
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """A VM was not booted: it goes on from a snapshot, and its journal from that VM's."""
+
+    snapshot: str
+    saved: str
+    record: int
+    warm: bool
+
+    @classmethod
+    def of(cls, origin: SnapshotFolder) -> "Restored":
+        manifest = origin.manifest
+        return cls(
+            snapshot=str(origin.path),
+            saved=manifest.saved,
+            record=manifest.record,
+            warm=manifest.key is not None,
+        )
+
+
+def require_same_qemu(origin: SnapshotFolder, program: "Path") -> None:
+    """Raise ConfigError unless *program* is a QEMU that can go on with a guest of *origin*."""
+    wanted, found = origin.manifest.qemu_build, build_of(program)
+    if wanted != found:
+        raise ConfigError(
+            f"the snapshot {origin.path} was saved by another QEMU ({wanted}, not {found})",
+            hint="choose that one with --qemu-version, or save the VM again",
+        )
+
+
+def fork_settings(parent: "Setting", count: int, given: "Mapping[str, Any]") -> "Iterator[Setting]":
+    """Yield the settings of *count* copies of a VM: as the parent's, but for files and names."""
+    for number in range(1, count + 1):
+        name = f"{given.get('name', parent.name)}-{number}"
+        fresh = replace(parent, run_dir=None, private_file=None)
+        yield replace(fresh, **{**given, "name": name})
+
+
+@final
+class Filling:
+    """Fills the memory files of a VM from *origin*.  Use begin(), then done()."""
+
+    def __init__(self, origin: SnapshotFolder, tasks: Sequence["asyncio.Task[None]"]) -> None:
+        self._origin = origin
+        self._tasks = tasks
+
+    @classmethod
+    async def begin(
+        cls, stack: AsyncExitStack, origin: SnapshotFolder, files: RestrictedFiles, run: RunDir
+    ) -> "Filling":
+        """Fill what QEMU looks at now, the rest in threads, which *stack* waits for."""
+        numbers = {
+            parts.PRIVATE: files.fds.private,
+            parts.SHARED: files.fds.shared,
+            parts.TABLE: files.fds.table,
+            parts.RING: files.fds.ring,
+            parts.STACKS: files.fds.stacks,
+        }
+        held = {name: fd for name, fd in numbers.items() if fd is not None}
+        if set(held) != set(origin.sizes()):
+            raise ConfigError(
+                f"the snapshot {origin.path} has other memory files than this VM",
+                hint="save the VM again",
+            )
+        tasks: list[asyncio.Task[None]] = []
+        stack.push_async_callback(_join, tasks)
+        tasks.extend(
+            _in_thread(origin.fill, name, held[name]) for name in held if name not in _LOOKED_AT
+        )
+        if origin.is_to_be_verified:
+            tasks.append(_in_thread(origin.verify))
+        for name in _LOOKED_AT:
+            if name in held:
+                await asyncio.to_thread(origin.fill, name, held[name])
+        copies = ((parts.EVENTS, run.events), (parts.CONSOLE, run.console_log))
+        for name, target in (*copies, (parts.EXEC, run.exec_log)):
+            await asyncio.to_thread(origin.take, name, target)
+        return cls(origin, tasks)
+
+    async def done(self) -> None:
+        """Return when all is filled and verified; raise ConfigError if the snapshot is damaged."""
+        await asyncio.gather(*self._tasks)
+
+
+def _in_thread(work: "object", *arguments: object) -> "asyncio.Task[None]":
+    return asyncio.create_task(asyncio.to_thread(work, *arguments))  # type: ignore[arg-type]
+
+
+async def _join(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    """Wait for all, whatever comes of them: they write to descriptors that are closed next."""
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def overlays(
+    stack: AsyncExitStack, origin: SnapshotFolder, run: RunDir
+) -> "tuple[Path, ...]":
+    """Copy what the guest has written to its disks into the run folder."""
+    made = []
+    for number in range(len(origin.spec.disks)):
+        target = run.path / f"disk{number}.qcow2"
+        stack.callback(target.unlink, missing_ok=True)
+        await asyncio.to_thread(origin.take, target.name, target)
+        made.append(target)
+    return tuple(made)
+
+
+async def give_the_guest(origin: SnapshotFolder, fresh: "Parts", filling: Filling) -> "Parts":
+    """Load CPUs and devices into the QEMU of *fresh*, and let its listeners go on.
+
+    :raise ConfigError: the snapshot is damaged, or does not fit this QEMU.
+    """
+    memory = fresh.memory
+    if memory is None:
+        raise ConfigError("a VM without restricted memory cannot be restored")
+    await filling.done()
+    heard = Heard.decode((origin.path / parts.HEARD).read_bytes(), where=str(origin.path))
+    heard.tell(fresh.console, fresh.agent, fresh.output)
+    _recall(memory.journal)
+    await _load(fresh.connection, origin)
+    return replace(fresh, channels=replace(fresh.channels, restores=False))
+
+
+def _recall(journal: Journal) -> None:
+    written = JournalFile(journal.path).written
+    journal.recall(written)
+
+
+async def _load(connection: Qmp, origin: SnapshotFolder) -> None:
+    arguments = {"id": BACKEND_ID, "file": str(origin.path / parts.STATE)}
+    try:
+        await connection.execute("restricted-memory-restore", arguments, timeout_s=_LOAD_TIMEOUT_S)
+    except CommandRefused as error:
+        raise ConfigError(
+            f"the snapshot {origin.path} does not fit this VM: {error.desc}",
+            hint="save the VM again with this QEMU",
+        ) from error

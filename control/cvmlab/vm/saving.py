@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Save a running VM: everything is copied while its guest stands still."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from cvmlab import __version__
+from cvmlab.base.errors import CommandRefused, ConfigError
+from cvmlab.machine.command_line import BACKEND_ID, BackendFds
+from cvmlab.machine.spec import BootSpec
+from cvmlab.memory.journal import Journal
+from cvmlab.memory.records import RECORDS_OFFSET, SHARED
+from cvmlab.qemu.build import build_of
+from cvmlab.snapshots import manifest as files
+from cvmlab.snapshots import sparse
+from cvmlab.snapshots.folder import SnapshotFolder, being_written, store_file
+from cvmlab.snapshots.manifest import BaseDisk, Manifest, StoredFile
+from cvmlab.snapshots.spec_document import to_document
+from cvmlab.vm.heard import Heard, all_is_read
+from cvmlab.vm.launch import Memory, Parts
+
+
+SAVE_TIMEOUT_S = 60.0
+_QUIET_S = 5.0
+_RETRY_S = 0.02
+_UNFINISHED = "try again when it is there"
+_IN_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A VM was saved; its guest stood still for ``standstill_s`` seconds."""
+
+    path: Path
+    record: int
+    bytes: int
+    standstill_s: float
+
+
+async def save(
+    parts: Parts,
+    place: Path,
+    *,
+    compress: bool = False,
+    key: str | None = None,
+    timeout_s: float = SAVE_TIMEOUT_S,
+) -> Saved:
+    """Save the VM of *parts* in the folder *place*, which is replaced as a whole.
+
+    :raise CvmError: nothing was saved, and the guest runs on.
+    """
+    with being_written(place) as folder:
+        own = await asyncio.to_thread(_copy_boot_files, folder, parts.spec)
+        frozen, standstill_s = await _freeze(parts, folder, own, timeout_s)
+        manifest = await asyncio.to_thread(_finish, folder, frozen, key, compress=compress)
+    stored = await asyncio.to_thread(_storage, place)
+    return Saved(place, manifest.record, stored, standstill_s)
+
+
+async def freeze_for_forks(parts: Parts, *, timeout_s: float = SAVE_TIMEOUT_S) -> SnapshotFolder:
+    """Save the VM in memory, for VMs of this process; the folder goes with the last of them."""
+    parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else parts.run.path
+    folder = Path(tempfile.mkdtemp(prefix="cvmlab-fork-", dir=parent))
+    try:
+        manifest, _ = await _freeze(parts, folder, {}, timeout_s)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    # Two QEMUs cannot listen on the same port.
+    return SnapshotFolder.passing(folder, manifest, replace(parts.spec, gdb=None))
+
+
+async def _freeze(
+    parts: Parts, folder: Path, own: Mapping[Path, str], timeout_s: float
+) -> tuple[Manifest, float]:
+    """Copy what changes while the guest runs; return a manifest without digests."""
+    memory = parts.memory
+    if memory is None:
+        raise ConfigError(
+            "a VM without restricted memory cannot be saved", hint="boot it with --coco generic"
+        )
+    await _require_savable(parts)
+    async with _standing_still(parts, folder, timeout_s) as (record, was_running):
+        begun_s = time.monotonic()
+        images = await _copy_images(folder, memory)
+        shutil.copyfile(memory.journal.path, folder / files.EVENTS)
+        await _copy_output(parts, folder)
+        for overlay in parts.channels.overlays:
+            await asyncio.to_thread(_copy, overlay, folder / overlay.name)
+    standstill_s = time.monotonic() - begun_s
+    manifest = Manifest(
+        cvmlab=__version__,
+        saved=datetime.now(UTC).isoformat(timespec="seconds"),
+        qemu_version=parts.qemu_version,
+        qemu_build=build_of(Path(parts.process.argv[0])),
+        coco=parts.spec.coco,
+        memory_bytes=parts.spec.memory_bytes,
+        debuggable=parts.spec.debuggable,
+        holds_private_memory_in_the_clear=True,
+        running=was_running,
+        record=record,
+        release=parts.agent.release,
+        spec=to_document(parts.spec, own),
+        files=images,
+        disks=[_base(disk.path) for disk in parts.spec.disks],
+    )
+    return manifest, standstill_s
+
+
+async def _require_savable(parts: Parts) -> None:
+    spec, overlays = parts.spec, parts.channels.overlays
+    if spec.disks and not overlays:
+        raise ConfigError(
+            "this VM's disks cannot be saved: only its QEMU can open the file with its writes",
+            hint="run `cvmlab build`, which makes qemu-img, and boot the VM again",
+        )
+    known = {str(path) for path in overlays}
+    for entry in await parts.connection.execute("query-block"):
+        medium = entry.get("inserted")
+        if medium and not medium["ro"] and medium["file"] not in known:
+            raise ConfigError(
+                f"the disk {entry['device']} cannot be saved: what the guest wrote is in "
+                f"{medium['file']}, for a checkpoint or by a command",
+                hint="save the VM before its first checkpoint",
+            )
+
+
+@asynccontextmanager
+async def _standing_still(
+    parts: Parts, folder: Path, timeout_s: float
+) -> AsyncIterator[tuple[int, bool]]:
+    """Stop the guest, and write its state; yield the record's number and whether it ran."""
+    connection = parts.connection
+    ran = (await connection.execute("query-status"))["status"] == "running"
+    try:
+        yield await _write_state(parts, folder / files.STATE, timeout_s, ran=ran), ran
+    finally:
+        if ran:
+            await connection.execute("cont")
+
+
+async def _write_state(parts: Parts, file: Path, timeout_s: float, *, ran: bool) -> int:
+    """Stop the guest at a moment when nothing is under way, and write its state."""
+    connection = parts.connection
+    arguments = {"id": BACKEND_ID, "file": str(file)}
+    end_s = time.monotonic() + timeout_s
+    while True:
+        if ran:
+            await connection.execute("stop")
+        try:
+            reply = await connection.execute(
+                "restricted-memory-save", arguments, timeout_s=timeout_s
+            )
+            return int(reply["record"])
+        except CommandRefused as error:
+            if _UNFINISHED not in error.desc or not ran or time.monotonic() > end_s:
+                raise
+        await connection.execute("cont")
+        await asyncio.sleep(_RETRY_S)
+
+
+async def _copy_images(folder: Path, memory: Memory) -> dict[str, StoredFile]:
+    """Copy the memory files, the largest two at once; the ring has been drained and is empty."""
+    fds = memory.files.fds
+    _drain(memory.journal)
+    copies = {
+        name: fd
+        for name, fd in (
+            (files.PRIVATE, fds.private),
+            (files.SHARED, fds.shared),
+            (files.TABLE, fds.table),
+            (files.STACKS, fds.stacks),
+        )
+        if fd is not None
+    }
+    jobs = (asyncio.to_thread(_image, fd, folder / name) for name, fd in copies.items())
+    sizes = await asyncio.gather(*jobs)
+    _ring(fds, folder / files.RING)
+    found = dict(zip(copies, sizes, strict=True)) | {files.RING: os.fstat(fds.ring).st_size}
+    return {name: StoredFile("", size) for name, size in found.items()}
+
+
+def _drain(journal: Journal) -> None:
+    while journal.drain():
+        pass
+
+
+def _image(fd: int, target: Path) -> int:
+    """Copy a memory file; return its size in bytes."""
+    size = os.fstat(fd).st_size
+    with target.open("wb") as made:
+        made.truncate(size)
+        sparse.copy(fd, made.fileno())
+    return size
+
+
+def _ring(fds: BackendFds, target: Path) -> None:
+    """Copy the header of the event ring, without the process that the guest belongs to."""
+    kind, offset = SHARED.fields["owner"][:2]  # type: ignore[index]
+    with target.open("wb") as made:
+        made.truncate(os.fstat(fds.ring).st_size)
+        made.write(os.pread(fds.ring, RECORDS_OFFSET, 0))
+        made.flush()
+        os.pwrite(made.fileno(), bytes(kind.itemsize), offset)
+
+
+async def _copy_output(parts: Parts, folder: Path) -> None:
+    sockets = (parts.wires.console.ours, parts.wires.agent.ours)
+    await all_is_read(sockets, timeout_s=_QUIET_S)
+    heard = Heard.of(parts.console, parts.agent, parts.output)
+    (folder / files.HEARD).write_bytes(heard.encode())
+    for name, path in ((files.CONSOLE, parts.run.console_log), (files.EXEC, parts.run.exec_log)):
+        if path.exists():
+            shutil.copyfile(path, folder / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _image(fd, target)
+    finally:
+        os.close(fd)
+
+
+def _copy_boot_files(folder: Path, spec: BootSpec) -> dict[Path, str]:
+    """Copy what QEMU reads again at a reset of the guest; return the names of the copies."""
+    firmware = spec.firmware if isinstance(spec.firmware, Path) else None
+    named = ((spec.kernel, files.KERNEL), (spec.initrd, files.INITRD), (firmware, files.FIRMWARE))
+    own = {path: name for path, name in named if path is not None}
+    for path, name in own.items():
+        shutil.copyfile(path, folder / name)
+    return own
+
+
+def _storage(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+
+
+def _base(path: Path) -> BaseDisk:
+    found = path.stat()
+    return BaseDisk(str(path.absolute()), found.st_size, found.st_mtime_ns)
+
+
+def _finish(folder: Path, manifest: Manifest, key: str | None, *, compress: bool) -> Manifest:
+    """Add digests, and write the manifest."""
+    stored = {
+        path.name: store_file(folder, path.name, compress=compress and path.name in _COMPRESSED)
+        for path in sorted(folder.iterdir())
+    }
+    manifest = msgspec.structs.replace(manifest, files=stored, key=key)
+    (folder / files.MANIFEST).write_bytes(manifest.encode())
+    return manifest
+
+
+_COMPRESSED = frozenset({files.PRIVATE, files.SHARED})
