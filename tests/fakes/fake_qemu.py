@@ -25,7 +25,8 @@ RESTRICTED = (
     "restricted-memory-accept", "restricted-memory-discard", "restricted-memory-poison",
     "restricted-memory-set-policy", "restricted-memory-invalidate",
     "query-restricted-memory-checkpoints", "restricted-memory-checkpoint",
-    "restricted-memory-rewind", "restricted-memory-checkpoint-drop",
+    "restricted-memory-rewind", "restricted-memory-checkpoint-drop", "restricted-memory-save",
+    "restricted-memory-restore",
 )  # fmt: skip
 PLAIN = ("qmp_capabilities", "query-version", "query-commands", "qom-list-types", "query-status",
          "cont", "stop", "quit")  # fmt: skip
@@ -211,7 +212,7 @@ class FakeQemu:
                 return {}
             case "invalidate":
                 return {}
-            case "checkpoint" | "checkpoint-drop" | "rewind":
+            case "checkpoint" | "checkpoint-drop" | "rewind" | "save" | "restore":
                 raise Refused("this QEMU has no state to go back to")
             case verb:
                 to = arguments.get("to", "")

@@ -18,8 +18,8 @@ from cvmlab.memory.accounting import Books, differences
 from cvmlab.memory.journal import JournalFile
 from cvmlab.memory.records import Kind
 from cvmlab.memory.states import profiles
-from cvmlab.snapshots.folder import SnapshotFolder
 from cvmlab.snapshots.manifest import MANIFEST, PRIVATE, STATE
+from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.snapshots.store import listed, remove
 from cvmlab.vm.outcome import End
 from cvmlab.vm.vm import Vm

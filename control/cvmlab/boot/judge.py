@@ -40,10 +40,12 @@ from cvmlab.results.result import (
     PagesByState,
     PhaseResult,
     Qemu,
+    RestoredFrom,
     Result,
 )
 from cvmlab.results.timeline import Names, name_functions
 from cvmlab.unwind.modules import LoadedModule
+from cvmlab.vm.restoring import Restored
 from cvmlab.vm.vm import Vm
 
 
@@ -57,6 +59,7 @@ class Finished:
     result: Result
     console: tuple[str, ...]
     naming: Naming | None = None  # None: it never began
+    problems: tuple[str, ...] = ()  # what went wrong beside the guest
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def collect(plan: Plan, vm: Vm, start: Start, ending: Ending, ended_ns: int) -> 
     """Look at everything that the ended VM left, and judge."""
     records = _records(vm, plan)
     counters = _counters(vm, plan, records)
-    cut = phases.phases(records, end_htime_ns=ended_ns)
+    cut = _phases(records, vm.restored, ended_ns)
     devices = vm.last_info.devices if vm.last_info is not None else {}
     naming = naming_of(plan, vm, records)
     evidence = blame.Evidence(
@@ -135,7 +138,8 @@ def collect(plan: Plan, vm: Vm, start: Start, ending: Ending, ended_ns: int) -> 
             duration=round(time.monotonic() - start.monotonic_s, 3),
         ),
     )
-    return Finished(_advised(result), vm.console.last_lines(CONSOLE_LINES), naming)
+    lines_left = vm.console.last_lines(CONSOLE_LINES)
+    return Finished(_advised(result), lines_left, naming, tuple(vm.problems))
 
 
 def _spoken(
@@ -210,10 +214,32 @@ def _what(plan: Plan, vm: Vm) -> dict[str, Any]:
         "memory_bytes": spec.memory_bytes,
         "cpus": spec.cpus,
         "qemu": _qemu(vm, plan),
+        "restored": _restored_from(vm.restored),
         "command": _command(vm),
         "guest_exit": None if vm.outcome is None else vm.outcome.guest_status,
         "kernel_trouble": vm.kernel_trouble,
     }
+
+
+def _restored_from(origin: Restored | None) -> RestoredFrom | None:
+    if origin is None:
+        return None
+    return RestoredFrom(
+        snapshot=origin.snapshot, saved=origin.saved, record=origin.record, warm=origin.warm
+    )
+
+
+def _phases(records: Records, origin: Restored | None, ended_ns: int) -> tuple[PhaseResult, ...]:
+    """Return the phases; a restored VM counts as if it had gone on at once after it was saved."""
+    if origin is not None and len(records):
+        last = min(int(np.searchsorted(records["seq"], origin.record)), len(records) - 1)
+        gap_ns = origin.resumed_ns - int(records["htime_ns"][last])
+        records = records.copy()
+        times = records["htime_ns"].astype(np.int64)
+        times[last + 1 :] -= gap_ns
+        records["htime_ns"] = times
+        ended_ns -= gap_ns
+    return phases.phases(records, end_htime_ns=ended_ns)
 
 
 def _aware(ending: Ending, plan: Plan, vm: Vm, evidence: KernelEvidence | None) -> Ending:

@@ -25,6 +25,7 @@ from cvmlab.profiles.profile_rows import PROFILES
 from cvmlab.qemu.build import install, qemu_binary
 from cvmlab.qemu.recipe import Flavour
 from cvmlab.results.budgets import Budget
+from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.unwind.code import LazyCode
 from cvmlab.vm.launch import Setting, locate_qemu
 from cvmlab.vm.run_dir import runs_dir
@@ -54,6 +55,7 @@ class Plan:
     module_file: Callable[[str], bytes | None]  # a module's ELF file, by name
     is_linux: bool  # and not an ELF guest, which may live anywhere
     fixed_addresses: bool  # the kernel runs where it was linked
+    origin: SnapshotFolder | None = None  # where the guest was saved, if it is not booted
 
     @property
     def argv(self) -> list[str]:

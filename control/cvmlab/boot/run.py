@@ -51,11 +51,13 @@ async def run_plan(
         return plan.keep or finished.result.outcome is not Outcome.OK
 
     start = Start.now()
-    vm = Vm(plan.spec, setting=plan.setting, paused=True)
+    vm = _vm_of(plan)
     try:
         async with vm, companion(vm), _beside(vm, watch):
             with _interruption() as interrupted:
                 ending, ended_ns = await _live(vm, plan, interrupted)
+                if plan.setting.keep_state and ending.is_wrong:
+                    await vm.keep_state()
                 await vm.stop()
             # In a thread: a companion may have to answer its broker meanwhile.
             finished = await asyncio.to_thread(collect, plan, vm, start, ending, ended_ns)
@@ -73,6 +75,12 @@ async def run_plan(
     return finished
 
 
+def _vm_of(plan: Plan) -> Vm:
+    if plan.origin is not None:
+        return Vm.of_snapshot(plan.origin, plan.setting, paused=True)
+    return Vm(plan.spec, setting=plan.setting, paused=True)
+
+
 @asynccontextmanager
 async def _beside(vm: Vm, watch: Watch | None) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
@@ -84,10 +92,25 @@ async def _beside(vm: Vm, watch: Watch | None) -> AsyncIterator[None]:
                 task.cancel()
 
 
+# Of the runs of this process: all of them end at the first signal.
+_interrupted: set[asyncio.Event] = set()
+
+
 @contextmanager
 def _interruption() -> Iterator[asyncio.Event]:
     """Yield an event that the first stop signal sets; a second one acts as it always does."""
-    loop, event = asyncio.get_running_loop(), asyncio.Event()
+    event = asyncio.Event()
+    _interrupted.add(event)
+    try:
+        with nullcontext() if len(_interrupted) > 1 else _signals():
+            yield event
+    finally:
+        _interrupted.discard(event)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in stop_signals()}
 
     def forget() -> None:
@@ -96,13 +119,14 @@ def _interruption() -> Iterator[asyncio.Event]:
                 signal.signal(number, handler)
 
     def interrupt() -> None:
-        event.set()
+        for event in _interrupted:
+            event.set()
         forget()
 
     for number in before:
         loop.add_signal_handler(number, interrupt)
     try:
-        yield event
+        yield
     finally:
         forget()
 

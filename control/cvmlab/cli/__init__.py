@@ -30,6 +30,7 @@ from cvmlab.cli import (
     running,
     runs,
     setup,
+    snapshots,
     upgrading,
 )
 from cvmlab.cli.help_text import MAX_WIDTH, CommandGroup
@@ -64,6 +65,7 @@ matrix.add_to(app)
 running.add_to(app)
 runs.add_to(app)
 upgrading.add_to(app)
+snapshots.add_to(app)
 recorded.add_to(app)
 publish.add_to(app)
 setup.add_to(app)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cvmlab.base.errors import ConfigError, CvmError
+from cvmlab.base.safe_text import safe
 from cvmlab.cli import publish
 from cvmlab.cli.help_text import register
 from cvmlab.cli.row_parameters import with_options
@@ -121,6 +122,8 @@ def _boot(request: "Request", output: Output, style: "Style") -> int:
         _deliver(never_booted(request, error), output, request, report=False)
         raise
     _deliver(finished, output, request, report=True)
+    for problem in finished.problems:
+        typer.echo(f"cvmlab: {safe(problem)}", err=True)
     return finished.result.exit_code
 
 

@@ -23,7 +23,7 @@ from cvmlab.memory.records import ALLOWED_ACCESS, host_faults, is_event
 from cvmlab.memory.states import PageState
 from cvmlab.report.drawing import timeline
 from cvmlab.report.recording import Recording
-from cvmlab.report.text import EMULATED, details, others, say_evidence
+from cvmlab.report.text import EMULATED, details, others, say_evidence, say_restored
 from cvmlab.results import guest_faults
 from cvmlab.results.phases import phases
 from cvmlab.results.result import Conversion, GuestFault, HostAccess, Outcome, PhaseResult
@@ -87,6 +87,9 @@ def _facts(run: Recording, measures: Measures) -> dict[str, Any]:
         "evidence": None
         if result is None or result.evidence is None
         else say_evidence(result.evidence),
+        "restored": None
+        if result is None or result.restored is None
+        else say_restored(result.restored),
         "others": [] if result is None else others(result, measures),
         "memory": format_size(_memory_bytes(run)),
         "pages": [

@@ -20,6 +20,7 @@ from cvmlab.results.result import (
     KernelEvidence,
     Outcome,
     PhaseResult,
+    RestoredFrom,
     Result,
 )
 
@@ -121,8 +122,17 @@ def _what(result: Result) -> Iterator[str]:
     if result.layout is not None:
         answers = f", MapGPA: {result.mapgpa}" if result.mapgpa else ""
         yield f"  memory    {result.layout}, host access: {result.on_host_access}{answers}"
+    if result.restored is not None:
+        yield f"  restored  {say_restored(result.restored)}"
     if result.evidence is not None:
         yield f"  guest     {say_evidence(result.evidence)}"
+
+
+def say_restored(origin: RestoredFrom) -> str:
+    """Return where a guest that was not booted comes from, in a line."""
+    if origin.warm:
+        return f"at hello; counts of firmware and kernel are those of the boot of {origin.saved}"
+    return f"from {origin.snapshot}, saved {origin.saved}; counts until then are that VM's"
 
 
 def say_evidence(evidence: KernelEvidence) -> str:

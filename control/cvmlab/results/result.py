@@ -85,9 +85,7 @@ EXIT_CODES: Final = {
 }  # GUEST_FAILED has the guest's own status
 
 
-CallChain = Annotated[
-    tuple[str, ...], Meta(description="functions that called *symbol*, the nearest first")
-]
+CallChain = Annotated[tuple[str, ...], Meta(description="callers of *symbol*, the nearest first")]
 
 
 class _Document(Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,8 +157,7 @@ class Conversion(_Document, frozen=True, kw_only=True):
     ] = False
     callers: CallChain = ()
     guessed: Annotated[
-        int | None,
-        Meta(description="from this one on, the callers were found by scanning the stack"),
+        int | None, Meta(description="from this one on, callers were found by scanning the stack")
     ] = None
 
 
@@ -277,12 +274,20 @@ class Estimate(_Document, frozen=True, kw_only=True):
 
 
 class Qemu(_Document, frozen=True, kw_only=True):
-    """Which QEMU ran; ``patch`` is the hash of all that was added to it, ``tuning`` how it was
-    compiled: "plain", "lto" or "pgo"."""
+    """Which QEMU ran; ``patch`` is the hash of what was added, ``tuning`` plain, lto or pgo."""
 
     version: str
     patch: str | None
     tuning: str | None = None
+
+
+class RestoredFrom(_Document, frozen=True, kw_only=True):
+    """A snapshot from which the guest went on; what was counted until then is the saved VM's."""
+
+    snapshot: str
+    saved: Annotated[str, Meta(description="when, in ISO 8601")]
+    record: Annotated[int, Meta(ge=0, description="the last record of the journal that is older")]
+    warm: Annotated[bool, Meta(description="kept by --warm when the guest's agent said hello")]
 
 
 class Result(_Document, frozen=True, kw_only=True):
@@ -314,6 +319,7 @@ class Result(_Document, frozen=True, kw_only=True):
     memory_bytes: Count
     cpus: Count
     qemu: Qemu | None = None
+    restored: RestoredFrom | None = None
     pages: PagesByState = PagesByState()
     counters: Counters = Counters()
     phases: tuple[PhaseResult, ...] = ()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cvmlab.base.errors import ConfigError
 from cvmlab.base.paths import cache_dir
-from cvmlab.snapshots.folder import remove_leftovers
 from cvmlab.snapshots.manifest import MANIFEST
+from cvmlab.snapshots.snapshot_folder import remove_leftovers
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

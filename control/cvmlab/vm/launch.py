@@ -23,6 +23,10 @@ from cvmlab.base.errors import (
     InvariantError,
     VmExited,
 )
+from cvmlab.listening.agent import Agent
+from cvmlab.listening.command_output import CommandOutput
+from cvmlab.listening.console import Console
+from cvmlab.listening.kernel_log import NO_TROUBLE, KernelLog
 from cvmlab.machine.command_line import Channels, command_line, printable
 from cvmlab.machine.memory_files import DEFAULT_RING_RECORDS, HasFileno, RestrictedFiles
 from cvmlab.machine.socket_pairs import Wires, stream
@@ -32,11 +36,7 @@ from cvmlab.memory.journal import Journal, JournalFile, Ring
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.records import describe
 from cvmlab.memory.states import Layout, profiles
-from cvmlab.snapshots.folder import SnapshotFolder
-from cvmlab.vm.agent import Agent
-from cvmlab.vm.command_output import CommandOutput
-from cvmlab.vm.console import Console
-from cvmlab.vm.kernel_log import NO_TROUBLE, KernelLog
+from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.vm.operations import BackendInfo, one_backend
 from cvmlab.vm.process import QemuProcess
 from cvmlab.vm.qmp import Qmp
@@ -136,7 +136,7 @@ def locate_qemu(chosen: Path | None, version: str | None = None) -> Path:
     return Path(found)
 
 
-def _program(setting: Setting) -> Path:
+def program_of(setting: Setting) -> Path:
     return locate_qemu(setting.qemu, setting.qemu_version)
 
 
@@ -153,21 +153,14 @@ async def launch(
     DeadlineExceeded if it does not answer, ConfigError if *origin* is damaged or does not fit.
     """
     files = _make_files(stack, spec, setting, origin)
-    filling = None
-    if origin is None:
-        overlays = await asyncio.to_thread(_make_overlays, stack, spec, setting, run)
-    elif files is None:
-        raise InvariantError("a snapshot is of a VM with restricted memory")
-    else:
-        filling = await Filling.begin(stack, origin, files, run)
-        overlays = await restored_overlays(stack, origin, run)
+    filling = await _begin_to_fill(stack, origin, files, run)
     spec = _with_roms(spec, setting)
     wires = Wires.make(stack)
     channels = Channels(
         *wires.theirs,
         run.qmp_socket,
         quote_socket=run.quote_socket,
-        overlays=overlays,
+        overlays=await _overlays(stack, spec, setting, run, origin),
         restores=origin is not None,
     )
     attestation = spec.profile.attestation
@@ -175,11 +168,6 @@ async def launch(
         await stack.enter_async_context(SERVICES[attestation.service](run.quote_socket))
     process = _start(stack, spec, setting, run, files, channels, wires)
     try:
-        console_ends = await stack.enter_async_context(stream(wires.console.ours))
-        kernel_log = _kernel_log(spec)
-        console = Console(*console_ends, log_path=run.console_log, kernel_log=kernel_log)
-        agent_reader, _ = await stack.enter_async_context(stream(wires.agent.ours))
-        output = CommandOutput(run.exec_log, console)
         connection = await stack.enter_async_context(
             Qmp.connect(wires.qmp.ours, log_path=run.qmp_log, timeout_s=setting.start_timeout_s)
         )
@@ -192,93 +180,55 @@ async def launch(
         if filling is not None:
             await filling.done()  # a damaged snapshot explains it better
         raise await start_failure(process, setting.stop_timeout_s, error) from error
+    listeners = await _listen(stack, spec, run, wires)
+    parts = Parts(run, process, connection, *listeners, memory, version, spec, channels, wires)
+    return parts if filling is None else await give_the_guest(parts, filling)
+
+
+async def _begin_to_fill(
+    stack: AsyncExitStack,
+    origin: SnapshotFolder | None,
+    files: RestrictedFiles | None,
+    run: RunDir,
+) -> Filling | None:
+    if origin is None:
+        return None
+    if files is None:
+        raise InvariantError("a snapshot is of a VM with restricted memory")
+    return await Filling.begin(stack, origin, files, run)
+
+
+async def _overlays(
+    stack: AsyncExitStack,
+    spec: BootSpec,
+    setting: Setting,
+    run: RunDir,
+    origin: SnapshotFolder | None,
+) -> tuple[Path, ...]:
+    if origin is not None:
+        return await restored_overlays(stack, origin, run)
+    return await asyncio.to_thread(_make_overlays, stack, spec, setting, run)
+
+
+async def _listen(
+    stack: AsyncExitStack, spec: BootSpec, run: RunDir, wires: Wires
+) -> tuple[Console, Agent, CommandOutput]:
+    """Return those who listen to the guest; what it has said meanwhile waits in the sockets."""
+    console_ends = await stack.enter_async_context(stream(wires.console.ours))
+    kernel_log = _kernel_log(spec)
+    console = Console(*console_ends, log_path=run.console_log, kernel_log=kernel_log)
+    agent_reader, _ = await stack.enter_async_context(stream(wires.agent.ours))
+    output = CommandOutput(run.exec_log, console)
     agent = Agent(
         agent_reader, output.take, on_hello=kernel_log.hello, panics=lambda: kernel_log.panics
     )
-    parts = Parts(
-        run, process, connection, console, agent, output, memory, version, spec, channels, wires
-    )
-    if origin is None or filling is None:
-        return parts
-    return await give_the_guest(origin, parts, filling)
+    return console, agent, output
 
 
 def _kernel_log(spec: BootSpec) -> KernelLog:
     """Where a panic is wanted, an oops may be what leads to it: only what was asked for counts."""
     default = () if spec.on_panic is OnPanic.END else (NO_TROUBLE,)
     return KernelLog((*default, *spec.fail_on))
-
-
-@dataclass(frozen=True, slots=True)
-class Successor:
-    """A QEMU that waits to be given the guest of another; sockets in the run folder."""
-
-    process: QemuProcess
-    wires: Wires
-    cpr_socket: Path
-    main_socket: Path
-    qmp_socket: Path
-
-
-def start_successor(
-    stack: AsyncExitStack, source: Parts, setting: Setting, number: int
-) -> Successor:
-    """Start a QEMU on the memory files of *source*.  It answers once it is offered the guest."""
-    run, memory = source.run, source.memory
-    if memory is None:
-        raise InvariantError("a VM without memory files cannot be handed to another QEMU")
-    wires = Wires.make(stack)
-    cpr_socket, main_socket = run.path / "cpr.sock", run.path / "main.sock"
-    for path in (cpr_socket, main_socket):
-        path.unlink(missing_ok=True)
-        stack.callback(path.unlink, missing_ok=True)
-    # Two names alternate: a QEMU removes its socket when it exits, which must not be the next one's.
-    qmp_socket = run.path / f"qmp{number % 2}"
-    qmp_fd, console_fd, agent_fd = wires.theirs
-    channels = replace(
-        source.channels,
-        qmp_fd=qmp_fd,
-        console_fd=console_fd,
-        agent_fd=agent_fd,
-        qmp_socket=qmp_socket,
-        cpr_socket=cpr_socket,
-    )
-    argv = command_line(_program(setting), source.spec, channels, memory.files.fds)
-    log = run.path / f"qemu-{number}.log"
-    log.unlink(missing_ok=True)
-    process = QemuProcess(
-        argv,
-        pass_fds=[*wires.theirs, *memory.files.fds.all],
-        log_path=log,
-    )
-    stack.callback(process.kill)
-    wires.let_go()
-    return Successor(process, wires, cpr_socket, main_socket, qmp_socket)
-
-
-async def connect_successor(
-    stack: AsyncExitStack, successor: Successor, source: Parts, setting: Setting
-) -> Parts:
-    """Connect to a QEMU that has been offered the guest; errors are those of launch()."""
-    run, process, wires = source.run, successor.process, successor.wires
-    try:
-        connection = await stack.enter_async_context(
-            Qmp.connect(wires.qmp.ours, log_path=run.qmp_log, timeout_s=setting.start_timeout_s)
-        )
-        version = await connection.require_plugin()
-    except (VmExited, DeadlineExceeded) as error:
-        raise await start_failure(process, setting.stop_timeout_s, error) from error
-    return replace(
-        source, process=process, connection=connection, qemu_version=version, wires=wires
-    )
-
-
-async def adopt_ports(stack: AsyncExitStack, successor: Successor, source: Parts) -> None:
-    """Continue console and agent with those of the new QEMU after the old ones have ended."""
-    reader, writer = await stack.enter_async_context(stream(successor.wires.console.ours))
-    source.console.continue_with(reader, writer)
-    reader, _ = await stack.enter_async_context(stream(successor.wires.agent.ours))
-    source.agent.continue_with(reader)
 
 
 def _make_overlays(
@@ -347,7 +297,7 @@ def _start(
     wires: Wires,
 ) -> QemuProcess:
     fds = None if files is None else files.fds
-    argv = command_line(_program(setting), spec, channels, fds)
+    argv = command_line(program_of(setting), spec, channels, fds)
     run.write("cmdline", printable(argv) + "\n")
     inherited = [*wires.theirs, *(() if fds is None else fds.all)]
     process = QemuProcess(argv, pass_fds=inherited, log_path=run.qemu_log)

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cvmlab.vm.agent import MAX_PASSED_STATUS
+from cvmlab.listening.agent import MAX_PASSED_STATUS
 from cvmlab.vm.operations import Stop
 
 

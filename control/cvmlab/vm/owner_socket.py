@@ -20,6 +20,7 @@ from cvmlab.base.errors import ConfigError, CvmError, DeadlineExceeded, VmExited
 from cvmlab.machine.command_line import BackendFds
 from cvmlab.machine.memory_files import RestrictedFiles
 from cvmlab.vm.handover import Upgrade
+from cvmlab.vm.saving import Saved
 
 
 OWNER_SOCKET = "own.sock"
@@ -39,7 +40,15 @@ class FilesRequest(msgspec.Struct, frozen=True, tag="files"):
     """Send the memory files."""
 
 
-Request = UpgradeRequest | FilesRequest
+class SaveRequest(msgspec.Struct, frozen=True, tag="save"):
+    """Save the VM in the folder ``place``, an absolute path where nothing is."""
+
+    place: str
+    compress: bool
+    timeout_s: float
+
+
+Request = UpgradeRequest | FilesRequest | SaveRequest
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -49,6 +58,7 @@ class Answer(msgspec.Struct, frozen=True):
     hint: str | None = None
     exit_code: int = 0
     upgrade: Upgrade | None = None
+    saved: Saved | None = None
     memory_bytes: int = 0
     files: tuple[str, ...] = ()
 
@@ -68,6 +78,10 @@ class Owner(Protocol):
     def memory_files(self) -> RestrictedFiles: ...
 
     async def upgrade(self, qemu: Path | None = None, *, timeout_s: float = ...) -> Upgrade: ...
+
+    async def save(
+        self, place: str | Path, *, compress: bool = ..., timeout_s: float = ...
+    ) -> Saved: ...
 
 
 @asynccontextmanager
@@ -96,6 +110,9 @@ async def _answer(owner: Owner, request: Request) -> tuple[Answer, Sequence[int]
         case UpgradeRequest(qemu, timeout_s):
             chosen = None if qemu is None else Path(qemu)
             return Answer(upgrade=await owner.upgrade(chosen, timeout_s=timeout_s)), ()
+        case SaveRequest(place, compress, timeout_s):
+            saved = await owner.save(Path(place), compress=compress, timeout_s=timeout_s)
+            return Answer(saved=saved), ()
         case FilesRequest():
             files = owner.memory_files
             if files.freed:
@@ -146,6 +163,18 @@ async def ask_to_upgrade(run: Path, qemu: Path | None, timeout_s: float) -> Upgr
     if answer.upgrade is None:
         raise VmExited("the VM's owner sent another answer")
     return answer.upgrade
+
+
+async def ask_to_save(run: Path, place: Path, *, compress: bool, timeout_s: float) -> Saved:
+    """Ask the owner of the VM in the run folder *run* to save it in *place*.
+
+    :raise OwnerError: Vm.save() failed there.
+    """
+    request = SaveRequest(str(place), compress, timeout_s)
+    answer, _ = await _ask(run, request, timeout_s + _ANSWER_MARGIN_S)
+    if answer.saved is None:
+        raise VmExited("the VM's owner sent another answer")
+    return answer.saved
 
 
 async def take_files(run: Path, *, timeout_s: float = 30.0) -> RestrictedFiles:

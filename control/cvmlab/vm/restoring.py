@@ -2,22 +2,21 @@
 """Start a VM from a snapshot: its files are filled while QEMU starts, which does not touch them."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-import msgspec
-
 from cvmlab.base.errors import CommandRefused, ConfigError
+from cvmlab.listening.heard import Heard
 from cvmlab.machine.command_line import BACKEND_ID
 from cvmlab.machine.memory_files import RestrictedFiles
 from cvmlab.memory.journal import Journal, JournalFile
 from cvmlab.memory.records import RECORD, RECORDS_OFFSET
 from cvmlab.qemu.build import build_of
 from cvmlab.snapshots import manifest as parts
-from cvmlab.snapshots.folder import SnapshotFolder
-from cvmlab.vm.heard import Heard
+from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.vm.qmp import Qmp
 from cvmlab.vm.run_dir import RunDir
 
@@ -40,13 +39,18 @@ def ring_records(origin: SnapshotFolder) -> int:
     return (origin.sizes()[parts.RING] - RECORDS_OFFSET) // RECORD.itemsize
 
 
-class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """A VM was not booted: it goes on from a snapshot, and its journal from that VM's."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A VM was not booted: it goes on from a snapshot, and its journal from that VM's.
+
+    ``resumed_ns`` is when, on the clock of the journal's host times (CLOCK_MONOTONIC).
+    """
 
     snapshot: str
     saved: str
     record: int
     warm: bool
+    resumed_ns: int
 
     @classmethod
     def of(cls, origin: SnapshotFolder) -> "Restored":
@@ -56,6 +60,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
             saved=manifest.saved,
             record=manifest.record,
             warm=manifest.key is not None,
+            resumed_ns=time.monotonic_ns(),
         )
 
 
@@ -82,7 +87,7 @@ class Filling:
     """Fills the memory files of a VM from *origin*.  Use begin(), then done()."""
 
     def __init__(self, origin: SnapshotFolder, tasks: Sequence["asyncio.Task[None]"]) -> None:
-        self._origin = origin
+        self.origin = origin
         self._tasks = tasks
 
     @classmethod
@@ -145,12 +150,12 @@ async def overlays(
     return tuple(made)
 
 
-async def give_the_guest(origin: SnapshotFolder, fresh: "Parts", filling: Filling) -> "Parts":
+async def give_the_guest(fresh: "Parts", filling: Filling) -> "Parts":
     """Load CPUs and devices into the QEMU of *fresh*, and let its listeners go on.
 
     :raise ConfigError: the snapshot is damaged, or does not fit this QEMU.
     """
-    memory = fresh.memory
+    memory, origin = fresh.memory, filling.origin
     if memory is None:
         raise ConfigError("a VM without restricted memory cannot be restored")
     await filling.done()

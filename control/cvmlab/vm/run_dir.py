@@ -31,6 +31,7 @@ _FILES = (
 )  # fmt: skip
 _SOCKETS = ("qmp.sock", "quotes.sock", "own.sock", "cpr.sock", "main.sock", "qmp0", "qmp1")
 _NUMBERED = ("disk*.qcow2", "qemu-*.log")
+STATE_FOLDER = "state"  # the guest as it was when it failed, a snapshot
 _MARK = ".cvmlab-run"
 _HINT = "choose another folder with --run-dir"
 
@@ -124,6 +125,7 @@ class RunDir:
         claim(path)
         for stale in (*_FILES, *_SOCKETS):
             (path / stale).unlink(missing_ok=True)
+        shutil.rmtree(path / STATE_FOLDER, ignore_errors=True)
         if chosen is not None:
             self._link = _linked(path, name)
         return self
@@ -214,7 +216,7 @@ def _require_ours(path: Path) -> None:
     if (path / _MARK).exists() or load_run(path) is not None:
         return
     numbered = (found.name for pattern in _NUMBERED for found in sorted(path.glob(pattern)))
-    names = [name for name in (*_FILES, *_SOCKETS) if os.path.lexists(path / name)]
+    names = [name for name in (*_FILES, *_SOCKETS, STATE_FOLDER) if os.path.lexists(path / name)]
     taken = next(iter([*names, *numbered]), None)
     if taken is not None:
         raise ConfigError(

@@ -16,6 +16,7 @@ import msgspec
 
 from cvmlab import __version__
 from cvmlab.base.errors import CommandRefused, ConfigError
+from cvmlab.listening.heard import Heard, all_is_read
 from cvmlab.machine.command_line import BACKEND_ID, BackendFds
 from cvmlab.machine.spec import BootSpec
 from cvmlab.memory.journal import Journal
@@ -23,10 +24,9 @@ from cvmlab.memory.records import RECORDS_OFFSET, SHARED
 from cvmlab.qemu.build import build_of
 from cvmlab.snapshots import manifest as files
 from cvmlab.snapshots import sparse
-from cvmlab.snapshots.folder import SnapshotFolder, being_written, store_file
 from cvmlab.snapshots.manifest import BaseDisk, Manifest, StoredFile
+from cvmlab.snapshots.snapshot_folder import SnapshotFolder, being_written, store_file
 from cvmlab.snapshots.spec_document import to_document
-from cvmlab.vm.heard import Heard, all_is_read
 from cvmlab.vm.launch import Memory, Parts
 
 
@@ -41,7 +41,7 @@ _IN_MEMORY = Path("/dev/shm")
 class Saved:
     """A VM was saved; its guest stood still for ``standstill_s`` seconds."""
 
-    path: Path
+    path: str
     record: int
     bytes: int
     standstill_s: float
@@ -64,7 +64,7 @@ async def save(
         frozen, standstill_s = await _freeze(parts, folder, own, timeout_s)
         manifest = await asyncio.to_thread(_finish, folder, frozen, key, compress=compress)
     stored = await asyncio.to_thread(_storage, place)
-    return Saved(place, manifest.record, stored, standstill_s)
+    return Saved(str(place), manifest.record, stored, standstill_s)
 
 
 async def freeze_for_forks(parts: Parts, *, timeout_s: float = SAVE_TIMEOUT_S) -> SnapshotFolder:

@@ -8,7 +8,7 @@ last command.
 
 import asyncio
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, final
 
 from cvmlab.base.channel import Subscription, Topic
@@ -32,13 +32,21 @@ _QUITTING = ("host-qmp-quit", "host-signal", "host-ui")
 class Supervisor:
     """Watches the parts of a VM and ends it.  Call start() once, with the VM's task group."""
 
-    def __init__(self, parts: Parts, *, stop_timeout_s: float) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        stop_timeout_s: float,
+        on_failure: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """*on_failure* is called when the guest has failed, and QEMU still has it."""
         self.outcome: VmOutcome | None = None
         self.last_info: BackendInfo | None = None
         self.failure: Exception | None = None  # what ended the tasks, if not the VM's own end
         self.ended = asyncio.Event()
         self._parts = parts
         self._stop_timeout_s = stop_timeout_s
+        self._on_failure = on_failure
         self._decision: tuple[End, str] | None = None
         self._decided = asyncio.Event()
         self._quitting = False
@@ -125,6 +133,8 @@ class Supervisor:
     async def _carry_out(self) -> None:
         try:
             await self._decided.wait()
+            if self._on_failure is not None and self._has_failed():
+                await self._on_failure()
             if self._parts.process.status is None:
                 await self._quit_qemu()
             status = await self._parts.process.terminate(timeout_s=self._stop_timeout_s)
@@ -137,6 +147,11 @@ class Supervisor:
         finally:
             self._events.close()
             self.ended.set()
+
+    def _has_failed(self) -> bool:
+        end, _ = self._decision or (End.DIED, "")
+        ended = end in (End.PANICKED, End.REBOOTED) and self._parts.agent.exit_status is None
+        return ended and self._parts.process.status is None and not self._quitting
 
     async def _quit_qemu(self) -> None:
         connection, timeout_s = self._parts.connection, self._stop_timeout_s

@@ -19,6 +19,7 @@ from threading import Thread
 from typing import Any, Self, TypeVar, final
 
 from cvmlab.base.errors import ConfigError, VmExited
+from cvmlab.listening.command_output import CommandOutput
 from cvmlab.machine.memory_files import RestrictedFiles
 from cvmlab.machine.spec import AccessPolicy, BootSpec
 from cvmlab.memory.journal import Journal
@@ -26,13 +27,14 @@ from cvmlab.memory.page_check import StateRun
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.ranges import GpaRange
 from cvmlab.results.selection import Selection
+from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.unwind.modules import LoadedModule
-from cvmlab.vm.command_output import CommandOutput
 from cvmlab.vm.handover import Upgrade
 from cvmlab.vm.launch import Setting
 from cvmlab.vm.operations import BackendInfo, Content, RangesLike, Target
 from cvmlab.vm.outcome import VmOutcome
 from cvmlab.vm.run_dir import RunDir
+from cvmlab.vm.saving import Saved
 from cvmlab.vm.time_travel import Checkpoint, Rewound
 from cvmlab.vm.upgrade import UPGRADE_TIMEOUT_S
 from cvmlab.vm.vm import WAIT_TIMEOUT_S, Vm
@@ -247,6 +249,24 @@ class SyncVm:
 
     def checkpoints(self) -> list[Checkpoint]:
         return self._call(self._vm.checkpoints())
+
+    @classmethod
+    def restore(
+        cls, saved: SnapshotFolder | Path | str, *, paused: bool | None = None, **setting: object
+    ) -> Self:
+        return cls._around(Vm.restore(saved, paused=paused, **setting))
+
+    @classmethod
+    def _around(cls, vm: Vm) -> Self:
+        made = cls(vm.spec, setting=vm.setting)
+        made._vm = vm
+        return made
+
+    def save(self, place: str | Path, *, compress: bool = False) -> Saved:
+        return self._call(self._vm.save(place, compress=compress))
+
+    def fork(self, count: int = 1, **setting: object) -> "list[SyncVm]":
+        return [SyncVm._around(vm) for vm in self._call(self._vm.fork(count, **setting))]
 
     def pause(self) -> None:
         self._call(self._vm.pause())

@@ -39,18 +39,12 @@ from cvmlab.vm.handover import (
     may_return,
     on_the_way_back,
 )
-from cvmlab.vm.launch import (
-    Parts,
-    Setting,
-    Successor,
-    adopt_ports,
-    connect_successor,
-    start_successor,
-)
+from cvmlab.vm.launch import Parts, Setting
 from cvmlab.vm.operations import BackendInfo, one_backend
 from cvmlab.vm.qmp import Qmp, QmpEvent
 from cvmlab.vm.run_dir import load_run
 from cvmlab.vm.start_failure import start_failure
+from cvmlab.vm.successor import Successor, adopt_ports, connect_successor, start_successor
 
 
 UPGRADE_TIMEOUT_S = 60.0

@@ -22,7 +22,15 @@ from types import TracebackType
 from typing import Any, Self, final
 
 from cvmlab.base.channel import Subscription
-from cvmlab.base.errors import ConfigError, DeadlineExceeded, MarkerNotSeen, VmExited
+from cvmlab.base.errors import (
+    ConfigError,
+    CvmError,
+    DeadlineExceeded,
+    MarkerNotSeen,
+    VmExited,
+)
+from cvmlab.listening.command_output import CommandOutput
+from cvmlab.listening.console import Console
 from cvmlab.machine.memory_files import RestrictedFiles
 from cvmlab.machine.options import boot_spec, take_setting
 from cvmlab.machine.spec import BootSpec, OnPanic
@@ -30,13 +38,11 @@ from cvmlab.memory.journal import Journal, JournalFile, Records
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.ranges import GpaRange
 from cvmlab.results.selection import Selection
-from cvmlab.snapshots.folder import SnapshotFolder
+from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.snapshots.store import place_of, require_free
 from cvmlab.unwind.modules import LoadedModule
 from cvmlab.vm import warm
 from cvmlab.vm.attached import AttachedVm, attach
-from cvmlab.vm.command_output import CommandOutput
-from cvmlab.vm.console import Console
 from cvmlab.vm.handover import Upgrade
 from cvmlab.vm.launch import Memory, Parts, Setting, launch, locate_qemu
 from cvmlab.vm.operations import BackendInfo
@@ -44,7 +50,7 @@ from cvmlab.vm.outcome import End, VmOutcome
 from cvmlab.vm.owner_socket import answering
 from cvmlab.vm.qmp import DEFAULT_TIMEOUT_S, QmpEvent
 from cvmlab.vm.restoring import Restored, fork_settings, require_same_qemu
-from cvmlab.vm.run_dir import RunDir
+from cvmlab.vm.run_dir import STATE_FOLDER, RunDir
 from cvmlab.vm.saving import SAVE_TIMEOUT_S, Saved, freeze_for_forks, save
 from cvmlab.vm.supervisor import Supervisor, ended_before, only_error
 from cvmlab.vm.time_travel import TimeTravel
@@ -172,7 +178,11 @@ class Vm(TimeTravel):
         self.restored = None if origin is None else Restored.of(origin)
         if parts.memory is not None:
             self.ram = tuple(slot.range for slot in parts.memory.pages.slots)
-        supervisor = Supervisor(parts, stop_timeout_s=self.setting.stop_timeout_s)
+        supervisor = Supervisor(
+            parts,
+            stop_timeout_s=self.setting.stop_timeout_s,
+            on_failure=self.keep_state if self.setting.keep_state else None,
+        )
         self._supervisor = supervisor
         await self._stack.enter_async_context(self._late_stack)
         await self._late_stack.enter_async_context(answering(self._run.path, self))
@@ -456,6 +466,19 @@ class Vm(TimeTravel):
         require_free(folder)
         async with self._alone():
             return await save(self._running, folder, compress=compress, timeout_s=timeout_s)
+
+    async def keep_state(self) -> None:
+        """Save the VM in its run folder as it is, for `cvmlab restore`; do nothing if that is done.
+
+        What keeps it from being saved is added to ``problems``.
+        """
+        place = self.run.path / STATE_FOLDER
+        if place.exists() or self._parts is None or not self.spec.restricted:
+            return
+        try:
+            await save(self._parts, place)
+        except CvmError as error:
+            self.problems.append(f"the guest's state was not kept: {error.message}")
 
     async def fork(self, count: int = 1, **setting: object) -> list["Vm"]:
         """Return *count* VMs that go on where this one is, each to be entered as a Vm is.

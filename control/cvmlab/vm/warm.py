@@ -19,7 +19,7 @@ from cvmlab import __version__
 from cvmlab.base.errors import ConfigError, CvmError
 from cvmlab.machine.spec import BootSpec
 from cvmlab.qemu.build import build_of
-from cvmlab.snapshots.folder import SnapshotFolder
+from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.snapshots.spec_document import to_document
 from cvmlab.snapshots.store import listed, warm_dir
 from cvmlab.vm.saving import Saved

@@ -11,19 +11,21 @@ import msgspec
 import pytest
 
 from cvmlab.base.errors import ConfigError, DeadlineExceeded, UpgradeFailed
+from cvmlab.listening.console import Console
 from cvmlab.machine.memory_files import RestrictedFiles
 from cvmlab.machine.socket_pairs import stream
 from cvmlab.memory.states import Layout
-from cvmlab.vm.console import Console
 from cvmlab.vm.handover import Upgrade
 from cvmlab.vm.owner_socket import (
     OWNER_SOCKET,
     Answer,
     OwnerError,
     answering,
+    ask_to_save,
     ask_to_upgrade,
     take_files,
 )
+from cvmlab.vm.saving import Saved
 
 
 MEMORY = 2 << 20
@@ -42,6 +44,12 @@ class FakeOwner:
         if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome
+
+    async def save(
+        self, place: str | Path, *, compress: bool = False, timeout_s: float = 1.0
+    ) -> Saved:
+        self.asked.append((Path(place), timeout_s))
+        return Saved(str(place), 7, 4096, 0.01 if compress else 0.02)
 
 
 DONE = Upgrade("10.0.1", "10.0.2", 1, 2, 0.004, 0.03, 50000)
@@ -69,6 +77,14 @@ async def test_an_error_keeps_its_words_and_its_code(
         with pytest.raises(OwnerError, match="no; because") as caught:
             await ask_to_upgrade(tmp_path, None, 5)
     assert (caught.value.hint, caught.value.exit_code) == (UpgradeFailed.HINT, 85)
+
+
+async def test_a_snapshot_is_asked_for_and_told(files: RestrictedFiles, tmp_path: Path) -> None:
+    owner, place = FakeOwner(files, DONE), tmp_path / "saved"
+    async with answering(tmp_path, owner):
+        saved = await ask_to_save(tmp_path, place, compress=True, timeout_s=5)
+        assert saved == Saved(str(place), 7, 4096, 0.01)
+    assert owner.asked == [(place, 5)]
 
 
 async def test_the_files_that_come_are_the_owner_s(files: RestrictedFiles, tmp_path: Path) -> None:

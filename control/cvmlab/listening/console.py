@@ -22,8 +22,8 @@ import msgspec
 
 from cvmlab.base.errors import DeadlineExceeded, GuestPanic, MarkerNotSeen
 from cvmlab.base.safe_text import safe
+from cvmlab.listening.kernel_log import KernelLog, KernelLogMemory
 from cvmlab.machine.spec import OnPanic
-from cvmlab.vm.kernel_log import KernelLog, KernelLogMemory
 
 
 LAST_LINES = 5

@@ -3,7 +3,7 @@
 
 import pytest
 
-from cvmlab.vm.kernel_log import NO_TROUBLE, KernelLog
+from cvmlab.listening.kernel_log import NO_TROUBLE, KernelLog
 
 
 PANIC = "Kernel panic - not syncing: Attempted to kill init!"

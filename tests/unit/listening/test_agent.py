@@ -5,7 +5,7 @@ import asyncio
 
 import pytest
 
-from cvmlab.vm.agent import Agent
+from cvmlab.listening.agent import Agent
 
 
 END = b"cvmlab end c0ffee-c\n"

@@ -3,8 +3,8 @@
 
 import asyncio
 
+from cvmlab.listening.agent import Agent
 from cvmlab.unwind.modules import LoadedModule
-from cvmlab.vm.agent import Agent
 
 
 async def told(text: str) -> tuple[LoadedModule, ...]:

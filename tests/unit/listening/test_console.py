@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cvmlab.base.errors import DeadlineExceeded, GuestPanic, MarkerNotSeen
+from cvmlab.listening.agent import Agent, Exit, Hello, parse_line
+from cvmlab.listening.console import Console
 from cvmlab.machine.socket_pairs import stream
-from cvmlab.vm.agent import Agent, Exit, Hello, parse_line
-from cvmlab.vm.console import Console
 
 
 class Guest:

@@ -12,9 +12,9 @@ import msgspec
 
 from cvmlab.base.documents import NO_DOCUMENT
 from cvmlab.base.errors import ConfigError, DeadlineExceeded
-from cvmlab.vm.agent import Agent, AgentMemory
-from cvmlab.vm.command_output import CommandOutput, OutputMemory
-from cvmlab.vm.console import Console, ConsoleMemory
+from cvmlab.listening.agent import Agent, AgentMemory
+from cvmlab.listening.command_output import CommandOutput, OutputMemory
+from cvmlab.listening.console import Console, ConsoleMemory
 
 
 _TURNS = 8  # of the event loop, until a reader has taken what the transport has

@@ -12,7 +12,7 @@ from typing import final
 import msgspec
 
 from cvmlab.base.safe_text import safe
-from cvmlab.vm.console import Console
+from cvmlab.listening.console import Console
 
 
 KEPT_BYTES = 64 << 10
