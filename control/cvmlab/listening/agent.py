@@ -244,9 +244,9 @@ class Agent:
     def _take(self, message: Message | None) -> None:
         match message:
             case Hello(release):
-                self.release = release
                 if self._on_hello is not None:
                     self._on_hello()
+                self.release = release
                 self._news.set()
             case LoadedModule():
                 if message.name in self._modules or len(self._modules) < _MAX_MODULES:

@@ -57,7 +57,7 @@ async def all_is_read(sockets: Sequence[socket.socket], *, timeout_s: float) -> 
     """Return when what a stopped guest has sent to *sockets* was read; raise DeadlineExceeded."""
     loop = asyncio.get_running_loop()
     end_s = loop.time() + timeout_s
-    while any(_waiting_bytes(sock) for sock in sockets):
+    while any(waiting_bytes(sock) for sock in sockets):
         if loop.time() > end_s:
             raise DeadlineExceeded("the guest's output to be read", timeout_s)
         await asyncio.sleep(_INTERVAL_S)
@@ -65,7 +65,8 @@ async def all_is_read(sockets: Sequence[socket.socket], *, timeout_s: float) -> 
         await asyncio.sleep(0)
 
 
-def _waiting_bytes(sock: socket.socket) -> int:
+def waiting_bytes(sock: socket.socket) -> int:
+    """Return how much can be read from *sock*, 0 if it is closed."""
     if sock.fileno() < 0:
         return 0
     count = array.array("i", [0])

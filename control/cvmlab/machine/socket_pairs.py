@@ -44,6 +44,14 @@ class Wires:
         """Descriptors for QEMU to inherit."""
         return self.qmp.theirs.fileno(), self.console.theirs.fileno(), self.agent.theirs.fileno()
 
+    def tighten_agent(self) -> None:
+        """Let the guest's agent wait after a few bytes until they are read.
+
+        The kernel takes the smallest buffer that it allows (SOCK_MIN_SNDBUF in include/net/sock.h),
+        which each byte that QEMU writes fills with the whole of a socket buffer.
+        """
+        self.agent.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
     def let_go(self) -> None:
         """Close QEMU's ends on our side, so that we read an end of file when it exits."""
         for wire in (self.qmp, self.console, self.agent):

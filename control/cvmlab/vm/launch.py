@@ -14,6 +14,7 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from cvmlab.attestation.services import SERVICES
 from cvmlab.base.errors import (
@@ -73,6 +74,11 @@ class Setting:
     start_timeout_s: float = 30.0
     stop_timeout_s: float = 5.0
 
+    @property
+    def keeps_warm(self) -> bool:
+        """Whether the guest is kept for the next boot, unless it comes from one."""
+        return self.warm or self.cold
+
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
@@ -116,6 +122,7 @@ class Parts:
     console: Console
     agent: Agent
     output: CommandOutput
+    voice: asyncio.ReadTransport  # of the agent; paused at hello where the guest is kept then
     memory: Memory | None
     qemu_version: str
     spec: BootSpec  # with everything that was found out to start it
@@ -156,6 +163,9 @@ async def launch(
     filling = await _begin_to_fill(stack, origin, files, run)
     spec = _with_roms(spec, setting)
     wires = Wires.make(stack)
+    keeps = setting.keeps_warm and origin is None
+    if keeps:
+        wires.tighten_agent()
     channels = Channels(
         *wires.theirs,
         run.qmp_socket,
@@ -180,8 +190,11 @@ async def launch(
         if filling is not None:
             await filling.done()  # a damaged snapshot explains it better
         raise await start_failure(process, setting.stop_timeout_s, error) from error
-    listeners = await _listen(stack, spec, run, wires)
-    parts = Parts(run, process, connection, *listeners, memory, version, spec, channels, wires)
+    console, agent, output, voice = await _listen(stack, spec, run, wires, pauses=keeps)
+    parts = Parts(
+        run, process, connection, console, agent, output, voice, memory, version, spec, channels,
+        wires,
+    )  # fmt: skip
     return parts if filling is None else await give_the_guest(parts, filling)
 
 
@@ -211,18 +224,25 @@ async def _overlays(
 
 
 async def _listen(
-    stack: AsyncExitStack, spec: BootSpec, run: RunDir, wires: Wires
-) -> tuple[Console, Agent, CommandOutput]:
-    """Return those who listen to the guest; what it has said meanwhile waits in the sockets."""
+    stack: AsyncExitStack, spec: BootSpec, run: RunDir, wires: Wires, *, pauses: bool
+) -> tuple[Console, Agent, CommandOutput, asyncio.ReadTransport]:
+    """Return those who listen to the guest; what it has said meanwhile waits in the sockets.
+
+    *pauses*: at its first hello the agent is not listened to any more, so that it waits.
+    """
     console_ends = await stack.enter_async_context(stream(wires.console.ours))
     kernel_log = _kernel_log(spec)
     console = Console(*console_ends, log_path=run.console_log, kernel_log=kernel_log)
-    agent_reader, _ = await stack.enter_async_context(stream(wires.agent.ours))
-    output = CommandOutput(run.exec_log, console)
-    agent = Agent(
-        agent_reader, output.take, on_hello=kernel_log.hello, panics=lambda: kernel_log.panics
-    )
-    return console, agent, output
+    agent_reader, agent_writer = await stack.enter_async_context(stream(wires.agent.ours))
+    output, voice = CommandOutput(run.exec_log, console), cast("asyncio.Transport", agent_writer.transport)
+
+    def hello() -> None:
+        kernel_log.hello()
+        if pauses and agent.release is None:
+            voice.pause_reading()
+
+    agent = Agent(agent_reader, output.take, on_hello=hello, panics=lambda: kernel_log.panics)
+    return console, agent, output, voice
 
 
 def _kernel_log(spec: BootSpec) -> KernelLog:

@@ -2,6 +2,7 @@
 """Start a VM from a snapshot: its files are filled while QEMU starts, which does not touch them."""
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -13,7 +14,9 @@ from cvmlab.listening.heard import Heard
 from cvmlab.machine.command_line import BACKEND_ID
 from cvmlab.machine.memory_files import RestrictedFiles
 from cvmlab.memory.journal import Journal, JournalFile
+from cvmlab.memory.ranges import PAGE_SIZE
 from cvmlab.memory.records import RECORD, RECORDS_OFFSET
+from cvmlab.memory.states import PageState
 from cvmlab.qemu.build import build_of
 from cvmlab.snapshots import manifest as parts
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
@@ -110,14 +113,16 @@ class Filling:
             )
         tasks: list[asyncio.Task[None]] = []
         stack.push_async_callback(_join, tasks)
-        tasks.extend(
-            _in_thread(origin.fill, name, held[name]) for name in held if name not in _LOOKED_AT
-        )
-        if origin.is_to_be_verified:
-            tasks.append(_in_thread(origin.verify))
         for name in _LOOKED_AT:
             if name in held:
                 await asyncio.to_thread(origin.fill, name, held[name])
+        tasks.extend(
+            _in_thread(_fill, origin, name, held[name], files)
+            for name in held
+            if name not in _LOOKED_AT
+        )
+        if origin.is_to_be_verified:
+            tasks.append(_in_thread(origin.verify))
         copies = ((parts.EVENTS, run.events), (parts.CONSOLE, run.console_log))
         for name, target in (*copies, (parts.EXEC, run.exec_log)):
             await asyncio.to_thread(origin.take, name, target)
@@ -126,6 +131,20 @@ class Filling:
     async def done(self) -> None:
         """Return when all is filled and verified; raise ConfigError if the snapshot is damaged."""
         await asyncio.gather(*self._tasks)
+
+
+def _fill(origin: SnapshotFolder, name: str, fd: int, files: RestrictedFiles) -> None:
+    """Fill a memory file, and give storage to the pages that had it, but were never written to.
+
+    Such a page is a hole for SEEK_DATA (shmem_file_llseek() in mm/shmem.c); the table knows it.
+    """
+    origin.fill(name, fd)
+    states = {PageState.PRIVATE} if name == parts.PRIVATE else {PageState.SHARED}
+    if files.fds.shared is None:
+        states = {PageState.PRIVATE, PageState.SHARED}
+    for run in files.page_table().iterate_runs():
+        if run.state in states:
+            os.posix_fallocate(fd, run.first * PAGE_SIZE, run.count * PAGE_SIZE)
 
 
 def _in_thread(work: "object", *arguments: object) -> "asyncio.Task[None]":

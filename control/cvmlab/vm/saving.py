@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from cvmlab import __version__
-from cvmlab.base.errors import CommandRefused, ConfigError
-from cvmlab.listening.heard import Heard, all_is_read
+from cvmlab.base.errors import CommandRefused, ConfigError, DeadlineExceeded
+from cvmlab.listening.heard import Heard, all_is_read, waiting_bytes
 from cvmlab.machine.command_line import BACKEND_ID, BackendFds
 from cvmlab.machine.spec import BootSpec
 from cvmlab.memory.journal import Journal
@@ -32,6 +32,7 @@ from cvmlab.vm.launch import Memory, Parts
 
 SAVE_TIMEOUT_S = 60.0
 _QUIET_S = 5.0
+_MOST_ROUNDS = 1000  # of a few bytes each
 _RETRY_S = 0.02
 _UNFINISHED = "try again when it is there"
 _IN_MEMORY = Path("/dev/shm")
@@ -53,15 +54,19 @@ async def save(
     *,
     compress: bool = False,
     key: str | None = None,
+    has_failed: bool = False,
     timeout_s: float = SAVE_TIMEOUT_S,
 ) -> Saved:
     """Save the VM of *parts* in the folder *place*, which is replaced as a whole.
+
+    *key* is that of a warm boot.  A guest that *has_failed* is paused when it is restored.
 
     :raise CvmError: nothing was saved, and the guest runs on.
     """
     with being_written(place) as folder:
         own = await asyncio.to_thread(_copy_boot_files, folder, parts.spec)
         frozen, standstill_s = await _freeze(parts, folder, own, timeout_s)
+        frozen = msgspec.structs.replace(frozen, running=frozen.running and not has_failed)
         manifest = await asyncio.to_thread(_finish, folder, frozen, key, compress=compress)
     stored = await asyncio.to_thread(_storage, place)
     return Saved(str(place), manifest.record, stored, standstill_s)
@@ -94,7 +99,7 @@ async def _freeze(
         begun_s = time.monotonic()
         images = await _copy_images(folder, memory)
         shutil.copyfile(memory.journal.path, folder / files.EVENTS)
-        await _copy_output(parts, folder)
+        _copy_output(parts, folder)
         for overlay in parts.channels.overlays:
             await asyncio.to_thread(_copy, overlay, folder / overlay.name)
     standstill_s = time.monotonic() - begun_s
@@ -157,6 +162,7 @@ async def _write_state(parts: Parts, file: Path, timeout_s: float, *, ran: bool)
     while True:
         if ran:
             await connection.execute("stop")
+        await _all_is_said(parts)
         try:
             reply = await connection.execute(
                 "restricted-memory-save", arguments, timeout_s=timeout_s
@@ -167,6 +173,22 @@ async def _write_state(parts: Parts, file: Path, timeout_s: float, *, ran: bool)
                 raise
         await connection.execute("cont")
         await asyncio.sleep(_RETRY_S)
+
+
+async def _all_is_said(parts: Parts) -> None:
+    """Let a stopped guest's serial ports send what they still hold, and read it.
+
+    Otherwise the saved port would send it again.  An answer by QMP shows that QEMU's main loop, which
+    sends it, has been around.
+    """
+    parts.voice.resume_reading()
+    sockets = (parts.wires.console.ours, parts.wires.agent.ours)
+    for _ in range(_MOST_ROUNDS):
+        await all_is_read(sockets, timeout_s=_QUIET_S)
+        await parts.connection.execute("query-status")
+        if not any(map(waiting_bytes, sockets)):
+            return
+    raise DeadlineExceeded("the guest's serial ports to be empty", _QUIET_S)
 
 
 async def _copy_images(folder: Path, memory: Memory) -> dict[str, StoredFile]:
@@ -214,9 +236,7 @@ def _ring(fds: BackendFds, target: Path) -> None:
         os.pwrite(made.fileno(), bytes(kind.itemsize), offset)
 
 
-async def _copy_output(parts: Parts, folder: Path) -> None:
-    sockets = (parts.wires.console.ours, parts.wires.agent.ours)
-    await all_is_read(sockets, timeout_s=_QUIET_S)
+def _copy_output(parts: Parts, folder: Path) -> None:
     heard = Heard.of(parts.console, parts.agent, parts.output)
     (folder / files.HEARD).write_bytes(heard.encode())
     for name, path in ((files.CONSOLE, parts.run.console_log), (files.EXEC, parts.run.exec_log)):

@@ -90,7 +90,7 @@ class Vm(TimeTravel):
         self._paused = paused
         self.restored: Restored | None = None
         self.problems: list[str] = []  # what went wrong beside the guest
-        self._origin: SnapshotFolder | None = None  # where the guest was saved: see restore()
+        self.origin: SnapshotFolder | None = None  # where the guest was saved: see restore()
         self._keep = self.setting.keep
         self._stack = AsyncExitStack()
         self._run: RunDir | None = None
@@ -136,7 +136,7 @@ class Vm(TimeTravel):
         require_same_qemu(origin, locate_qemu(setting.qemu, setting.qemu_version))
         stopped = not origin.manifest.running if paused is None else paused
         made = cls(origin.spec, setting=setting, paused=stopped)
-        made._origin = origin
+        made.origin = origin
         return made
 
     async def __aenter__(self) -> Self:
@@ -170,7 +170,7 @@ class Vm(TimeTravel):
         self._run = RunDir.create(self.setting.name, self.setting.run_dir)
         self.folder = self._run.path
         self._stack.push(self._close_run)
-        origin, self._origin = self._origin, None
+        origin, self.origin = self.origin, None
         key = await asyncio.to_thread(self._warm_key) if origin is None else None
         if key is not None and not self.setting.cold:
             origin = await asyncio.to_thread(warm.find, key)
@@ -197,7 +197,7 @@ class Vm(TimeTravel):
     def _warm_key(self) -> str | None:
         """Return the key of this boot if it is to be a warm one."""
         setting = self.setting
-        if not (setting.warm or setting.cold) or not self.spec.restricted:
+        if not setting.keeps_warm or not self.spec.restricted:
             return None
         if self.spec.gdb is not None:
             raise ConfigError("--warm and --gdb exclude each other", hint="leave one out")
@@ -207,6 +207,11 @@ class Vm(TimeTravel):
         """Save the VM for warm boots (warm.py)."""
         async with self._alone():
             return await save(self._running, place, key=key)
+
+    def listen(self) -> None:
+        """Listen to the guest's agent again, which was told to wait at hello."""
+        if self._parts is not None:
+            self._parts.voice.resume_reading()
 
     async def _unwind(
         self,
@@ -476,7 +481,7 @@ class Vm(TimeTravel):
         if place.exists() or self._parts is None or not self.spec.restricted:
             return
         try:
-            await save(self._parts, place)
+            await save(self._parts, place, has_failed=True)
         except CvmError as error:
             self.problems.append(f"the guest's state was not kept: {error.message}")
 

@@ -35,6 +35,8 @@ class Booting(Protocol):
 
     async def save_warm(self, place: Path, key: str) -> Saved: ...
 
+    def listen(self) -> None: ...
+
 
 def key_of(spec: BootSpec, program: Path) -> str:
     """Return the key of the boot of *spec* by the QEMU *program*; raise OSError for a missing file."""
@@ -87,6 +89,7 @@ async def _keep(vm: Booting, key: str, problems: list[str]) -> None:
         await vm.save_warm(warm_dir() / key, key)
         await asyncio.to_thread(_prune)
     except CvmError as error:
+        vm.listen()
         problems.append(f"nothing was kept for a warm boot: {error.message}")
 
 

@@ -119,7 +119,7 @@ def test_events_are_printed_with_names_and_filtered(vm: SyncVm, say: Say) -> Non
         85,
         "cvmlab: --kind: there is no 'host-faul'\nhint: did you mean host-fault? known are accept, "
         "convert, discard, poison, load, host-fault, guest-fault, violation, phase, reset, "
-        "invalidate, policy, exit, checkpoint, rewind, allowed-access\n",
+        "invalidate, policy, exit, checkpoint, rewind, snapshot, allowed-access\n",
     )
 
 
