@@ -91,7 +91,7 @@ def test_a_guest_that_panicked_is_kept_and_comes_back(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(200)
 def test_save_list_restore_fork_and_remove(tmp_path: Path) -> None:
-    command = "echo up; while [ ! -e /tmp/go ]; do sleep 0.1; n=$((n+1)); [ $n -gt 20 ] && break; done; exit 5"
+    command = "echo up; while [ ! -e /tmp/go ]; do sleep 0.1; n=$((n+1)); [ $n -gt 150 ] && break; done; exit 5"
     with start("boot", "--coco", "sev-snp", "--name", "one", "--exec", command, "--keep") as parent:
         run = wait_for_run("one")
         wait_for_text(run.path / "exec.log", "up")

@@ -276,7 +276,7 @@ async def test_a_full_disk_leaves_the_guest_running_and_nothing_behind(
     async with churning() as vm:
         await passes(vm)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, limits[1]))
         try:
             with pytest.raises(ConfigError, match="cannot be written: File too large"):
                 await vm.save(tmp_path / "one")

@@ -234,7 +234,10 @@ async def _listen(
     kernel_log = _kernel_log(spec)
     console = Console(*console_ends, log_path=run.console_log, kernel_log=kernel_log)
     agent_reader, agent_writer = await stack.enter_async_context(stream(wires.agent.ours))
-    output, voice = CommandOutput(run.exec_log, console), cast("asyncio.Transport", agent_writer.transport)
+    output, voice = (
+        CommandOutput(run.exec_log, console),
+        cast("asyncio.Transport", agent_writer.transport),
+    )
 
     def hello() -> None:
         kernel_log.hello()

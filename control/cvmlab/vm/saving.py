@@ -6,10 +6,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -205,11 +206,21 @@ async def _copy_images(folder: Path, memory: Memory) -> dict[str, StoredFile]:
         )
         if fd is not None
     }
-    jobs = (asyncio.to_thread(_image, fd, folder / name) for name, fd in copies.items())
-    sizes = await asyncio.gather(*jobs)
+    sizes = await _all_in_threads(partial(_image, fd, folder / name) for name, fd in copies.items())
     _ring(fds, folder / files.RING)
     found = dict(zip(copies, sizes, strict=True)) | {files.RING: os.fstat(fds.ring).st_size}
     return {name: StoredFile("", size) for name, size in found.items()}
+
+
+async def _all_in_threads(works: Iterable[Callable[[], int]]) -> list[int]:
+    """Return what *works* return.  None is at work any more when this returns or raises."""
+    loop = asyncio.get_running_loop()
+    jobs = [loop.run_in_executor(None, work) for work in works]
+    try:
+        await asyncio.wait(jobs)
+    finally:
+        await asyncio.wait(jobs)  # also if this is cancelled
+    return [job.result() for job in jobs]
 
 
 def _drain(journal: Journal) -> None:
