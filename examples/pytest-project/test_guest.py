@@ -27,3 +27,17 @@ class TestOneGuest:
         vm.wait_hello(timeout_s=300)
         vm.convert("512M+2M", "shared")
         vm.pages.assert_shared("512M+2M")
+
+
+@pytest.mark.cvm(coco="tdx", image="debian", exec="sleep 300")
+class TestEachItsOwnCopy:
+    """The guest is booted once; cvm_forked gives each test a copy of it, which ends with the test."""
+
+    def test_the_host_converts_pages(self, cvm_forked):
+        vm = cvm_forked()
+        vm.convert("512M+2M", "shared")
+        vm.pages.assert_shared("512M+2M")
+
+    def test_the_next_test_finds_the_guest_as_it_was(self, cvm_forked):
+        vm = cvm_forked()
+        vm.select(kind="convert", actor="monitor").assert_empty()

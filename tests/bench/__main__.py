@@ -20,7 +20,7 @@ from rich.table import Table
 
 from cvmlab.base.errors import CvmError
 from cvmlab.qemu import build
-from tests.bench import boots, cli, devices, generations, memory, ring, stack_record, travel
+from tests.bench import boots, cli, copies, devices, generations, memory, ring, stack_record, travel
 from tests.bench.measure import Figure
 
 
@@ -36,6 +36,7 @@ GROUPS: Mapping[str, Group] = {
     "boots": boots.figures,
     "devices": devices.figures,
     "travel": lambda _: travel.figures(),
+    "copies": lambda _: copies.figures(),
 }
 
 

@@ -5,6 +5,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
@@ -26,14 +27,18 @@ def figures() -> Iterator[Figure]:
     yield from asyncio.run(_figures())
 
 
-async def _figures() -> list[Figure]:
+def busy_guest(run_dir: Path) -> Vm:
+    """Return a VM whose guest says "rests" when it has filled its files."""
     guest = resolve("debian", exec_command=COMMAND)
+    return Vm(
+        kernel=guest.kernel, initrd=guest.initrd, append=guest.append, coco="tdx", memory="1G",
+        run_dir=run_dir,
+    )  # fmt: skip
+
+
+async def _figures() -> list[Figure]:
     with TemporaryDirectory() as folder:
-        vm = Vm(
-            kernel=guest.kernel, initrd=guest.initrd, append=guest.append, coco="tdx", memory="1G",
-            run_dir=f"{folder}/run",
-        )  # fmt: skip
-        async with vm:
+        async with busy_guest(Path(folder) / "run") as vm:
             await vm.wait_for("rests", timeout_s=BOOT_S)
             return [figure async for figure in _travel(vm)]
 

@@ -34,7 +34,7 @@ def test_the_example_project(tmp_path: Path, state_home: Path) -> None:
         return done.stdout + done.stderr
 
     said = run("-v", "-rx", "test_guest.py")
-    assert "4 passed" in said, said
+    assert "6 passed" in said, said
     assert "[generic-debian] PASSED" in said
     assert "[tdx-debian] PASSED" in said
     assert not list(state_home.glob("cvmlab/runs/*"))

@@ -44,7 +44,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What ``manifest.json`` says.
 
     ``holds_private_memory_in_the_clear`` is a warning: the snapshot has what the guest's owner sees,
-    also of a VM that shows its host nothing.  ``record`` is the number of the last journal record.
+    also of a VM that shows its host nothing.  ``record`` is the number of the last journal record, ``standstill_s`` how long the guest
+    stood still.
     ``key`` is that of a warm boot, ``booted`` when that boot began.
     """
 
@@ -58,6 +59,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     debuggable: bool
     holds_private_memory_in_the_clear: bool
     running: bool
+    standstill_s: float
     record: int
     release: str | None
     spec: dict[str, Any]

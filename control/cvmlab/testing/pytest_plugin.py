@@ -7,7 +7,8 @@
         assert vm.wait_exit().guest_status == 0
         vm.pages.assert_no_host_faults()
 
-VMs of ``cvm`` end with their test, those of ``cvm_session`` with the last test of their cell.  The
+VMs of ``cvm`` end with their test, those of ``cvm_session`` with the last test of their cell.
+``cvm_forked`` boots a guest once and gives each test a copy of it, which ends with the test.  The
 run folders of a failed test are kept and named in its report.
 """
 
@@ -20,7 +21,7 @@ import pytest
 
 
 if TYPE_CHECKING:
-    from cvmlab.testing.vms import BootVm
+    from cvmlab.testing.vms import BootVm, ForkVm
 
 
 # The rest of cvmlab is imported late: pytest loads this module in every project that has cvmlab.
@@ -29,7 +30,8 @@ _OWN = pytest.StashKey["BootVm"]()
 _SHARED = pytest.StashKey["BootVm"]()
 _CELLS = pytest.StashKey[dict[str, Mapping[str, object]]]()
 _REQUIRE = "--cvm-require"
-_FIXTURES = ("cvm", "cvm_session")
+_WAITING = pytest.StashKey["set[Any]"]()
+_FIXTURES = ("cvm", "cvm_session", "cvm_forked")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -113,6 +115,19 @@ def cvm_session(
         boot = BootVm(stack, cvm_cell, prefix=f"{_worker()}session", reuse=True)
         request.node.stash[_SHARED] = boot
         yield boot
+
+
+@pytest.fixture
+def cvm_forked(request: pytest.FixtureRequest, cvm_session: "BootVm") -> "Iterator[ForkVm]":
+    """Return a function that returns a running copy of the cell's guest, which is booted once."""
+    from cvmlab.testing.vms import BootVm, ForkVm
+
+    prefix = f"{cvm_session.prefix}-"
+    waiting = request.session.stash.setdefault(_WAITING, set())
+    with ExitStack() as stack:
+        own = BootVm(stack, {}, prefix=prefix)
+        request.node.stash[_OWN] = own
+        yield ForkVm(cvm_session, own, prefix, waiting)
 
 
 def _worker() -> str:

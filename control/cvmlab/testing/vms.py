@@ -62,7 +62,7 @@ class BootVm:
         """
         self.options = dict(options)
         self._stack = stack
-        self._prefix = prefix
+        self.prefix = prefix
         self._reuse = reuse
         self._booted: list[_Booted] = []
         self._by_words: dict[str, SyncVm] = {}
@@ -77,11 +77,19 @@ class BootVm:
         running = self._by_words.get(words)
         if self._reuse and running is not None and running.outcome is None:
             return running
-        asked.setdefault("name", f"{self._prefix}{len(self._booted)}")
+        asked.setdefault("name", f"{self.prefix}{len(self._booted)}")
         made = _made(asked)
         self._booted.append(made)
         self._by_words[words] = vm = self._stack.enter_context(made.vm)
         return vm
+
+    def plan_of(self, vm: SyncVm) -> Plan | None:
+        return next(booted.plan for booted in self._booted if booted.vm is vm)
+
+    def adopt(self, vm: SyncVm, source: "BootVm", parent: SyncVm) -> SyncVm:
+        """Enter *vm*, a copy of *parent*, which *source* has booted; it ends with the others."""
+        self._booted.append(_Booted(vm, source.plan_of(parent)))
+        return self._stack.enter_context(vm)
 
     @property
     def vms(self) -> list[SyncVm]:
@@ -104,6 +112,37 @@ class BootVm:
         for booted in found:
             booted.vm.keep_run()
         return [(f"cvmlab: VM {booted.vm.name}", _explained(booted)) for booted in found]
+
+
+@final
+class ForkVm:
+    """The ``cvm_forked`` fixture: call it to get a copy of a guest that was booted once."""
+
+    def __init__(self, session: BootVm, own: BootVm, prefix: str, waiting: set[SyncVm]) -> None:
+        """*waiting* are the guests that stand still where copies of them begin."""
+        self._session = session
+        self._own = own
+        self._prefix = prefix
+        self._waiting = waiting
+
+    def __call__(self, *, at: str | None = None, **options: Any) -> SyncVm:
+        """Return a copy of the session's guest with these *options*, and let it run.
+
+        The first call boots it, waits for *at* on its console, or else for its agent's hello, and
+        stops it there for good.
+        """
+        parent = self._session(**options)
+        if parent not in self._waiting:
+            if at is None:
+                parent.wait_hello()
+            else:
+                parent.wait_for(at)
+            parent.pause()
+            self._waiting.add(parent)
+        (copy,) = parent.fork(name=f"{self._prefix}fork{len(self._own.vms)}", keep=False)
+        vm = self._own.adopt(copy, self._session, parent)
+        vm.cont()
+        return vm
 
 
 def _made(options: dict[str, Any]) -> _Booted:

@@ -66,11 +66,11 @@ async def save(
     """
     with being_written(place) as folder:
         own = await asyncio.to_thread(_copy_boot_files, folder, parts.spec)
-        frozen, standstill_s = await _freeze(parts, folder, own, timeout_s)
+        frozen = await _freeze(parts, folder, own, timeout_s)
         frozen = msgspec.structs.replace(frozen, running=frozen.running and not has_failed)
         manifest = await asyncio.to_thread(_finish, folder, frozen, key, compress=compress)
     stored = await asyncio.to_thread(_storage, place)
-    return Saved(str(place), manifest.record, stored, standstill_s)
+    return Saved(str(place), manifest.record, stored, manifest.standstill_s)
 
 
 async def freeze_for_forks(parts: Parts, *, timeout_s: float = SAVE_TIMEOUT_S) -> SnapshotFolder:
@@ -78,7 +78,7 @@ async def freeze_for_forks(parts: Parts, *, timeout_s: float = SAVE_TIMEOUT_S) -
     parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else parts.run.path
     folder = Path(tempfile.mkdtemp(prefix="cvmlab-fork-", dir=parent))
     try:
-        manifest, _ = await _freeze(parts, folder, {}, timeout_s)
+        manifest = await _freeze(parts, folder, {}, timeout_s)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -88,7 +88,7 @@ async def freeze_for_forks(parts: Parts, *, timeout_s: float = SAVE_TIMEOUT_S) -
 
 async def _freeze(
     parts: Parts, folder: Path, own: Mapping[Path, str], timeout_s: float
-) -> tuple[Manifest, float]:
+) -> Manifest:
     """Copy what changes while the guest runs; return a manifest without digests."""
     memory = parts.memory
     if memory is None:
@@ -96,15 +96,14 @@ async def _freeze(
             "a VM without restricted memory cannot be saved", hint="boot it with --coco generic"
         )
     await _require_savable(parts)
-    async with _standing_still(parts, folder, timeout_s) as (record, was_running):
-        begun_s = time.monotonic()
+    async with _standing_still(parts, folder, timeout_s) as (record, was_running, began_s):
         images = await _copy_images(folder, memory)
         shutil.copyfile(memory.journal.path, folder / files.EVENTS)
         _copy_output(parts, folder)
         for overlay in parts.channels.overlays:
             await asyncio.to_thread(_copy, overlay, folder / overlay.name)
-    standstill_s = time.monotonic() - begun_s
-    manifest = Manifest(
+    standstill_s = time.monotonic() - began_s
+    return Manifest(
         cvmlab=__version__,
         saved=datetime.now(UTC).isoformat(timespec="seconds"),
         qemu_version=parts.qemu_version,
@@ -114,13 +113,13 @@ async def _freeze(
         debuggable=parts.spec.debuggable,
         holds_private_memory_in_the_clear=True,
         running=was_running,
+        standstill_s=round(standstill_s, 6),
         record=record,
         release=parts.agent.release,
         spec=to_document(parts.spec, own),
         files=images,
         disks=[_base(disk.path) for disk in parts.spec.disks],
     )
-    return manifest, standstill_s
 
 
 async def _require_savable(parts: Parts) -> None:
@@ -144,23 +143,28 @@ async def _require_savable(parts: Parts) -> None:
 @asynccontextmanager
 async def _standing_still(
     parts: Parts, folder: Path, timeout_s: float
-) -> AsyncIterator[tuple[int, bool]]:
-    """Stop the guest, and write its state; yield the record's number and whether it ran."""
+) -> AsyncIterator[tuple[int, bool, float]]:
+    """Stop the guest, and write its state; yield the record's number, whether it ran, and since when
+    it stands still (time.monotonic())."""
     connection = parts.connection
     ran = (await connection.execute("query-status"))["status"] == "running"
     try:
-        yield await _write_state(parts, folder / files.STATE, timeout_s, ran=ran), ran
+        record, began_s = await _write_state(parts, folder / files.STATE, timeout_s, ran=ran)
+        yield record, ran, began_s
     finally:
         if ran:
             await connection.execute("cont")
 
 
-async def _write_state(parts: Parts, file: Path, timeout_s: float, *, ran: bool) -> int:
+async def _write_state(
+    parts: Parts, file: Path, timeout_s: float, *, ran: bool
+) -> tuple[int, float]:
     """Stop the guest at a moment when nothing is under way, and write its state."""
     connection = parts.connection
     arguments = {"id": BACKEND_ID, "file": str(file)}
     end_s = time.monotonic() + timeout_s
     while True:
+        began_s = time.monotonic()
         if ran:
             await connection.execute("stop")
         await _all_is_said(parts)
@@ -168,7 +172,7 @@ async def _write_state(parts: Parts, file: Path, timeout_s: float, *, ran: bool)
             reply = await connection.execute(
                 "restricted-memory-save", arguments, timeout_s=timeout_s
             )
-            return int(reply["record"])
+            return int(reply["record"]), began_s
         except CommandRefused as error:
             if _UNFINISHED not in error.desc or not ran or time.monotonic() > end_s:
                 raise

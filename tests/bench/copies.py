@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What snapshots, forks and warm boots cost: a stock TDX guest of 1 GiB that uses about 250 MiB."""
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cvmlab.vm.vm import Vm
+from tests.bench.measure import Figure, seconds
+from tests.bench.travel import BOOT_S, busy_guest
+
+
+ROUNDS = 7
+FORKS = 10
+WARM = ("boot", "debian", "--coco", "tdx", "--exec", "true", "--warm", "--progress", "none")
+
+
+def figures() -> Iterator[Figure]:
+    """Yield the figures of snapshots, forks and warm boots."""
+    with TemporaryDirectory() as folder:
+        yield from asyncio.run(_figures(Path(folder)))
+    yield _warm()
+
+
+async def _figures(folder: Path) -> list[Figure]:
+    async with busy_guest(folder / "run") as vm:
+        await vm.wait_for("rests", timeout_s=BOOT_S)
+        return [figure async for figure in _copies(vm, folder)]
+
+
+async def _copies(vm: Vm, folder: Path) -> AsyncIterator[Figure]:
+    used = f"{sum(vm.memory_files.storage_bytes()) >> 20} MiB in use, median of {ROUNDS}"
+    saved = [await vm.save(folder / f"saved{number}") for number in range(ROUNDS)]
+    still = statistics.median(one.standstill_s for one in saved)
+    yield Figure("snapshot-standstill", still * 1e3, used)
+    await vm.pause()
+    yield await _restore(vm, saved[-1].path)
+    await vm.cont()
+    stills, wholes = [], []
+    for _ in range(3):
+        began = time.perf_counter()
+        copies = await vm.fork(FORKS)
+        assert copies[0].origin is not None
+        stills.append(copies[0].origin.manifest.standstill_s)
+        async with AsyncExitStack() as stack:
+            await asyncio.gather(*(stack.enter_async_context(copy) for copy in copies))
+            wholes.append(time.perf_counter() - began)
+    yield Figure("fork-standstill", statistics.median(stills) * 1e3, "median of 3")
+    yield Figure("fork-ten", statistics.median(wholes), "until all run, median of 3")
+
+
+async def _restore(vm: Vm, place: str) -> Figure:
+    """Compare a restore, until the guest runs, with the start of the same QEMU, its CPUs stopped."""
+    extra = []
+    for _ in range(ROUNDS):
+        started = await _entered(
+            Vm(vm.spec, setting=replace(vm.setting, run_dir=None), paused=True)
+        )
+        restored = await _entered(Vm.restore(place))
+        extra.append(restored - started)
+    return Figure("restore-extra", statistics.median(extra) * 1e3, f"median of {ROUNDS}")
+
+
+async def _entered(vm: Vm) -> float:
+    began = time.perf_counter()
+    async with vm:
+        return time.perf_counter() - began
+
+
+def _warm() -> Figure:
+    """Time the whole command, when there is a kept guest."""
+    command = [sys.executable, "-m", "cvmlab", *WARM]
+
+    def boot() -> str:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BOOT_S, check=True)
+        return done.stdout
+
+    boot()
+    assert "restored  at hello" in boot()
+    times = [seconds(boot) for _ in range(ROUNDS)]
+    return Figure(
+        "warm-boot", statistics.median(times), f"median of {ROUNDS}, best {min(times):.2f} s"
+    )
