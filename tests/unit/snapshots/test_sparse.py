@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sparse files are copied, digested and compressed by their extents."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvmlab.snapshots import sparse
+
+
+PAGE = 4096
+PAGES = 64
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+def memfd(stack: ExitStack, pages: int = PAGES) -> int:
+    fd = os.memfd_create("sparse")
+    stack.callback(os.close, fd)
+    os.ftruncate(fd, pages * PAGE)
+    return fd
+
+
+def filled(stack: ExitStack, pages: list[int]) -> int:
+    fd = memfd(stack)
+    for page in pages:
+        os.pwrite(fd, bytes([page + 1]) * PAGE, page * PAGE)
+    return fd
+
+
+def content(fd: int) -> bytes:
+    return os.pread(fd, PAGES * PAGE, 0)
+
+
+def test_extents_are_the_parts_with_storage(stack: ExitStack) -> None:
+    fd = filled(stack, [0, 1, 5, 63])
+    assert list(sparse.extents(fd)) == [(0, 2 * PAGE), (5 * PAGE, PAGE), (63 * PAGE, PAGE)]
+    assert list(sparse.extents(memfd(stack))) == []
+    assert list(sparse.extents(memfd(stack, 0))) == []
+
+
+@given(st.lists(st.integers(0, PAGES - 1), unique=True))
+def test_a_copy_has_the_content_and_no_storage_more(pages: list[int]) -> None:
+    with ExitStack() as stack:
+        source, target = filled(stack, pages), memfd(stack)
+        assert sparse.copy(source, target) == len(pages) * PAGE
+        assert content(target) == content(source)
+        assert os.fstat(target).st_blocks == os.fstat(source).st_blocks
+        assert sparse.digest(target) == sparse.digest(source)
+
+
+@given(st.lists(st.integers(0, PAGES - 1), unique=True))
+def test_what_is_compressed_comes_back(pages: list[int]) -> None:
+    with ExitStack() as stack:
+        source, packed, target = filled(stack, pages), memfd(stack, 0), memfd(stack)
+        places = sparse.compress(source, packed)
+        sparse.decompress(packed, target, places)
+        assert content(target) == content(source)
+        assert os.fstat(target).st_blocks == os.fstat(source).st_blocks
+
+
+def test_a_digest_tells_a_hole_from_zeros_and_one_place_from_another(stack: ExitStack) -> None:
+    hole, zeros, here, there = (memfd(stack) for _ in range(4))
+    os.pwrite(zeros, bytes(PAGE), 0)
+    os.pwrite(here, b"x" * PAGE, 0)
+    os.pwrite(there, b"x" * PAGE, 7 * PAGE)
+    found = {sparse.digest(fd) for fd in (hole, zeros, here, there, memfd(stack, 1))}
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20])
+def test_a_cut_file_is_said_to_be_short(stack: ExitStack, cut: int) -> None:
+    source, packed = filled(stack, [1, 2, 3]), memfd(stack, 0)
+    places = sparse.compress(source, packed)
+    os.ftruncate(packed, cut)
+    with pytest.raises(ValueError, match=r"less content|cannot be decompressed"):
+        sparse.decompress(packed, memfd(stack), places)
+
+
+def test_garbage_and_other_places_are_refused(stack: ExitStack) -> None:
+    source, packed = filled(stack, [1, 2, 3]), memfd(stack, 0)
+    places = sparse.compress(source, packed)
+    with pytest.raises(ValueError, match="more content"):
+        sparse.decompress(packed, memfd(stack), [*places[:-1], (0, PAGE)])
+    with pytest.raises(ValueError, match="less content"):
+        sparse.decompress(packed, memfd(stack), [*places, (10 * PAGE, PAGE)])
+    os.pwrite(packed, b"garbage", 0)
+    with pytest.raises(ValueError, match="cannot be decompressed"):
+        sparse.decompress(packed, memfd(stack), places)
