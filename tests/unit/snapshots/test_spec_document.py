@@ -78,6 +78,7 @@ def test_what_makes_no_sense_is_named(name: str, value: Any) -> None:
 
 def test_another_version_is_refused() -> None:
     document = to_document(FULL, {})
-    for wrong in (document | {"more": 1}, {}, [], None):
+    wrongs: tuple[Any, ...] = (document | {"more": 1}, {}, [], None)
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="no description of a BootSpec of this version"):
-            from_document(wrong, FOLDER)  # type: ignore[arg-type]
+            from_document(wrong, FOLDER)
