@@ -26,6 +26,7 @@
 #include "system/runstate.h"
 #include "hw/restricted-memory/core/history.h"
 #include "hw/restricted-memory/qemu/compat.h"
+#include "hw/restricted-memory/qemu/dirty.h"
 #include "hw/restricted-memory/qemu/events.h"
 #include "hw/restricted-memory/qemu/handover.h"
 #include "hw/restricted-memory/qemu/histories.h"
@@ -264,6 +265,15 @@ static bool go_back(RestrictedMemory *rm, unsigned point, uint64_t *pages,
     return true;
 }
 
+static bool is_not_copied(Error **errp)
+{
+    if (restricted_dirty_is_on(RESTRICTED_DIRTY_FOR_COPY)) {
+        error_setg(errp, "the VM's memory is being copied: end that first");
+        return false;
+    }
+    return true;
+}
+
 static bool is_the_same_machine(const RestrictedMemory *rm,
                                 const Checkpoint *cp, Error **errp)
 {
@@ -302,7 +312,8 @@ RestrictedMemoryRewound *qmp_restricted_memory_rewind(const char *id,
     const Checkpoint *cp;
     int point;
 
-    if (!rm || !restricted_vm_may_move(rm, errp) || !find_or_refuse(name, &point, errp)) {
+    if (!rm || !restricted_vm_may_move(rm, errp) || !is_not_copied(errp)
+        || !find_or_refuse(name, &point, errp)) {
         return NULL;
     }
     cp = g_ptr_array_index(checkpoints, point);

@@ -19,22 +19,9 @@
 
 static RmemHistory *histories[FILES];
 
-static MemoryRegion *file_ram(RestrictedMemory *rm, int which)
-{
-    return which == RESTRICTED_FD_PRIVATE ? &rm->private_ram : &rm->shared_ram;
-}
-
-static int files(const RestrictedMemory *rm)
-{
-    return restricted_is_split(rm) ? FILES : 1;
-}
-
 static uint64_t *take_dirty(RestrictedMemory *rm, int which)
 {
-    uint64_t *dirty = g_new0(uint64_t, RMEM_BITMAP_WORDS(rm->core.pages));
-
-    restricted_dirty_take(rm, file_ram(rm, which), dirty);
-    return dirty;
+    return restricted_dirty_take(rm, RESTRICTED_DIRTY_FOR_HISTORY, which);
 }
 
 static bool begin(RestrictedMemory *rm)
@@ -42,15 +29,15 @@ static bool begin(RestrictedMemory *rm)
     if (histories[0]) {
         return true;
     }
-    for (int i = 0; i < files(rm); i++) {
+    for (int i = 0; i < restricted_files(rm); i++) {
         histories[i] = rmem_history_new(rm->fds[i],
-                                        memory_region_get_ram_ptr(file_ram(rm, i)),
+                                        memory_region_get_ram_ptr(restricted_file_ram(rm, i)),
                                         rm->core.pages);
         if (!histories[i]) {
             return false;
         }
     }
-    restricted_dirty_log(rm, true);
+    restricted_dirty_log(rm, RESTRICTED_DIRTY_FOR_HISTORY, true);
     return true;
 }
 
@@ -59,10 +46,10 @@ void restricted_histories_end(RestrictedMemory *rm)
     if (!histories[0]) {
         return;
     }
-    for (int i = 0; i < files(rm); i++) {
+    for (int i = 0; i < restricted_files(rm); i++) {
         g_clear_pointer(&histories[i], rmem_history_free);
     }
-    restricted_dirty_log(rm, false);
+    restricted_dirty_log(rm, RESTRICTED_DIRTY_FOR_HISTORY, false);
 }
 
 /* All files get the point, or none. */
@@ -71,7 +58,7 @@ bool restricted_histories_add(RestrictedMemory *rm)
     if (!begin(rm)) {
         return false;
     }
-    for (int i = 0; i < files(rm); i++) {
+    for (int i = 0; i < restricted_files(rm); i++) {
         g_autofree uint64_t *dirty = take_dirty(rm, i);
 
         if (!rmem_history_add(histories[i], dirty)) {
@@ -99,10 +86,10 @@ typedef struct Taken {
 static bool take_files_back(RestrictedMemory *rm, unsigned point, Taken *taken,
                             Error **errp)
 {
-    for (int i = 0; i < files(rm); i++) {
+    for (int i = 0; i < restricted_files(rm); i++) {
         taken->dirty[i] = take_dirty(rm, i);
         if (!rmem_history_back(histories[i], point, taken->dirty[i], restored,
-                               file_ram(rm, i))) {
+                               restricted_file_ram(rm, i))) {
             error_setg_errno(errp, errno, "the host has no storage for the "
                              "pages");
             return false;
@@ -120,7 +107,7 @@ static bool take_files_back(RestrictedMemory *rm, unsigned point, Taken *taken,
  */
 static bool give_storage(RestrictedMemory *rm, const Taken *taken, Error **errp)
 {
-    for (int i = 0; i < files(rm); i++) {
+    for (int i = 0; i < restricted_files(rm); i++) {
         RmemState state = i == RESTRICTED_FD_PRIVATE ? RMEM_PRIVATE
                                                      : RMEM_SHARED;
         RestrictedPages run = { 0, 0 };
@@ -181,12 +168,12 @@ bool restricted_histories_back(RestrictedMemory *rm, unsigned point,
 
 bool restricted_histories_drop(RestrictedMemory *rm, unsigned point)
 {
-    for (int i = 0; i < files(rm); i++) {
+    for (int i = 0; i < restricted_files(rm); i++) {
         if (!rmem_history_prepare_drop(histories[i], point)) {
             return false;
         }
     }
-    for (int i = 0; i < files(rm); i++) {
+    for (int i = 0; i < restricted_files(rm); i++) {
         rmem_history_drop(histories[i], point);
     }
     return true;

@@ -19,7 +19,9 @@
 #include "qemu/bswap.h"
 #include "qapi/qapi-commands-restricted-memory.h"
 #include "system/runstate.h"
+#include "hw/restricted-memory/core/history.h"
 #include "hw/restricted-memory/qemu/compat.h"
+#include "hw/restricted-memory/qemu/dirty.h"
 #include "hw/restricted-memory/qemu/events.h"
 #include "hw/restricted-memory/qemu/judge.h"
 #include "hw/restricted-memory/qemu/vm-state.h"
@@ -154,6 +156,40 @@ RestrictedMemorySaved *qmp_restricted_memory_save(const char *id,
         rm, &(RmemRecord){ .kind = RMEM_K_SNAPSHOT });
     ret->bytes = bytes->len;
     return ret;
+}
+
+void qmp_restricted_memory_follow_writes(const char *id, bool on, Error **errp)
+{
+    RestrictedMemory *rm = restricted_memory_by_id(id, errp);
+
+    if (rm && restricted_vm_may_move(rm, errp)) {
+        restricted_dirty_log(rm, RESTRICTED_DIRTY_FOR_COPY, on);
+    }
+}
+
+void qmp_restricted_memory_take_writes(const char *id, const char *file,
+                                       Error **errp)
+{
+    RestrictedMemory *rm = restricted_memory_by_id(id, errp);
+    g_autoptr(GByteArray) bytes = g_byte_array_new();
+
+    if (!rm || !restricted_vm_may_move(rm, errp)) {
+        return;
+    }
+    if (!restricted_dirty_is_on(RESTRICTED_DIRTY_FOR_COPY)) {
+        error_setg(errp, "writes are not followed: begin with "
+                   "restricted-memory-follow-writes");
+        return;
+    }
+    for (int i = 0; i < restricted_files(rm); i++) {
+        g_autofree uint64_t *taken =
+            restricted_dirty_take(rm, RESTRICTED_DIRTY_FOR_COPY, i);
+
+        for (uint64_t w = 0; w < RMEM_BITMAP_WORDS(rm->core.pages); w++) {
+            put_number(bytes, taken[w]);
+        }
+    }
+    write_file(file, bytes, errp);
 }
 
 static bool may_restore(const RestrictedMemory *rm, Error **errp)

@@ -108,6 +108,17 @@ qmp_query_restricted_memory_checkpoints(const char *id, Error **errp)
     return none_here(errp);
 }
 
+void qmp_restricted_memory_follow_writes(const char *id, bool on, Error **errp)
+{
+    none_here(errp);
+}
+
+void qmp_restricted_memory_take_writes(const char *id, const char *file,
+                                       Error **errp)
+{
+    none_here(errp);
+}
+
 RestrictedMemorySaved *qmp_restricted_memory_save(const char *id,
                                                   const char *file,
                                                   Error **errp)

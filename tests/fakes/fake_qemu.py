@@ -26,7 +26,7 @@ RESTRICTED = (
     "restricted-memory-set-policy", "restricted-memory-invalidate",
     "query-restricted-memory-checkpoints", "restricted-memory-checkpoint",
     "restricted-memory-rewind", "restricted-memory-checkpoint-drop", "restricted-memory-save",
-    "restricted-memory-restore",
+    "restricted-memory-restore", "restricted-memory-follow-writes", "restricted-memory-take-writes",
 )  # fmt: skip
 PLAIN = ("qmp_capabilities", "query-version", "query-commands", "qom-list-types", "query-status",
          "cont", "stop", "quit")  # fmt: skip
@@ -212,7 +212,15 @@ class FakeQemu:
                 return {}
             case "invalidate":
                 return {}
-            case "checkpoint" | "checkpoint-drop" | "rewind" | "save" | "restore":
+            case (
+                "checkpoint"
+                | "checkpoint-drop"
+                | "rewind"
+                | "save"
+                | "restore"
+                | "take-writes"
+                | "follow-writes"
+            ):
                 raise Refused("this QEMU has no state to go back to")
             case verb:
                 to = arguments.get("to", "")

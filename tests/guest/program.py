@@ -15,7 +15,7 @@ from typing import Any
 
 from cvmlab.results import result
 from cvmlab.results.result import Result
-from cvmlab.vm.run_dir import FoundRun, find_runs
+from cvmlab.runs.run_dir import FoundRun, find_runs
 
 
 DEADLINE_S = 240.0

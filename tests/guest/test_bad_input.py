@@ -13,7 +13,7 @@ import pytest
 from cvmlab.base.errors import BuildError
 from cvmlab.qemu.build import stock_qemu_binary
 from cvmlab.results.result import Outcome
-from cvmlab.vm.run_dir import find_runs
+from cvmlab.runs.run_dir import find_runs
 from tests.guest.program import (
     Done,
     cvmlab,

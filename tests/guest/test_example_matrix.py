@@ -9,7 +9,7 @@ import pytest
 
 from cvmlab.matrix.document import load
 from cvmlab.matrix.folder import known
-from cvmlab.vm.run_dir import find_runs
+from cvmlab.runs.run_dir import find_runs
 from tests.guest.program import qemu_is_gone, start, wait_for_text
 
 

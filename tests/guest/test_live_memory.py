@@ -18,9 +18,9 @@ from cvmlab.memory.ranges import PAGE_SIZE, GpaRange, Slot
 from cvmlab.memory.records import Kind, Phase
 from cvmlab.memory.replay import replay
 from cvmlab.memory.states import STATE_MASK, profiles
+from cvmlab.runs.run_dir import load_run
 from cvmlab.vm.operations import Content
 from cvmlab.vm.outcome import End
-from cvmlab.vm.run_dir import load_run
 from cvmlab.vm.vm import Vm
 from tests.guest.devices import guest
 

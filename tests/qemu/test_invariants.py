@@ -171,7 +171,7 @@ async def odd(vm: BareMachine, *, leave_out: int | None) -> int:
 CONTROLLER = """
 import asyncio, sys
 from pathlib import Path
-from cvmlab.vm.run_dir import load_run
+from cvmlab.runs.run_dir import load_run
 from cvmlab.vm.vm import Vm
 
 async def main():

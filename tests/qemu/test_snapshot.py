@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cvmlab.base.errors import CommandRefused, ConfigError
 from cvmlab.machine.command_line import BACKEND_ID
 from cvmlab.memory.accounting import Books, differences
 from cvmlab.memory.journal import JournalFile
+from cvmlab.memory.ranges import PAGE_SIZE
 from cvmlab.memory.records import Kind
 from cvmlab.memory.states import profiles
 from cvmlab.snapshots.manifest import MANIFEST, PRIVATE, STATE
@@ -23,6 +25,7 @@ from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.snapshots.store import listed, remove
 from cvmlab.vm.outcome import End
 from cvmlab.vm.vm import Vm
+from tests.qemu.conftest import CHURN_AREA
 from tests.qemu.test_upgrade import finish, passes
 
 
@@ -305,6 +308,49 @@ async def test_only_a_waiting_qemu_takes_a_guest(churning: MakeVm, tmp_path: Pat
             await vm.command("restricted-memory-save", arguments)
         await passes(vm)
         await finish(vm)
+
+
+async def test_writes_are_followed_for_a_copy_and_not_while_it_goes_back(
+    churning: MakeVm, tmp_path: Path
+) -> None:
+    async with churning(coco="sw-protected") as vm:
+        await passes(vm)
+        file = {"id": BACKEND_ID, "file": str(tmp_path / "writes")}
+        with pytest.raises(CommandRefused, match="writes are not followed"):
+            await vm.command("restricted-memory-take-writes", file)
+        kept = await vm.checkpoint()
+        follow = {"id": BACKEND_ID, "on": True}
+        await vm.command("restricted-memory-follow-writes", follow)
+        with pytest.raises(CommandRefused, match="the VM's memory is being copied"):
+            await vm.rewind(kept)
+        await passes(vm)
+        await vm.pause()
+        await vm.command("restricted-memory-take-writes", file)
+        first = pages_of(tmp_path / "writes")
+        assert CHURN_AREA // PAGE_SIZE in first
+        await vm.command("restricted-memory-take-writes", file)
+        assert pages_of(tmp_path / "writes") == set()
+        await vm.convert("100M+4K", "shared")
+        await vm.command("restricted-memory-take-writes", file)
+        assert (100 << 20) // PAGE_SIZE in pages_of(tmp_path / "writes")
+        await vm.command("restricted-memory-follow-writes", follow | {"on": False})
+        # The checkpoint has learned of all that, too.
+        assert (await vm.rewind(kept)).pages >= len(first)
+        await passes(vm)
+        await books_agree_at_rest(vm)
+        await finish(vm)
+
+
+def pages_of(file: Path) -> set[int]:
+    """Return the pages of the first memory file that were written."""
+    bits = np.unpackbits(np.fromfile(file, np.uint8), bitorder="little")
+    return set(np.flatnonzero(bits).tolist())
+
+
+async def books_agree_at_rest(vm: Vm) -> None:
+    await vm.pause()
+    await books_agree(vm)
+    await vm.cont()
 
 
 async def test_an_ended_vm_is_not_saved(churning: MakeVm) -> None:

@@ -16,9 +16,9 @@ from cvmlab.memory.journal import JournalFile
 from cvmlab.memory.ranges import PAGE_SIZE, GpaRange
 from cvmlab.memory.records import Actor, Kind
 from cvmlab.memory.states import PageState
+from cvmlab.runs.run_dir import load_run
 from cvmlab.vm.outcome import End
 from cvmlab.vm.owner_socket import OWNER_SOCKET, take_files
-from cvmlab.vm.run_dir import load_run
 from cvmlab.vm.vm import Vm
 from tests.qemu.conftest import CHURN_AREA as AREA
 from tests.qemu.conftest import CHURN_PAGES as PAGES

@@ -27,8 +27,8 @@ from cvmlab.memory.ranges import PAGE_SIZE, GpaRange
 from cvmlab.memory.records import Actor, Kind
 from cvmlab.memory.states import PageState
 from cvmlab.qemu.build import rom_dirs, stock_qemu_binary
+from cvmlab.runs.run_dir import load_run
 from cvmlab.vm.outcome import End
-from cvmlab.vm.run_dir import load_run
 from cvmlab.vm.sync import SyncVm
 from cvmlab.vm.vm import Vm
 
@@ -202,7 +202,7 @@ def folders(state_home: Path) -> list[Path]:
 SCRIPT = """
 import asyncio, sys
 from pathlib import Path
-from cvmlab.vm.run_dir import load_run
+from cvmlab.runs.run_dir import load_run
 from cvmlab.vm.vm import Vm
 
 async def main():

@@ -25,10 +25,10 @@ from cvmlab.profiles.profile_rows import PROFILES
 from cvmlab.qemu.build import install, qemu_binary
 from cvmlab.qemu.recipe import Flavour
 from cvmlab.results.budgets import Budget
+from cvmlab.runs.run_dir import runs_dir
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.unwind.code import LazyCode
 from cvmlab.vm.launch import Setting, locate_qemu
-from cvmlab.vm.run_dir import runs_dir
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ from cvmlab.memory.records import EVENT_WORDS, NO_DEVICE, describe, is_event
 from cvmlab.publish.telemetry import event_values
 from cvmlab.report.recording import read_names
 from cvmlab.results.result import from_json
+from cvmlab.runs.run_dir import load_run
 from cvmlab.vm.attached import AttachedVm, attach
-from cvmlab.vm.run_dir import load_run
 
 
 _INTERVAL_S = 0.2

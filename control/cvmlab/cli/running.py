@@ -19,9 +19,9 @@ from cvmlab.cli.session import has_colour, run
 
 
 if TYPE_CHECKING:
+    from cvmlab.runs.run_dir import FoundRun
     from cvmlab.vm.attached import AttachedVm
     from cvmlab.vm.operations import BackendInfo
-    from cvmlab.vm.run_dir import FoundRun
 
 VmName = Annotated[
     str | None,
@@ -51,13 +51,13 @@ async def attached(name: str | None) -> AsyncIterator["AttachedVm"]:
 
 def chosen_run(name: str | None) -> "FoundRun":
     """Find the running VM of that name, or the only one."""
-    from cvmlab.vm.run_dir import find_running
+    from cvmlab.runs.run_dir import find_running
 
     return _only_running() if name is None else find_running(name)
 
 
 def _only_running() -> "FoundRun":
-    from cvmlab.vm.run_dir import find_runs
+    from cvmlab.runs.run_dir import find_runs
 
     running = [found for found in find_runs() if found.running]
     match running:
@@ -72,7 +72,7 @@ def _only_running() -> "FoundRun":
 
 def ps(*, json_: AsJson = False) -> None:
     """List the running VMs."""
-    from cvmlab.vm.run_dir import find_runs
+    from cvmlab.runs.run_dir import find_runs
 
     running = [found for found in find_runs() if found.running]
     if json_:
@@ -265,7 +265,7 @@ def events(
     path = None if name is None else Path(name)
     folder = path if path is not None and (path / "events.bin").is_file() else None
     if folder is None:
-        from cvmlab.vm.run_dir import find_running
+        from cvmlab.runs.run_dir import find_running
 
         folder = _only_running().path if name is None else find_running(name).path
     journal_view.show(folder, kinds=kind or [], follow=follow, as_json=json_)

@@ -15,7 +15,7 @@ from cvmlab.cli.help_text import Command, CommandGroup
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cvmlab.vm.kept_runs import KeptRun
+    from cvmlab.runs.kept_runs import KeptRun
 
 _DAY_S = 24 * 3600
 
@@ -34,7 +34,7 @@ def add_to(app: typer.Typer) -> None:
 @runs.command("list", cls=Command)
 def list_runs(*, json_: Annotated[bool, Option("--json", help="Print JSON")] = False) -> None:
     """List the run folders, the oldest first, with how each boot ended."""
-    from cvmlab.vm.kept_runs import kept_runs
+    from cvmlab.runs.kept_runs import kept_runs
 
     rows = [_row(run) for run in kept_runs()]
     if json_:
@@ -90,7 +90,7 @@ def rm(
     folders: Annotated[list[str], Argument(metavar="FOLDER...", help="Names of run folders")],
 ) -> None:
     """Remove run folders."""
-    from cvmlab.vm.kept_runs import named
+    from cvmlab.runs.kept_runs import named
 
     _remove([named(folder) for folder in folders])
 
@@ -106,7 +106,7 @@ def prune(
     dry_run: Annotated[bool, Option("--dry-run", help="Print what would be removed")] = False,
 ) -> None:
     """Remove the run folders of all VMs that have ended."""
-    from cvmlab.vm.kept_runs import kept_runs
+    from cvmlab.runs.kept_runs import kept_runs
 
     ended = [run for run in kept_runs() if not run.in_use]
     chosen = ended[: len(ended) - keep] if keep else ended

@@ -11,8 +11,8 @@ from cvmlab.base.errors import ConfigError, CvmError, DeadlineExceeded
 from cvmlab.matrix.cells import Cell
 from cvmlab.matrix.verdict import CellResult, judged
 from cvmlab.results.result import from_json
+from cvmlab.runs.run_dir import claim
 from cvmlab.vm.process import QemuProcess, log_tail
-from cvmlab.vm.run_dir import claim
 from cvmlab.vm.vm import WAIT_TIMEOUT_S
 
 

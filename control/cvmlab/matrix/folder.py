@@ -20,7 +20,7 @@ from cvmlab.base.documents import NO_DOCUMENT
 from cvmlab.base.errors import ConfigError
 from cvmlab.matrix.cells import Cell
 from cvmlab.matrix.verdict import CellResult, cell_from_json, to_json
-from cvmlab.vm.run_dir import runs_dir
+from cvmlab.runs.run_dir import runs_dir
 
 
 _RECORD, _ENDED = "record.json", "matrix.json"

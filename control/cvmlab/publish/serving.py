@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from cvmlab.base.errors import ConfigError, CvmError
 from cvmlab.publish.metrics import NOTHING_YET, Reading, Readings, serving
 from cvmlab.publish.vm_feed import Feed
+from cvmlab.runs.run_dir import FoundRun, find_runs
 from cvmlab.vm.attached import AttachedVm, attach
-from cvmlab.vm.run_dir import FoundRun, find_runs
 
 
 if TYPE_CHECKING:

@@ -5,31 +5,40 @@ The guest's memory files are compared with their page-state table by the storage
 copy has storage exactly where the original has.
 """
 
+import ctypes
 import errno
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 
 import zstandard
 
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
 CHUNK_BYTES = 4 << 20  # between two of which another thread may run
 _LEVEL = 3
 
 
-def extents(fd: int) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of each part of a file that has storage, in order; bytes."""
-    size, at = os.fstat(fd).st_size, 0
-    while at < size:
+def extents(fd: int, first: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of each part of a file that has storage, in order; bytes.
+
+    With *first* and *end*, only what lies between them.
+    """
+    stop = os.fstat(fd).st_size if end is None else end
+    at = first
+    while at < stop:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:  # the rest is a hole
                 return
             raise
-        at = os.lseek(fd, start, os.SEEK_HOLE)
+        if start >= stop:
+            return
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), stop)
         yield start, at - start
 
 
@@ -62,6 +71,34 @@ def copy(source: int, target: int) -> int:
                 _write(target, part, at)
             copied += length
     return copied
+
+
+def refresh(source: int, target: int, ranges: Iterable[tuple[int, int]]) -> int:
+    """Make *target*, a copy of *source*, equal again in *ranges* (offset and length, bytes).
+
+    Return the number of bytes that were copied; raise OSError.
+    """
+    copied = 0
+    with _mapped(source) as view:
+        for first, count in ranges:
+            at = first
+            for start, length in extents(source, first, first + count):
+                _punch(target, at, start - at)
+                with view[start : start + length] as part:
+                    _write(target, part, start)
+                at = start + length
+                copied += length
+            _punch(target, at, first + count - at)
+    return copied
+
+
+def _punch(fd: int, at: int, length: int) -> None:
+    if not length:
+        return
+    offset, size = ctypes.c_longlong(at), ctypes.c_longlong(length)
+    if _LIBC.fallocate64(fd, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, size) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _write(target: int, data: memoryview, offset: int) -> None:

@@ -11,9 +11,9 @@ from cvmlab.machine.command_line import BackendFds
 from cvmlab.machine.memory_files import RestrictedFiles
 from cvmlab.memory.journal import Ring
 from cvmlab.memory.pages import Pages
+from cvmlab.runs.run_dir import FoundRun, MemoryFiles, find_running
 from cvmlab.vm.operations import one_backend
 from cvmlab.vm.qmp import DEFAULT_TIMEOUT_S, Qmp
-from cvmlab.vm.run_dir import FoundRun, MemoryFiles, find_running
 from cvmlab.vm.time_travel import TimeTravel
 
 

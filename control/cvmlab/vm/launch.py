@@ -37,13 +37,13 @@ from cvmlab.memory.journal import Journal, JournalFile, Ring
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.records import describe
 from cvmlab.memory.states import Layout, profiles
+from cvmlab.runs.run_dir import MemoryFiles, ProcessId, RunDir, VmInfo
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.vm.operations import BackendInfo, one_backend
 from cvmlab.vm.process import QemuProcess
 from cvmlab.vm.qmp import Qmp
 from cvmlab.vm.restoring import Filling, give_the_guest, ring_records
 from cvmlab.vm.restoring import overlays as restored_overlays
-from cvmlab.vm.run_dir import MemoryFiles, ProcessId, RunDir, VmInfo
 from cvmlab.vm.start_failure import start_failure
 
 

@@ -25,7 +25,7 @@ from typing import final
 
 from cvmlab.base.errors import ConfigError, InvariantError
 from cvmlab.base.safe_text import safe
-from cvmlab.vm.run_dir import ProcessId
+from cvmlab.runs.run_dir import ProcessId
 
 
 LOG_TAIL_LINES = 20

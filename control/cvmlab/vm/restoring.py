@@ -18,10 +18,10 @@ from cvmlab.memory.ranges import PAGE_SIZE
 from cvmlab.memory.records import RECORD, RECORDS_OFFSET
 from cvmlab.memory.states import PageState
 from cvmlab.qemu.build import build_of
+from cvmlab.runs.run_dir import RunDir
 from cvmlab.snapshots import manifest as parts
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.vm.qmp import Qmp
-from cvmlab.vm.run_dir import RunDir
 
 
 if TYPE_CHECKING:

@@ -6,11 +6,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,17 +17,15 @@ import msgspec
 from cvmlab import __version__
 from cvmlab.base.errors import CommandRefused, ConfigError, DeadlineExceeded
 from cvmlab.listening.heard import Heard, all_is_read, waiting_bytes
-from cvmlab.machine.command_line import BACKEND_ID, BackendFds
+from cvmlab.machine.command_line import BACKEND_ID
 from cvmlab.machine.spec import BootSpec
-from cvmlab.memory.journal import Journal
-from cvmlab.memory.records import RECORDS_OFFSET, SHARED
 from cvmlab.qemu.build import build_of
 from cvmlab.snapshots import manifest as files
-from cvmlab.snapshots import sparse
 from cvmlab.snapshots.manifest import BaseDisk, Manifest, StoredFile
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder, being_written, store_file
 from cvmlab.snapshots.spec_document import to_document
-from cvmlab.vm.launch import Memory, Parts
+from cvmlab.vm.launch import Parts
+from cvmlab.vm.memory_copy import copied_so_far, copy_books, copy_file, copy_memory, drain
 
 
 SAVE_TIMEOUT_S = 60.0
@@ -89,20 +86,32 @@ async def freeze_for_forks(parts: Parts, *, timeout_s: float = SAVE_TIMEOUT_S) -
 async def _freeze(
     parts: Parts, folder: Path, own: Mapping[Path, str], timeout_s: float
 ) -> Manifest:
-    """Copy what changes while the guest runs; return a manifest without digests."""
+    """Copy what changes while the guest runs; return a manifest without digests.
+
+    Most of memory is copied while the guest still runs, and what it wrote meanwhile when it stands
+    still.
+    """
     memory = parts.memory
     if memory is None:
         raise ConfigError(
             "a VM without restricted memory cannot be saved", hint="boot it with --coco generic"
         )
     await _require_savable(parts)
-    async with _standing_still(parts, folder, timeout_s) as (record, was_running, began_s):
-        images = await _copy_images(folder, memory)
+    async with AsyncExitStack() as stack:
+        ran = (await parts.connection.execute("query-status"))["status"] == "running"
+        copied = None
+        if ran:
+            copied = await stack.enter_async_context(
+                copied_so_far(parts.connection, memory, folder)
+            )
+        moment = await stack.enter_async_context(_standing_still(parts, folder, timeout_s, ran=ran))
+        sizes = await copy_memory(folder, memory) if copied is None else await copied.finish()
+        drain(memory.journal)
+        sizes |= copy_books(folder, memory)
         shutil.copyfile(memory.journal.path, folder / files.EVENTS)
         _copy_output(parts, folder)
         for overlay in parts.channels.overlays:
-            await asyncio.to_thread(_copy, overlay, folder / overlay.name)
-    standstill_s = time.monotonic() - began_s
+            await asyncio.to_thread(copy_file, overlay, folder / overlay.name)
     return Manifest(
         cvmlab=__version__,
         saved=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -112,12 +121,12 @@ async def _freeze(
         memory_bytes=parts.spec.memory_bytes,
         debuggable=parts.spec.debuggable,
         holds_private_memory_in_the_clear=True,
-        running=was_running,
-        standstill_s=round(standstill_s, 6),
-        record=record,
+        running=ran,
+        standstill_s=round(moment.lasted_s, 6),
+        record=moment.record,
         release=parts.agent.release,
         spec=to_document(parts.spec, own),
-        files=images,
+        files={name: StoredFile("", size) for name, size in sizes.items()},
         disks=[_base(disk.path) for disk in parts.spec.disks],
     )
 
@@ -140,25 +149,33 @@ async def _require_savable(parts: Parts) -> None:
             )
 
 
+@dataclass(slots=True)
+class _Moment:
+    """When a VM was saved: the journal's record, and how long the guest stood still for it."""
+
+    record: int
+    began_s: float  # time.monotonic()
+    lasted_s: float = 0.0
+
+
 @asynccontextmanager
 async def _standing_still(
-    parts: Parts, folder: Path, timeout_s: float
-) -> AsyncIterator[tuple[int, bool, float]]:
-    """Stop the guest, and write its state; yield the record's number, whether it ran, and since when
-    it stands still (time.monotonic())."""
+    parts: Parts, folder: Path, timeout_s: float, *, ran: bool
+) -> AsyncIterator[_Moment]:
+    """Stop the guest and write its state; let it run again behind the block, if it *ran*."""
     connection = parts.connection
-    ran = (await connection.execute("query-status"))["status"] == "running"
+    moment = None
     try:
-        record, began_s = await _write_state(parts, folder / files.STATE, timeout_s, ran=ran)
-        yield record, ran, began_s
+        moment = await _write_state(parts, folder / files.STATE, timeout_s, ran=ran)
+        yield moment
     finally:
         if ran:
             await connection.execute("cont")
+        if moment is not None:
+            moment.lasted_s = time.monotonic() - moment.began_s
 
 
-async def _write_state(
-    parts: Parts, file: Path, timeout_s: float, *, ran: bool
-) -> tuple[int, float]:
+async def _write_state(parts: Parts, file: Path, timeout_s: float, *, ran: bool) -> _Moment:
     """Stop the guest at a moment when nothing is under way, and write its state."""
     connection = parts.connection
     arguments = {"id": BACKEND_ID, "file": str(file)}
@@ -172,7 +189,7 @@ async def _write_state(
             reply = await connection.execute(
                 "restricted-memory-save", arguments, timeout_s=timeout_s
             )
-            return int(reply["record"]), began_s
+            return _Moment(int(reply["record"]), began_s)
         except CommandRefused as error:
             if _UNFINISHED not in error.desc or not ran or time.monotonic() > end_s:
                 raise
@@ -196,75 +213,12 @@ async def _all_is_said(parts: Parts) -> None:
     raise DeadlineExceeded("the guest's serial ports to be empty", _QUIET_S)
 
 
-async def _copy_images(folder: Path, memory: Memory) -> dict[str, StoredFile]:
-    """Copy the memory files, the largest two at once; the ring has been drained and is empty."""
-    fds = memory.files.fds
-    _drain(memory.journal)
-    copies = {
-        name: fd
-        for name, fd in (
-            (files.PRIVATE, fds.private),
-            (files.SHARED, fds.shared),
-            (files.TABLE, fds.table),
-            (files.STACKS, fds.stacks),
-        )
-        if fd is not None
-    }
-    sizes = await _all_in_threads(partial(_image, fd, folder / name) for name, fd in copies.items())
-    _ring(fds, folder / files.RING)
-    found = dict(zip(copies, sizes, strict=True)) | {files.RING: os.fstat(fds.ring).st_size}
-    return {name: StoredFile("", size) for name, size in found.items()}
-
-
-async def _all_in_threads(works: Iterable[Callable[[], int]]) -> list[int]:
-    """Return what *works* return.  None is at work any more when this returns or raises."""
-    loop = asyncio.get_running_loop()
-    jobs = [loop.run_in_executor(None, work) for work in works]
-    try:
-        await asyncio.wait(jobs)
-    finally:
-        await asyncio.wait(jobs)  # also if this is cancelled
-    return [job.result() for job in jobs]
-
-
-def _drain(journal: Journal) -> None:
-    while journal.drain():
-        pass
-
-
-def _image(fd: int, target: Path) -> int:
-    """Copy a memory file; return its size in bytes."""
-    size = os.fstat(fd).st_size
-    with target.open("wb") as made:
-        made.truncate(size)
-        sparse.copy(fd, made.fileno())
-    return size
-
-
-def _ring(fds: BackendFds, target: Path) -> None:
-    """Copy the header of the event ring, without the process that the guest belongs to."""
-    kind, offset = SHARED.fields["owner"][:2]  # type: ignore[index]
-    with target.open("wb") as made:
-        made.truncate(os.fstat(fds.ring).st_size)
-        made.write(os.pread(fds.ring, RECORDS_OFFSET, 0))
-        made.flush()
-        os.pwrite(made.fileno(), bytes(kind.itemsize), offset)
-
-
 def _copy_output(parts: Parts, folder: Path) -> None:
     heard = Heard.of(parts.console, parts.agent, parts.output)
     (folder / files.HEARD).write_bytes(heard.encode())
     for name, path in ((files.CONSOLE, parts.run.console_log), (files.EXEC, parts.run.exec_log)):
         if path.exists():
             shutil.copyfile(path, folder / name)
-
-
-def _copy(source: Path, target: Path) -> None:
-    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _image(fd, target)
-    finally:
-        os.close(fd)
 
 
 def _copy_boot_files(folder: Path, spec: BootSpec) -> dict[Path, str]:

@@ -27,13 +27,13 @@ from cvmlab.memory.page_check import StateRun
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.ranges import GpaRange
 from cvmlab.results.selection import Selection
+from cvmlab.runs.run_dir import RunDir
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.unwind.modules import LoadedModule
 from cvmlab.vm.handover import Upgrade
 from cvmlab.vm.launch import Setting
 from cvmlab.vm.operations import BackendInfo, Content, RangesLike, Target
 from cvmlab.vm.outcome import VmOutcome
-from cvmlab.vm.run_dir import RunDir
 from cvmlab.vm.saving import Saved
 from cvmlab.vm.time_travel import Checkpoint, Rewound
 from cvmlab.vm.upgrade import UPGRADE_TIMEOUT_S

@@ -28,6 +28,7 @@ from cvmlab.base.errors import (
 )
 from cvmlab.machine.spec import BootSpec, DiskInterface
 from cvmlab.profiles.profile import either
+from cvmlab.runs.run_dir import load_run
 from cvmlab.vm.handover import (
     GONE,
     Look,
@@ -42,7 +43,6 @@ from cvmlab.vm.handover import (
 from cvmlab.vm.launch import Parts, Setting
 from cvmlab.vm.operations import BackendInfo, one_backend
 from cvmlab.vm.qmp import Qmp, QmpEvent
-from cvmlab.vm.run_dir import load_run
 from cvmlab.vm.start_failure import start_failure
 from cvmlab.vm.successor import Successor, adopt_ports, connect_successor, start_successor
 

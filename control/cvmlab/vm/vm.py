@@ -38,6 +38,7 @@ from cvmlab.memory.journal import Journal, JournalFile, Records
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.ranges import GpaRange
 from cvmlab.results.selection import Selection
+from cvmlab.runs.run_dir import STATE_FOLDER, RunDir
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.snapshots.store import place_of, require_free
 from cvmlab.unwind.modules import LoadedModule
@@ -50,7 +51,6 @@ from cvmlab.vm.outcome import End, VmOutcome
 from cvmlab.vm.owner_socket import answering
 from cvmlab.vm.qmp import DEFAULT_TIMEOUT_S, QmpEvent
 from cvmlab.vm.restoring import Restored, fork_settings, require_same_qemu
-from cvmlab.vm.run_dir import STATE_FOLDER, RunDir
 from cvmlab.vm.saving import SAVE_TIMEOUT_S, Saved, freeze_for_forks, save
 from cvmlab.vm.supervisor import Supervisor, ended_before, only_error
 from cvmlab.vm.time_travel import TimeTravel

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cvmlab.cli import main
-from cvmlab.vm.run_dir import ProcessId, RunDir, VmInfo, runs_dir
+from cvmlab.runs.run_dir import ProcessId, RunDir, VmInfo, runs_dir
 from tests.fakes import journals as make
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cvmlab.cli import main
 from cvmlab.matrix.folder import known
-from cvmlab.vm.run_dir import find_runs
+from cvmlab.runs.run_dir import find_runs
 from tests.fakes import matrices
 from tests.fakes.matrices import BOOTED, HANGS
 from tests.guest.program import cvmlab, finish, qemu_is_gone, start, wait_for_text

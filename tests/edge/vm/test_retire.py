@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cvmlab.vm.run_dir import ProcessId, RunDir, VmInfo, load_run
+from cvmlab.runs.run_dir import ProcessId, RunDir, VmInfo, load_run
 from cvmlab.vm.upgrade import retire
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from cvmlab.base.errors import ConfigError
-from cvmlab.vm.run_dir import (
+from cvmlab.runs.run_dir import (
     ProcessId,
     RunDir,
     VmInfo,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cvmlab.base.choices import choose
 from cvmlab.base.errors import ConfigError
-from cvmlab.vm.run_dir import VmInfo, claimed_by, load_run, runs_dir
+from cvmlab.runs.run_dir import VmInfo, claimed_by, load_run, runs_dir
 
 
 @dataclass(frozen=True, slots=True)
