@@ -17,7 +17,7 @@ from cvmlab.memory.ranges import PAGE_SIZE
 from tests.qemu.bare_machine import AREA, MEMORY_BYTES
 from tests.qemu.plain import PlainQmp
 from tests.sanitize.hostile_words import (
-    CHECKPOINTS, DEVICES, DISTURBING, FAVOURITES, HMP, LEFT_OUT_MEMBERS, NUMBERS, OBJECTS, SLOW,
+    CHECKPOINTS, DEVICES, DISTURBING, FAVOURITES, HMP, LEFT_OUT_MEMBERS, LEFT_OUT_TYPES, NUMBERS, OBJECTS, SLOW,
     SMALL, WORDS, is_left_out,
 )  # fmt: skip
 
@@ -109,7 +109,10 @@ class HostileHost:
             if key in spared:  # no other file may be written
                 spared[key] = f"{scheme}{self._folder / 'file'}"
         small = SMALL.get(name, {})
-        return spared | {key: small[key] for key in small if key in spared}
+        return {
+            key: small.get(key, "edu" if isinstance(item, str) and item in LEFT_OUT_TYPES else item)
+            for key, item in spared.items()
+        }
 
     def _ranges(self) -> dict[str, object]:
         first = self._random.choice(self._pages)

@@ -52,7 +52,14 @@ DISTURBING = (
 LEFT_OUT = {
     "quit": "it does what it says",
     "query-qmp-schema": "long, and always the same",
+    "blockdev-reopen": "bdrv_reopen_multiple() asserts on an empty list",
+    "transaction": "reads through NULL for a bitmap that does not exist",
     "set-action": "QEMU would exit when the guest resets, which is what it is told to do",
+}
+# Types of objects and devices for which stock QEMU calls exit() or abort().
+LEFT_OUT_TYPES = {
+    "acpi-generic-initiator": "exits if the machine has no such NUMA node",
+    "acpi-generic-port": "the same",
 }
 # Members of arguments that are left out, wherever they are.
 LEFT_OUT_MEMBERS = {
