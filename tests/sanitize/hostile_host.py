@@ -17,8 +17,8 @@ from cvmlab.memory.ranges import PAGE_SIZE
 from tests.qemu.bare_machine import AREA, MEMORY_BYTES
 from tests.qemu.plain import PlainQmp
 from tests.sanitize.hostile_words import (
-    CHECKPOINTS, DEVICES, DISTURBING, FAVOURITES, HMP, LEFT_OUT_MEMBERS, LEFT_OUT_TYPES, NUMBERS, OBJECTS, SLOW,
-    SMALL, WORDS, is_left_out,
+    CHECKPOINTS, DEVICES, DISTURBING, FAVOURITES, HMP, LEFT_OUT_MEMBERS, LEFT_OUT_TYPES, NUMBERS, OBJECTS, SIZES,
+    SLOW, SMALL, WORDS, is_left_out,
 )  # fmt: skip
 
 
@@ -72,6 +72,8 @@ class HostileHost:
             name = self._random.choice(pool)
         arguments = self._object(self._types[self._types[name]["arg-type"]], 0)
         arguments |= self._half_right(name, arguments)
+        if name == "migrate" and not _has_main_channel(arguments):
+            arguments.pop("channels", None)
         return {"execute": name, "arguments": self._spared(name, arguments)}
 
     def _half_right(self, name: str, arguments: Mapping[str, object]) -> dict[str, object]:
@@ -88,6 +90,8 @@ class HostileHost:
                 return {} if is_mad else more | device
             case "restricted-memory-checkpoint" | "restricted-memory-rewind" | "restricted-memory-checkpoint-drop":
                 return {} if is_mad else {"id": BACKEND_ID, "name": choose(CHECKPOINTS)}
+            case "memsave" | "pmemsave" if self._random.random() < 0.99:
+                return {"size": choose(SIZES)}
             case "qom-get" | "qom-set" if not is_mad:
                 return {"path": choose(self.paths), "property": choose(self.properties)}
             case "qom-list" if not is_mad:
@@ -109,10 +113,7 @@ class HostileHost:
             if key in spared:  # no other file may be written
                 spared[key] = f"{scheme}{self._folder / 'file'}"
         small = SMALL.get(name, {})
-        return {
-            key: small.get(key, "edu" if isinstance(item, str) and item in LEFT_OUT_TYPES else item)
-            for key, item in spared.items()
-        }
+        return {key: small.get(key, _allowed(item)) for key, item in spared.items()}
 
     def _ranges(self) -> dict[str, object]:
         first = self._random.choice(self._pages)
@@ -187,6 +188,18 @@ class HostileHost:
                 if variant["case"] == made[tag]:
                     made |= self._object(self._types[variant["type"]], depth + 1)
         return made
+
+
+def _allowed(value: Any) -> Any:
+    return "edu" if isinstance(value, str) and is_left_out(value, LEFT_OUT_TYPES) else value
+
+
+def _has_main_channel(arguments: Mapping[str, Any]) -> bool:
+    """Stock QEMU reads through NULL for a list of channels without one."""
+    channels = arguments.get("channels")
+    return isinstance(channels, list) and any(
+        isinstance(channel, dict) and channel.get("channel-type") == "main" for channel in channels
+    )
 
 
 def bombard(
