@@ -133,6 +133,21 @@ static int put_changes(struct attack *attack, uint64_t offset, struct fault *fau
     return vector;
 }
 
+// An INFO1 that is random, or a save area of ours and what the host wants to see beside it.
+static void put_creation(struct attack *attack, struct fault *fault)
+{
+    uint64_t request = attack_below(attack, attack_below(attack, 64) ? 2 : 4);
+
+    if (attack->kinds & ATTACK_RMP && !attack_below(attack, 16)) {
+        attack_make_vmsa(attack, fault);
+        put(attack, 0x398, 1ull << 32 | 1, fault);
+        put(attack, 0x3a0, ATTACK_VMSA, fault);
+        put(attack, 0x1f8, 1, fault);           // features
+        return;
+    }
+    put(attack, 0x398, (1 + attack_below(attack, 3)) << 32 | request, fault);
+}
+
 static int put_exit(struct attack *attack, uint64_t code, struct fault *fault)
 {
     static const uint16_t fields[] = {
@@ -153,8 +168,7 @@ static int put_exit(struct attack *attack, uint64_t code, struct fault *fault)
         put(attack, 0x398, port(attack) << 16 | 1 | 0x10ull << attack_below(attack, 3), fault);
     }
     if (code == AP_CREATION) {                  // never the boot CPU: it would answer no more
-        put(attack, 0x398, (1 + attack_below(attack, 3)) << 32
-            | attack_below(attack, attack_below(attack, 64) ? 2 : 4), fault);
+        put_creation(attack, fault);
     }
     if (code == GUEST_REQUEST) {                // a request and a response page
         put(attack, 0x398, attack_area_page(attack), fault);

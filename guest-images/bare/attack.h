@@ -27,6 +27,7 @@ enum attack_kind {
 #define ATTACK_PAGES 256ull
 #define ATTACK_LOW_PAGES 16ull      /* from any low address of ours, this far is not our image */
 #define ATTACK_GHCB 0x2800000ull    /* the GHCB of CPU 0; the next page is that of CPU 1 */
+#define ATTACK_VMSA 0x2802000ull    /* a save area, not at a boundary of 2 MiB */
 
 struct attack {
     uint64_t random;                /* state of the generator; never 0 */
@@ -50,5 +51,8 @@ int attack_vmgexit(uint64_t value, struct fault *fault);
 int attack_tdcall(struct attack *attack, struct fault *fault);
 int attack_ghcb_msr(struct attack *attack, struct fault *fault);
 int attack_ghcb_page(struct attack *attack, struct fault *fault);
+
+/* attack-vmsa.c: puts a hostile save area at ATTACK_VMSA. */
+int attack_make_vmsa(struct attack *attack, struct fault *fault);
 
 #endif

@@ -221,6 +221,15 @@ static const char *handover_fault(const Handover *h)
     return NULL;
 }
 
+/* QEMU allocates what it loads, and a rewind is not the first time. */
+static int handover_pre_load(void *opaque)
+{
+    Handover *h = opaque;
+
+    g_clear_pointer(&h->actors, g_free);
+    return 0;
+}
+
 static int handover_post_load(void *opaque, int version)
 {
     Handover *h = opaque;
@@ -263,6 +272,7 @@ static const VMStateDescription vmstate_handover = {
     .version_id = 1,
     .minimum_version_id = 1,
     .pre_save = handover_pre_save,
+    .pre_load = handover_pre_load,
     .post_load = handover_post_load,
     .fields = (const VMStateField[]) {
         VMSTATE_BUFFER(profile, Handover),

@@ -18,6 +18,7 @@
 #include "hw/restricted-memory/qemu/judge.h"
 #include "hw/restricted-memory/qemu/launch.h"
 #include "hw/restricted-memory/qemu/reset.h"
+#include "hw/restricted-memory/qemu/stop.h"
 #include "hw/restricted-memory/qemu/storage.h"
 #include "hw/restricted-memory/qemu/tlb.h"
 
@@ -91,6 +92,7 @@ static void reset(void *opaque)
         return;         /* the machine's first reset: no guest code has run */
     }
     restricted_record(rm, &rec);
+    restricted_stop_forget();       /* what comes is another guest */
     qatomic_set(&rm->sealed, false);
     rm->arch->reset(rm);
     WITH_RESTRICTED_LOCK(&rm->lock) {

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 from numpy.typing import NDArray
 
 from cvmlab.base.errors import ImageError
@@ -30,6 +32,7 @@ from tests.qemu.bare import BareGuest
 AREA = 0x2000000  # RAM that neither firmware nor the guest's image uses
 MEMORY_BYTES = 64 << 20
 SHARED_MAP = 0x100_0000_0000  # of map-shared
+IMAGE_BASE = 0xFFFF_FFFF_8000_0000  # where GPA 0 is for code of the guest's image
 EDU = "edu0"
 EDU_DEVICE = f"edu,id={EDU},dma_mask=0xffffffff"
 EDU_BUFFER = 0x40000
@@ -218,6 +221,16 @@ class BareMachine:
         """Return the guest's function at *rip*; the number if there is none."""
         found = self._symbols.function(rip) if self._symbols else None
         return found or f"{rip:#x}"
+
+    def gpa_of(self, symbol: str) -> int:
+        """Return where something of the guest's image is."""
+        assert self.spec.kernel is not None
+        with self.spec.kernel.open("rb") as file:
+            symbols = ELFFile(file).get_section_by_name(".symtab")
+            assert isinstance(symbols, SymbolTableSection)
+            found = symbols.get_symbol_by_name(symbol)
+            assert found, symbol
+            return int(found[0]["st_value"]) - IMAGE_BASE
 
     def in_file(self, fd: int, gpa: int, size: int) -> bytes:
         """Return what a memory file holds, for GPAs below 2 GiB."""

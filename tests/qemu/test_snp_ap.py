@@ -6,8 +6,6 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
 
 from cvmlab.memory.records import Kind
 from tests.qemu.bare_machine import BareMachine, page
@@ -30,7 +28,6 @@ from tests.qemu.snp import (
 
 pytestmark = pytest.mark.qemu
 
-KERNEL_BASE = 0xFFFF_FFFF_8000_0000
 VMSA, CODE, COUNTER = page(16), page(17), page(18)
 NOW, DESTROY = 1, 2
 AP = 1 << 32
@@ -38,17 +35,6 @@ FEATURES = 1  # SEV_STATUS without its two lowest bits: SNP
 POLLS = 2000
 CODE_SEGMENT, DATA_SEGMENT = (0x08, 0xA9B), (0x10, 0xC93)  # attributes as in a VMCB
 VMSA_SIZE = 0x670
-
-
-def root_table(vm: BareMachine) -> int:
-    """Return where the guest's page tables begin."""
-    assert vm.spec.kernel is not None
-    with vm.spec.kernel.open("rb") as file:
-        symbols = ELFFile(file).get_section_by_name(".symtab")
-        assert isinstance(symbols, SymbolTableSection)
-        found = symbols.get_symbol_by_name("root_table")
-        assert found
-        return int(found[0]["st_value"]) - KERNEL_BASE
 
 
 def segment(selector: int, attributes: int) -> bytes:
@@ -77,7 +63,7 @@ def prepare(vm: BareMachine, *, counter: int = COUNTER, **changes: int) -> Ghcb:
     """Have a loop that counts at *counter*, and a save area that runs it; return a GHCB."""
     code = b"\x48\xb8" + counter.to_bytes(8, "little") + b"\xf0\x48\xff\x00\xf3\x90\xeb\xf8"
     vm.guest.write_bytes(CODE, code + bytes(-len(code) % 8))
-    vm.guest.write_bytes(VMSA, save_area(root_table(vm), **changes))
+    vm.guest.write_bytes(VMSA, save_area(vm.gpa_of("root_table"), **changes))
     return Ghcb(vm.guest)
 
 
@@ -182,7 +168,7 @@ async def test_a_save_area_at_2_mib_is_refused(boot: Boot) -> None:
     """KVM: processors take the page of a VMSA there for a large page of the RMP."""
     async with boot(**SNP, cpus=2) as vm:
         ghcb = prepare(vm)
-        vm.guest.write_bytes(page(512), save_area(root_table(vm)))
+        vm.guest.write_bytes(page(512), save_area(vm.gpa_of("root_table")))
         assert three(vm.guest, "rmpadjust", page(512), SIZE_4K, VMSA_BIT | 1)[0] == SUCCESS
         answer = ghcb.exit(AP_CREATION, AP | NOW, page(512), rax=FEATURES)
         assert answer.status == (MALFORMED, INVALID_INPUT)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A hostile QMP client: random and half-right requests, made from the schema that QEMU gives.
 
-The same seed makes the same requests.  They are of the commands that reach restricted memory, and of
-all queries.  Others are the monitor of stock QEMU, which its owner can crash: bdrv_reopen_multiple()
-asserts on an empty list, a transaction reads through NULL for a bitmap that does not exist.
+The same seed makes the same requests.  Most are of the commands that reach restricted memory, the
+others of any command but those that hostile_words.py leaves out.
 """
 
 import json
@@ -17,49 +16,16 @@ from cvmlab.machine.command_line import BACKEND_ID
 from cvmlab.memory.ranges import PAGE_SIZE
 from tests.qemu.bare_machine import AREA, MEMORY_BYTES
 from tests.qemu.plain import PlainQmp
+from tests.sanitize.hostile_words import (
+    CHECKPOINTS, DEVICES, DISTURBING, FAVOURITES, HMP, LEFT_OUT_MEMBERS, LEFT_OUT_TYPES, NUMBERS, OBJECTS, SIZES,
+    SLOW, SMALL, WORDS, is_left_out,
+)  # fmt: skip
 
 
-NUMBERS = (
-    0, 1, 2, 7, 4095, 4096, 0x9F000, 0xA0000, 0x100000, 0x2000000, 0x3FFF000, 0x4000000, 1 << 32,
-    (1 << 52) - 4096, 1 << 61, (1 << 63) - 1, -1, -4096, -(1 << 63),
-)  # fmt: skip
-WORDS = (
-    "", "ram0", "tdx0", "sev0", "sev-snp0", "edu0", "/objects", "/objects/ram0", "/machine",
-    "/machine/peripheral", "/machine/unattached", "on", "off", "shared", "private", "discard",
-    "x" * 3000, "\u0000", "tcp:127.0.0.1:1", "unix:/nonexistent", "edu", "virtio-rng-pci", "name",
-    "merge", "dump", "prealloc", "size", "share", "policy", "realized", "hotplugged",
-    "quote-generation-socket", "guest-request-socket",
-)  # fmt: skip
-HMP = (
-    "info registers", "info mem", "info tlb", "info mtree", "info qtree", "info ramblock", "x /4xg 0",
-    "xp /4xg 0x2000000", "gva2gpa 0", "gpa2hva 0x2000000", "print $rip", "info lapic", "sum 0 4096",
-    "log guest_errors", "log none", "info migrate", "savevm x", "loadvm x", "info snapshots", "nmi",
-    "gdbserver none", "calc_dirty_rate 1", "info dirty_rate", "info cpus", "info irq", "info pic",
-    "one-insn-per-tb on", "one-insn-per-tb off", "i /b 0x60", "p 1+", "cpu 0", "info jit",
-)  # fmt: skip
-FAVOURITES = (
-    "qom-get", "qom-set", "qom-list", "device_add", "device_del", "migrate", "migrate-set-parameters",
-    "migrate_cancel", "human-monitor-command", "restricted-memory-convert", "restricted-memory-accept",
-    "restricted-memory-discard", "restricted-memory-poison", "restricted-memory-set-policy",
-    "restricted-memory-invalidate", "query-restricted-memory", "query-restricted-memory-ranges",
-    "memsave", "pmemsave", "dump-guest-memory", "stop", "cont", "system_reset", "object-add",
-    "object-del", "calc-dirty-rate", "set-vcpu-dirty-limit", "inject-nmi", "balloon", "device-sync-config",
-    "trace-event-set-state", "sev-inject-launch-secret", "qom-list-properties", "device-list-properties",
-    "rtc-reset-reinjection", "query-cpu-model-expansion",
-)  # fmt: skip
-OBJECTS = (
-    "memory-backend-restricted", "memory-backend-ram", "memory-backend-memfd", "tdx-guest", "sev-guest",
-    "sev-snp-guest", "rng-random", "iothread", "throttle-group", "secret",
-)  # fmt: skip
-SLOW = ("device_add", "query-cpu-definitions", "query-machines", "cont")  # asked less often
-# What keeps a guest from attacking at the same time.
-DISTURBING = (
-    "stop", "system_reset", "inject-nmi", "restricted-memory-set-policy",
-    "restricted-memory-invalidate", "restricted-memory-poison", "nmi", "one-insn-per-tb on",
-)  # fmt: skip
 WINDOW = 8  # requests that QEMU's monitor takes before it has answered the first
 DEADLINE_S = 60.0
 RAM_PAGES = range(MEMORY_BYTES // PAGE_SIZE)
+KNOWN_MAX = 2000
 _DEEPEST = 4
 
 
@@ -80,23 +46,23 @@ class HostileHost:
         self._random = random.Random(seed)
         self._types = {entry["name"]: entry for entry in schema}
         self._folder = folder
-        self._commands = [
+        commands = [
             entry["name"]
             for entry in schema
-            if entry["meta-type"] == "command"
-            and entry["name"].startswith(("query-", "x-query-"))
-            and entry["name"] != "query-qmp-schema"  # long, and always the same
+            if entry["meta-type"] == "command" and not is_left_out(entry["name"])
         ]
+        favourites, hmp = [name for name in FAVOURITES if name in self._types], list(HMP)
         self._pages = RAM_PAGES
-        self._hmp: Sequence[str] = HMP
-        favourites: Sequence[str] = FAVOURITES
         if lets_run:
-            self._hmp = [line for line in HMP if line not in DISTURBING]
-            favourites = [name for name in FAVOURITES if name not in DISTURBING]
+            commands, favourites, hmp = (
+                [name for name in names if name not in DISTURBING]
+                for names in (commands, favourites, hmp)
+            )
             self._pages = range(AREA // PAGE_SIZE, AREA // PAGE_SIZE + 240)
-        self._favourites = [name for name in favourites if name in self._types]
+        self._commands, self._favourites, self._hmp = commands, favourites, hmp
         self.paths: list[str] = ["/objects/ram0", "/machine"]
         self.properties: list[str] = ["type"]
+        self.devices = list(DEVICES)
 
     def request(self) -> dict[str, object]:
         """Return the next request."""
@@ -105,29 +71,49 @@ class HostileHost:
         if name in SLOW and self._random.random() < 0.9:
             name = self._random.choice(pool)
         arguments = self._object(self._types[self._types[name]["arg-type"]], 0)
-        if name.startswith("restricted-memory-") and self._random.random() < 0.9:
-            arguments |= self._ranges()
-        if name == "human-monitor-command":
-            arguments = {"command-line": self._random.choice(self._hmp)}
-        self._spare_the_machine(name, arguments)
-        if name == "object-add" and "qom-type" in arguments:
-            arguments["qom-type"] = self._random.choice(OBJECTS)
-            arguments |= {"prealloc": False, "size": 1 << 20}  # a test must not eat the machine
-        if name in ("qom-get", "qom-set", "qom-list") and self._random.random() < 0.9:
-            arguments["path"] = self._random.choice(self.paths)
-            if name != "qom-list":
-                arguments["property"] = self._random.choice(self.properties)
-        return {"execute": name, "arguments": arguments}
-
-    def _spare_the_machine(self, name: str, arguments: dict[str, object]) -> None:
-        """Leave out files elsewhere, and what stock QEMU cannot take."""
-        for key, scheme in (("filename", ""), ("protocol", "file:")):
-            if key in arguments:  # no other file may be written
-                arguments[key] = f"{scheme}{self._folder / 'file'}"
-        if name == "migrate-set-parameters":  # stock QEMU does not free a clone of this list
-            arguments.pop("block-bitmap-mapping", None)
-        if name == "migrate":  # stock QEMU reads through NULL if "channels" has no main one
+        arguments |= self._half_right(name, arguments)
+        if name == "migrate" and not _has_main_channel(arguments):
             arguments.pop("channels", None)
+        return {"execute": name, "arguments": self._spared(name, arguments)}
+
+    def _half_right(self, name: str, arguments: Mapping[str, object]) -> dict[str, object]:
+        """Return arguments that make sense, mostly, for what the schema says too little of."""
+        choose, is_mad = self._random.choice, self._random.random() < 0.1
+        match name:
+            case "human-monitor-command":
+                return {"command-line": choose(self._hmp)}
+            case "object-add" if "qom-type" in arguments and self._random.random() < 0.7:
+                return {"qom-type": choose(OBJECTS)}
+            case "device_add":
+                device = {"driver": choose(choose((DEVICES, self.devices)))}
+                more = {choose(self.properties): self._builtin("value") for _ in range(choose((0, 0, 1, 3)))}
+                return {} if is_mad else more | device
+            case "restricted-memory-checkpoint" | "restricted-memory-rewind" | "restricted-memory-checkpoint-drop":
+                return {} if is_mad else {"id": BACKEND_ID, "name": choose(CHECKPOINTS)}
+            case "memsave" | "pmemsave" if self._random.random() < 0.99:
+                return {"size": choose(SIZES)}
+            case "qom-get" | "qom-set" if not is_mad:
+                return {"path": choose(self.paths), "property": choose(self.properties)}
+            case "qom-list" if not is_mad:
+                return {"path": choose(self.paths)}
+            case _ if name.startswith("restricted-memory-") and not is_mad:
+                return self._ranges()
+        return {}
+
+    def _spared(self, name: str, value: Any) -> Any:
+        """Leave out of arguments what is of files elsewhere, and what stock QEMU cannot take."""
+        if isinstance(value, list):
+            return [self._spared(name, item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        spared = {
+            key: self._spared(name, item) for key, item in value.items() if key not in LEFT_OUT_MEMBERS
+        }
+        for key, scheme in (("filename", ""), ("protocol", "file:")):
+            if key in spared:  # no other file may be written
+                spared[key] = f"{scheme}{self._folder / 'file'}"
+        small = SMALL.get(name, {})
+        return {key: small.get(key, _allowed(item)) for key, item in spared.items()}
 
     def _ranges(self) -> dict[str, object]:
         first = self._random.choice(self._pages)
@@ -139,16 +125,24 @@ class HostileHost:
         return {"id": BACKEND_ID, "ranges": ranges}
 
     def learn(self, request: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        """Take names of objects and properties from the answer to a qom-list."""
+        """Take names of objects, properties and devices from the answer to a list."""
         found = answer.get("return")
-        if request["execute"] != "qom-list" or not isinstance(found, list):
+        if not isinstance(found, list):
             return
-        path = request["arguments"].get("path", "")
-        for item in found:
-            if item["type"].startswith("child<") and len(self.paths) < 2000:
-                self.paths.append(f"{path}/{item['name']}")
-            elif len(self.properties) < 2000:
-                self.properties.append(item["name"])
+        match request["execute"]:
+            case "qom-list":
+                self._learn_objects(request["arguments"].get("path", ""), found)
+            case "device-list-properties" | "qom-list-properties":
+                self._learn_properties(found)
+
+    def _learn_objects(self, path: str, found: Sequence[Mapping[str, str]]) -> None:
+        children = [item for item in found if item["type"].startswith("child<")]
+        self.paths += [f"{path}/{item['name']}" for item in children][: KNOWN_MAX - len(self.paths)]
+        self._learn_properties([item for item in found if item not in children])
+
+    def _learn_properties(self, found: Sequence[Mapping[str, str]]) -> None:
+        names = [item["name"] for item in found]
+        self.properties += names[: KNOWN_MAX - len(self.properties)]
 
     def _value(self, name: str, depth: int) -> object:
         if self._random.random() < 0.05:
@@ -180,7 +174,7 @@ class HostileHost:
                 return str(self._folder / "file")
             case "string":
                 return self._random.choice(WORDS)
-        return self._random.choice((None, 0, "", True))
+        return self._random.choice((None, True, "", [], {}, *NUMBERS, *WORDS))  # "value": any
 
     def _object(self, kind: Mapping[str, Any], depth: int) -> dict[str, object]:
         made = {
@@ -196,6 +190,18 @@ class HostileHost:
         return made
 
 
+def _allowed(value: Any) -> Any:
+    return "edu" if isinstance(value, str) and is_left_out(value, LEFT_OUT_TYPES) else value
+
+
+def _has_main_channel(arguments: Mapping[str, Any]) -> bool:
+    """Stock QEMU reads through NULL for a list of channels without one."""
+    channels = arguments.get("channels")
+    return isinstance(channels, list) and any(
+        isinstance(channel, dict) and channel.get("channel-type") == "main" for channel in channels
+    )
+
+
 def bombard(
     path: Path, seed: int, folder: Path, requests: int, *, lets_run: bool = False
 ) -> Counter[str]:
@@ -204,6 +210,8 @@ def bombard(
     window: list[dict[str, object]] = []
     with PlainQmp(path, deadline_s=DEADLINE_S) as qmp:
         host = HostileHost(seed, qmp.command("query-qmp-schema"), folder, lets_run=lets_run)
+        known = qmp.command("qom-list-types", implements="device")
+        host.devices += sorted(item["name"] for item in known)
         while answers.total() < requests:
             before, window = window, [host.request() for _ in range(WINDOW)]
             try:

@@ -26,6 +26,12 @@ ROUND = 20_000
 PLANTED = 200_000  # requests in which the planted error is found, at the latest
 
 
+@pytest.fixture(autouse=True)
+def files_go_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word may be the name of a file that QEMU is told to make."""
+    monkeypatch.chdir(tmp_path)
+
+
 async def attack(
     qemu: Path, elf: Path, folder: Path, coco: str, seed: int, requests: int
 ) -> Counter[str]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cvmlab.base.channel import Subscription, Topic
 from cvmlab.base.errors import ConfigError, PluginError, VmExited
+from cvmlab.memory.garbled import garbled, garbled_by
 from cvmlab.memory.measures import MEASURES, Measures
 from cvmlab.memory.records import (
     RECORD,
@@ -32,7 +33,6 @@ from cvmlab.memory.records import (
     pieces,
     standing,
 )
-from cvmlab.memory.states import PageState
 from cvmlab.memory.table import PageCounts
 
 
@@ -136,7 +136,7 @@ class Ring:
         count = limit if published.all() else int(published.argmin())
         if count == 0 and limit:
             self._check_unpublished(start, self._tail + 1)
-        return self._of_known_kind(self._records[start : start + count])
+        return self._sensible(self._records[start : start + count])
 
     def consume(self, count: int) -> None:
         """Free the space of *count* records for the producers."""
@@ -169,17 +169,15 @@ class Ring:
                 f"the event ring is garbled: record {expected} carries the number {found}"
             )
 
-    def _of_known_kind(self, batch: Records) -> Records:
+    def _sensible(self, batch: Records) -> Records:
         """Return the part of *batch* before the first garbled record; raise if it is empty."""
-        kinds = batch["kind"]
-        bad = (kinds == 0) | (kinds >= _KINDS)
+        bad = garbled(batch)
         if not bad.any():
             return batch
         good = int(bad.argmax())
         if good == 0:
             raise PluginError(
-                f"the event ring is garbled: record {int(batch['seq'][0])} "
-                f"is of unknown kind {int(kinds[0])}",
+                f"the event ring is garbled: record {batch['seq'][0]} {garbled_by(batch[0])}",
                 hint=_VERSIONS_HINT,
             )
         return batch[:good]
@@ -326,10 +324,11 @@ class JournalFile:
 
     def require_sense(self) -> None:
         """Raise ConfigError if this is not a journal, or if it is damaged."""
-        states = (self.written["from"] >= len(PageState)) | (self.written["to"] >= len(PageState))
-        wrong = np.flatnonzero(states | (self.written["kind"] >= _KINDS))
+        wrong = np.flatnonzero(garbled(self.written))
         if len(wrong) or (self.torn_bytes and not len(self)):
-            which = f"record {wrong[0]} is invalid" if len(wrong) else "it is cut short"
+            which = "it is cut short"
+            if len(wrong):
+                which = f"record {wrong[0]} {garbled_by(self.written[wrong[0]])}"
             raise ConfigError(
                 f"{self.path} is not a journal of cvmlab: {which}", hint="run the guest again"
             )

@@ -62,6 +62,9 @@ def read_names(folder: Path) -> Names:
         return msgspec.json.decode((folder / NAMES_FILE).read_bytes(), type=Names)
     except FileNotFoundError:
         return Names()
+    except OSError as error:
+        what = f"{folder / NAMES_FILE} cannot be read: {error.strerror}"
+        raise ConfigError(what, hint=_HINT) from error
     except NO_DOCUMENT as error:
         raise ConfigError(f"{folder / NAMES_FILE} is damaged: {error}", hint=_HINT) from error
 

@@ -13,6 +13,7 @@
 #include "hw/restricted-memory/qemu/compat-cpu.h"
 #include "hw/restricted-memory/qemu/arch.h"
 #include "hw/restricted-memory/qemu/backend.h"
+#include "hw/restricted-memory/qemu/stop.h"
 #include "hw/restricted-memory/qemu/x86/efi-stub.h"
 #include "hw/restricted-memory/qemu/x86/pc-hole.h"
 #include "hw/restricted-memory/qemu/x86/stack.h"
@@ -84,6 +85,15 @@ static void x86_drop_exception(CPUState *cpu)
 }
 
 /*
+ * A CPU takes one machine check at a time, and none without CR4.MCE: then it
+ * shuts down, of which QEMU makes an ordinary reset.
+ */
+static bool can_take_machine_check(const CPUX86State *env)
+{
+    return !(env->mcg_status & MCG_STATUS_MCIP) && env->cr[4] & CR4_MCE_MASK;
+}
+
+/*
  * QEMU's machine check is an interrupt: another one that is due may come before
  * it. Then the instruction would run again, and touch the page a second time
  * while the first machine check is in progress, which resets the guest.
@@ -93,6 +103,15 @@ static bool take_machine_check(CPUState *cpu, hwaddr gpa)
     BQL_LOCK_GUARD();
     bool is_due;
 
+    if (!can_take_machine_check(cpu_env(cpu))) {
+        RestrictedPlace at = { cpu, x86_pc(cpu) };
+
+        restricted_stop_because(
+            RESTRICTED_MEMORY_STOP_REASON_TRIPLE_FAULT, at,
+            "a machine check of vCPU %d for the page at 0x%" PRIx64
+            ", which it could not take at 0x%" PRIx64,
+            cpu->cpu_index, gpa & TARGET_PAGE_MASK, at.pc);
+    }
     cpu_x86_inject_mce(NULL, X86_CPU(cpu), POISON_BANK, POISON_STATUS,
                        MCG_STATUS_MCIP | MCG_STATUS_EIPV, gpa,
                        POISON_MISC_PAGE, 0);

@@ -131,6 +131,10 @@ def test_at_the_end_an_unpublished_record_is_skipped_and_counted(
     [
         (3, "kind", 0, "record 4 is of unknown kind 0"),
         (3, "kind", 200, "record 4 is of unknown kind 200"),
+        (3, "actor", 6, "record 4 has the unknown number 6 as its actor"),
+        (3, "from", 4, "record 4 has the unknown number 4 as its from"),
+        (3, "verdict", 5, "record 4 has the unknown number 5 as its verdict"),
+        (3, "refusal", 6, "record 4 has the unknown number 6 as its refusal"),
         (3, "seq", 77, "record 4 carries the number 77"),
         (3, "seq", 3, "record 4 carries the number 3"),
     ],

@@ -128,7 +128,7 @@ def test_mistakes_are_said(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (b"\xff" * 128, "record 0 is invalid"),
+        (b"\xff" * 128, "record 0 is of unknown kind 255"),
         (b"cut", "it is cut short"),
     ],
 )
