@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A plugin of drgn: dumps of guests whose page tables carry an address bit.
+
+drgn takes the bit that tells private from shared pages for a part of the address.  A live VM answers
+at both addresses; in a dump this plugin does.  drgn finds it by its entry point.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from cvmlab.dump.saved_states import alias_bit_of
+
+
+def drgn_prog_set(prog: Any) -> None:
+    """Called by drgn when a program is ready; *prog* is a drgn.Program."""
+    path = getattr(prog, "core_dump_path", None)
+    bit = alias_bit_of(Path(path)) if path else 0
+    if not bit:
+        return
+
+    def read(address: int, count: int, _offset: int, _physical: int) -> bytes:
+        return prog.read(address & ~bit, count, physical=True)  # type: ignore[no-any-return]
+
+    prog.add_memory_segment(bit, bit, read, True)
