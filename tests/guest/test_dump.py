@@ -91,6 +91,12 @@ async def test_a_dump_has_no_private_memory_unless_it_is_asked_for(tmp_path: Pat
         assert core.notes[:-1] == []  # nothing of CPUs or the kernel
 
 
+async def test_a_vm_without_restricted_memory_is_not_dumped(tmp_path: Path) -> None:
+    async with waiting("off") as vm:
+        with pytest.raises(ConfigError, match="this VM has no restricted memory"):
+            await take_dump(vm, tmp_path / "core", form=DumpFormat.ELF)
+
+
 def test_the_command_dumps_a_vm_of_another_terminal(tmp_path: Path) -> None:
     async def work() -> None:
         async with waiting("tdx", debuggable=True, name="dumped"):

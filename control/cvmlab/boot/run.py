@@ -53,7 +53,7 @@ async def run_plan(
 
     start = Start.now()
     vm = _vm_of(plan)
-    if plan.keep and vm.spec.debuggable:
+    if plan.keep and vm.spec.debuggable and vm.spec.restricted:
         vm.at_end = leave_core
     try:
         async with vm, companion(vm), _beside(vm, watch):

@@ -51,15 +51,16 @@ async def take_dump(
 ) -> Taken:
     """Write the memory of *vm* to *file*, and the state of each page beside it.
 
-    :raise ConfigError: private memory is asked for and the VM is not debuggable, or the file cannot
-        be written; then there is none.
+    :raise ConfigError: the VM has no restricted memory; private memory is asked for, and it is not
+        debuggable; or the file cannot be written, and then there is none.
     """
     _require_place(file)
+    files = vm.memory_files
     with _placed(file) as fresh:
         core = fresh if form is DumpFormat.ELF else fresh.with_name(f"{fresh.name}.core")
         async with _standing_still(vm) as standstill:
-            content = _content(await _facts(vm, reach), await vm.query(), vm.memory_files, reach)
-            await _in_thread(write_core, core, content, _files(vm.memory_files))
+            content = _content(await _facts(vm, reach), await vm.query(), files, reach)
+            await _in_thread(write_core, core, content, _files(files))
         if form is DumpFormat.KDUMP:
             await _in_thread(_make_kdump, core, fresh, Reach.ALL)
     return _finish(file, content, standstill())
@@ -86,8 +87,6 @@ async def leave_core(vm: Vm) -> None:
 
     What keeps it from being written is added to the VM's problems.
     """
-    if not vm.spec.restricted:
-        return
     try:
         await take_dump(vm, vm.run.memory_core, form=DumpFormat.ELF)
     except CvmError as error:
