@@ -8,13 +8,15 @@ at both addresses; in a dump this plugin does.  drgn finds it by its entry point
 from pathlib import Path
 from typing import Any
 
-from cvmlab.dump.saved_states import alias_bit_of
-
 
 def drgn_prog_set(prog: Any) -> None:
     """Called by drgn when a program is ready; *prog* is a drgn.Program."""
     path = getattr(prog, "core_dump_path", None)
-    bit = alias_bit_of(Path(path)) if path else 0
+    if path is None:
+        return
+    from cvmlab.dump.saved_states import alias_bit_of  # not for each program that is not a dump
+
+    bit = alias_bit_of(Path(path))
     if not bit:
         return
 
