@@ -26,6 +26,7 @@
 #include "system/runstate.h"
 #include "hw/restricted-memory/core/history.h"
 #include "hw/restricted-memory/qemu/compat.h"
+#include "hw/restricted-memory/qemu/debug-view.h"
 #include "hw/restricted-memory/qemu/dirty.h"
 #include "hw/restricted-memory/qemu/events.h"
 #include "hw/restricted-memory/qemu/handover.h"
@@ -258,6 +259,7 @@ static bool go_back(RestrictedMemory *rm, unsigned point, uint64_t *pages,
     WITH_RESTRICTED_LOCK(&rm->lock) {
         rmem_restore(&rm->core, cp->saved);
     }
+    restricted_debug_view_moved(rm, &(RestrictedPages){ 0, rm->core.pages });
     restricted_seen_restore(rm, cp->seen);
     if (rm->profile->forget_requests) {
         rm->profile->forget_requests(rm);

@@ -19,6 +19,7 @@
 #include "hw/restricted-memory/qemu/compat.h"
 #include "hw/restricted-memory/qemu/commands.h"
 #include "hw/restricted-memory/qemu/cpu-state.h"
+#include "hw/restricted-memory/qemu/dump.h"
 #include "hw/restricted-memory/qemu/handover.h"
 #include "hw/restricted-memory/qemu/logs.h"
 #include "hw/restricted-memory/qemu/refuse.h"
@@ -214,5 +215,6 @@ void restricted_commands_machine_done(RestrictedMemory *rm)
                                                qmp_netdev_checked);
     stock.hmp_netdev_add = restricted_commands_hmp("netdev_add", false,
                                                    hmp_netdev_checked);
+    restricted_debugger_machine_done(rm);
     restricted_logs_machine_done(rm);
 }

@@ -134,7 +134,7 @@ static void run_changed(void *opaque, RmemRun run, RmemState to)
     run_content(rm, change, run, to);
     if (run.state != to) {
         change->changed += run.count;
-        restricted_forget_faults(rm, &(RestrictedPages){ run.first, run.count });
+        restricted_states_changed(rm, &(RestrictedPages){ run.first, run.count });
     }
     if (run.state != to || change->event == RMEM_DISCARD) {
         run_record(walk, change->event, run, to);
@@ -143,6 +143,7 @@ static void run_changed(void *opaque, RmemRun run, RmemState to)
         /* The content was kept, so the guest has nothing to accept. */
         rmem_apply(&rm->core, run.first, run.count, RMEM_ACCEPT, NULL, NULL,
                    NULL);
+        restricted_states_changed(rm, &(RestrictedPages){ run.first, run.count });
         run.state = RMEM_PENDING;
         run_record(walk, RMEM_ACCEPT, run, RMEM_PRIVATE);
     }
@@ -291,7 +292,7 @@ bool restricted_share_page(RestrictedMemory *rm, uint64_t page,
         return false;
     }
     if (*old != RMEM_SHARED) {
-        restricted_forget_faults(rm, &pages);
+        restricted_states_changed(rm, &pages);
     }
     if (split && *old != RMEM_SHARED) {
         file_punch(rm, RESTRICTED_FD_PRIVATE, page, 1);

@@ -83,7 +83,7 @@ static void record_accept(RestrictedMemory *rm, uint64_t page)
         rmem_count(&rm->core, RMEM_C_GUEST_FAULTS, 1);
     }
     trace_rmem_page_accept(rec.gpa);
-    restricted_forget_faults(rm, &(RestrictedPages){ page, 1 });
+    restricted_states_changed(rm, &(RestrictedPages){ page, 1 });
     restricted_record(rm, &rec);
 }
 

@@ -19,6 +19,7 @@
 #include "hw/core/cpu.h"
 #include "hw/restricted-memory/qemu/convert.h"
 #include "hw/restricted-memory/qemu/cpu-view.h"
+#include "hw/restricted-memory/qemu/debug-view.h"
 #include "hw/restricted-memory/qemu/events.h"
 #include "hw/restricted-memory/qemu/judge.h"
 #include "hw/restricted-memory/qemu/stop.h"
@@ -59,8 +60,8 @@ static bool fault_is_new(const RestrictedAccess *access)
     return !test_and_set_bit(seen_bit(access), actor->seen);
 }
 
-void restricted_forget_faults(RestrictedMemory *rm,
-                              const RestrictedPages *pages)
+/* The page behind the last one is that of stray addresses. */
+static void forget_faults(RestrictedMemory *rm, const RestrictedPages *pages)
 {
     unsigned long end = SEEN_BITS * (pages->first + pages->count);
 
@@ -77,6 +78,13 @@ void restricted_forget_faults(RestrictedMemory *rm,
             clear_bit(bit, actor->seen);
         }
     }
+}
+
+void restricted_states_changed(RestrictedMemory *rm,
+                               const RestrictedPages *pages)
+{
+    forget_faults(rm, pages);
+    restricted_debug_view_moved(rm, pages);
 }
 
 GArray *restricted_seen_save(RestrictedMemory *rm)
@@ -113,7 +121,7 @@ bool restricted_seen_fits(const RestrictedMemory *rm, const GArray *saved)
 
 void restricted_seen_restore(RestrictedMemory *rm, const GArray *saved)
 {
-    restricted_forget_faults(rm, &(RestrictedPages){ 0, rm->core.pages + 1 });
+    forget_faults(rm, &(RestrictedPages){ 0, rm->core.pages + 1 });
     RESTRICTED_LOCK_GUARD(&rm->seen_lock);
     for (unsigned i = 0; i < saved->len; i++) {
         const RestrictedSeen *seen = &g_array_index(saved, RestrictedSeen, i);
@@ -239,7 +247,7 @@ static AddressSpace *access_load(const RestrictedAccess *access, RmemState state
             .from = old, .to = RMEM_PRIVATE,
         };
 
-        restricted_forget_faults(rm, &page);
+        restricted_states_changed(rm, &page);
         restricted_record(rm, &rec);
     }
     return &rm->private_as;

@@ -19,9 +19,12 @@ typedef struct RestrictedAccess {
 /* A host access to a page that is not shared: where does it go? */
 AddressSpace *restricted_judge(const RestrictedAccess *access, RmemState state);
 
-/* The states of @pages have changed: the next access to each is a new fault. */
-void restricted_forget_faults(RestrictedMemory *rm,
-                              const RestrictedPages *pages);
+/*
+ * The states of @pages have changed: the next access to each is a new fault, and
+ * a debugger sees them on their present side.
+ */
+void restricted_states_changed(RestrictedMemory *rm,
+                               const RestrictedPages *pages);
 
 /* An actor, by its index, was seen where a bit of its bitmap says. */
 typedef struct RestrictedSeen {

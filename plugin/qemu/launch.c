@@ -32,7 +32,7 @@ void restricted_load(RestrictedMemory *rm, const RestrictedPages *pages)
     WITH_RESTRICTED_LOCK(&rm->lock) {
         rmem_apply(&rm->core, pages->first, pages->count, RMEM_LOAD, NULL,
                    NULL, NULL);
-        restricted_forget_faults(rm, pages);
+        restricted_states_changed(rm, pages);
     }
     if (!restricted_allocate(rm, RESTRICTED_FD_PRIVATE, pages)) {
         error_report("the host has no storage for the launch image");

@@ -86,22 +86,6 @@ static RestrictedPages *ranges_to_pages(RestrictedMemory *rm,
     return g_steal_pointer(&pages);
 }
 
-/*
- * A vCPU may have paused the VM while we waited for it. It must stay stopped
- * until the main loop handles that request and stops the others.
- */
-static void resume_unless_stopped(void)
-{
-    RunState state;
-
-    if (qemu_vmstop_requested(&state)) {
-        qemu_system_vmstop_request_prepare();
-        qemu_system_vmstop_request(state);
-    } else {
-        resume_all_vcpus();
-    }
-}
-
 static void record_content(RestrictedMemory *rm, const RestrictedChange *change)
 {
     for (size_t i = 0; i < change->n; i++) {
@@ -171,7 +155,7 @@ static RestrictedMemoryChanged *change_by_qmp(const char *id,
     pause_all_vcpus();
     /* The wait for the vCPUs has let other code run. */
     ok = restricted_may_change(rm, errp) && restricted_change(rm, &change, errp);
-    resume_unless_stopped();
+    restricted_resume_vcpus();
 
     trace_rmem_qmp_change(rmem_event_name(change.event), change.changed,
                           ok ? "done" : "refused");

@@ -99,7 +99,7 @@ static void reset(void *opaque)
         kept = find_kept(rm);
         rmem_reset(&rm->core);
         punch_others(rm, kept);
-        restricted_forget_faults(rm, &(RestrictedPages){ 0, rm->core.pages });
+        restricted_states_changed(rm, &(RestrictedPages){ 0, rm->core.pages });
     }
     restricted_phase(rm, RMEM_PH_LAUNCH, 0);
     for (unsigned i = 0; i < kept->len; i++) {

@@ -133,3 +133,19 @@ void restricted_stop_init(RestrictedMemory *rm)
                          RESTRICTED_RANK_LEAF);
     qemu_add_vm_change_state_handler(state_changed, rm);
 }
+
+/*
+ * A vCPU may have paused the VM while we waited for it. It must stay stopped
+ * until the main loop handles that request and stops the others.
+ */
+void restricted_resume_vcpus(void)
+{
+    RunState state;
+
+    if (qemu_vmstop_requested(&state)) {
+        qemu_system_vmstop_request_prepare();
+        qemu_system_vmstop_request(state);
+    } else {
+        resume_all_vcpus();
+    }
+}

@@ -33,4 +33,7 @@ RestrictedMemoryStop *restricted_stop_reason(void);
 /* The guest can go on, or is another one. */
 void restricted_stop_forget(void);
 
+/* The counterpart of pause_all_vcpus(). BQL. */
+void restricted_resume_vcpus(void);
+
 #endif

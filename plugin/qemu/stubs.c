@@ -131,3 +131,9 @@ void qmp_restricted_memory_restore(const char *id, const char *file,
 {
     none_here(errp);
 }
+
+RestrictedMemoryCore *qmp_restricted_memory_dump(const char *id,
+                                                 bool q_private, Error **errp)
+{
+    return none_here(errp);
+}

@@ -20,7 +20,18 @@ from rich.table import Table
 
 from cvmlab.base.errors import CvmError
 from cvmlab.qemu import build
-from tests.bench import boots, cli, copies, devices, generations, memory, ring, stack_record, travel
+from tests.bench import (
+    boots,
+    cli,
+    copies,
+    devices,
+    dumps,
+    generations,
+    memory,
+    ring,
+    stack_record,
+    travel,
+)
 from tests.bench.measure import Figure
 
 
@@ -37,6 +48,7 @@ GROUPS: Mapping[str, Group] = {
     "devices": devices.figures,
     "travel": lambda _: travel.figures(),
     "copies": lambda _: copies.figures(),
+    "dumps": lambda _: dumps.figures(),
 }
 
 

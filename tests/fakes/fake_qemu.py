@@ -27,6 +27,7 @@ RESTRICTED = (
     "query-restricted-memory-checkpoints", "restricted-memory-checkpoint",
     "restricted-memory-rewind", "restricted-memory-checkpoint-drop", "restricted-memory-save",
     "restricted-memory-restore", "restricted-memory-follow-writes", "restricted-memory-take-writes",
+    "restricted-memory-dump",
 )  # fmt: skip
 PLAIN = ("qmp_capabilities", "query-version", "query-commands", "qom-list-types", "query-status",
          "cont", "stop", "quit")  # fmt: skip

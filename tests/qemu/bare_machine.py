@@ -236,6 +236,11 @@ class BareMachine:
         """Return what a memory file holds, for GPAs below 2 GiB."""
         return os.pread(fd, size, gpa)
 
+    def write_shared(self, gpa: int, data: bytes) -> None:
+        """Write to a shared page as the host does, for GPAs below 2 GiB."""
+        fds = self.files.fds
+        os.pwrite(fds.private if fds.shared is None else fds.shared, data, gpa)
+
     async def _verify(self) -> None:
         """Compare journal, table, counts and files: they must agree to the page."""
         info = await self.info()

@@ -70,7 +70,7 @@ LEFT_OUT_MEMBERS = {
     "block-bitmap-mapping": "stock QEMU does not free a clone of this list",
 }
 # A test must not eat the machine: values of members, by command.
-_SMALL_MEMORY = {"size": 1 << 20, "prealloc": False}
+_SMALL_MEMORY: dict[str, object] = {"size": 1 << 20, "prealloc": False}
 SMALL: dict[str, dict[str, object]] = {
     "object-add": _SMALL_MEMORY,
     "device_add": _SMALL_MEMORY,

@@ -21,6 +21,7 @@ from cvmlab.base.stop_signals import stop_signals
 from cvmlab.boot.endings import ended, follow_console, follow_stops, with_console
 from cvmlab.boot.judge import Finished, Start, collect, names
 from cvmlab.boot.plan import Plan
+from cvmlab.dump.take import leave_core
 from cvmlab.machine.spec import OnPanic
 from cvmlab.report.recording import NAMES_FILE, encode_names
 from cvmlab.results.budgets import Ending
@@ -52,6 +53,8 @@ async def run_plan(
 
     start = Start.now()
     vm = _vm_of(plan)
+    if plan.keep and vm.spec.debuggable and vm.spec.restricted:
+        vm.at_end = leave_core
     try:
         async with vm, companion(vm), _beside(vm, watch):
             with _interruption() as interrupted:

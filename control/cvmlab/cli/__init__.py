@@ -23,6 +23,7 @@ from cvmlab.base.stop_signals import INTERRUPTED
 from cvmlab.cli import (
     baseline,
     boot,
+    debugging,
     help_topics,
     matrix,
     publish,
@@ -66,6 +67,7 @@ running.add_to(app)
 runs.add_to(app)
 upgrading.add_to(app)
 snapshots.add_to(app)
+debugging.add_to(app)
 recorded.add_to(app)
 publish.add_to(app)
 setup.add_to(app)

@@ -25,6 +25,7 @@ from cvmlab.profiles.guest_object import GUEST_ID, guest_object, mapgpa_options
 
 
 BACKEND_ID = "ram0"
+DEBUG_SOCKET = "debug.sock"
 _DESCRIPTOR = re.compile(r"\b(?:[a-z]+-)?fd=([0-9]+)")
 
 
@@ -92,6 +93,7 @@ def command_line(
         *_firmware(spec),
         *_kernel(spec),
         *_monitors(channels),
+        *_debugger(spec, channels),
         *_serial_ports(channels),
         *_disks(spec, channels.overlays),
         *_share(spec),
@@ -232,6 +234,21 @@ def _monitors(channels: Channels) -> list[str]:
         "-qmp", f"unix:{name}{path},server=on,wait=off",
     ]
     # fmt: on
+
+
+def _debugger(spec: BootSpec, channels: Channels) -> list[str]:
+    """A socket of its own: a debugger stays connected, and a socket has one client at a time.
+
+    A second QEMU has none, because the first one would remove it at its end.
+    """
+    if not spec.debuggable or channels.cpr_socket is not None:
+        return []
+    return ["-qmp", f"unix:path={_value(debug_socket(channels.qmp_socket))},server=on,wait=off"]
+
+
+def debug_socket(qmp_socket: Path) -> Path:
+    """Return where a debuggable VM with that QMP socket has one for debuggers."""
+    return qmp_socket.with_name(DEBUG_SOCKET)
 
 
 def _serial_ports(channels: Channels) -> list[str]:

@@ -136,8 +136,9 @@ _PROFILE = (
         help="Keep the guest's call chain with events: {choices} (default: {default})",
     ),
     Option(
-        name="debuggable", group=Group.PROFILE, forms=_PROGRAM, kind=ValueKind.SWITCH,
-        help="Let a debugger see private memory",
+        name="debuggable", group=Group.PROFILE, forms=_EVERYWHERE, kind=ValueKind.SWITCH,
+        help="Let the host see private memory and CPU state, for `cvmlab dump`, `cvmlab drgn` and debuggers: "
+        "a debug TD, or an SEV policy that allows debugging",
     ),
 )
 

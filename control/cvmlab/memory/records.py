@@ -275,6 +275,8 @@ def _step(record: np.void, actor: str) -> str:
 def _host_fault(record: np.void, actor: str) -> str:
     way = "wrote" if record["flags"] & FLAG_WRITE else "read"
     what = "CPU state" if record["flags"] & FLAG_STATE else _page(record)
+    if record["pages"] > 1:  # whoever was given them all may read any of them
+        what = f"{what}, {int(record['pages'])} pages"
     return f"{actor} {way} {what}: {_verdict(record)}{_rip(record)}"
 
 

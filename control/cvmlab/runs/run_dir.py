@@ -27,9 +27,12 @@ _SOCKET_PATH_BYTES = 107
 # What a run may write into its folder, but for the overlays of its disks.
 _FILES = (
     "cmdline", "console.log", "exec.log", "qemu.log", "qmp.jsonl", "events.bin", "vm.json",
-    "names.json", "result.json",
+    "names.json", "result.json", "memory.core", "memory.core.pages.npz",
 )  # fmt: skip
-_SOCKETS = ("qmp.sock", "quotes.sock", "own.sock", "cpr.sock", "main.sock", "qmp0", "qmp1")
+MEMORY_CORE = "memory.core"
+_SOCKETS = (
+    "qmp.sock", "quotes.sock", "own.sock", "cpr.sock", "main.sock", "qmp0", "qmp1", "debug.sock",
+)  # fmt: skip
 _NUMBERED = ("disk*.qcow2", "qemu-*.log")
 STATE_FOLDER = "state"  # the guest as it was when it failed, a snapshot
 _MARK = ".cvmlab-run"
@@ -161,6 +164,11 @@ class RunDir:
     @property
     def result(self) -> Path:
         return self.path / "result.json"
+
+    @property
+    def memory_core(self) -> Path:
+        """A dump of a debuggable guest's memory at its end."""
+        return self.path / MEMORY_CORE
 
     @property
     def vm_json(self) -> Path:

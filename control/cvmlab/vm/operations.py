@@ -121,6 +121,14 @@ class BackendInfo(_Reply, frozen=True, rename="kebab"):
         return {actor.index: actor.id for actor in self.actors}
 
 
+class CoreFacts(_Reply, frozen=True, rename="kebab"):
+    """What a dump has beside memory: restricted-memory-dump in the QMP schema describes it."""
+
+    machine: int
+    notes: str
+    view_bit: int
+
+
 class Execute(Protocol):
     """The interface of Qmp.execute()."""
 
@@ -163,6 +171,20 @@ class Operations:
     async def query(self) -> BackendInfo:
         """Describe the VM's restricted memory."""
         return one_backend(await self.command("query-restricted-memory"))
+
+    async def describe_core(self, *, private: bool) -> CoreFacts:
+        """Announce a dump, of *private* memory as well or of shared memory alone, and describe the
+        rest of the VM.
+
+        :raise CommandRefused: *private* is asked for, and the VM is not debuggable.
+        """
+        reply = await self.command("restricted-memory-dump", {"id": BACKEND_ID, "private": private})
+        try:
+            return msgspec.convert(reply, CoreFacts)
+        except msgspec.ValidationError as error:
+            raise PluginError(
+                f"the answer to restricted-memory-dump makes no sense: {error}"
+            ) from error
 
     async def query_runs(
         self, within: GpaRange | None = None, *, limit: int = 4096

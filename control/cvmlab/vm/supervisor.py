@@ -38,8 +38,10 @@ class Supervisor:
         *,
         stop_timeout_s: float,
         on_failure: Callable[[], Awaitable[None]] | None = None,
+        at_end: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """*on_failure* is called when the guest has failed, and QEMU still has it."""
+        """*on_failure* is called when the guest has failed, *at_end* whenever it has ended, and QEMU
+        still has it."""
         self.outcome: VmOutcome | None = None
         self.last_info: BackendInfo | None = None
         self.failure: Exception | None = None  # what ended the tasks, if not the VM's own end
@@ -47,6 +49,7 @@ class Supervisor:
         self._parts = parts
         self._stop_timeout_s = stop_timeout_s
         self._on_failure = on_failure
+        self._at_end = at_end
         self._decision: tuple[End, str] | None = None
         self._decided = asyncio.Event()
         self._quitting = False
@@ -135,6 +138,8 @@ class Supervisor:
             await self._decided.wait()
             if self._on_failure is not None and self._has_failed():
                 await self._on_failure()
+            if self._at_end is not None and self._has_guest:
+                await self._at_end()
             if self._parts.process.status is None:
                 await self._quit_qemu()
             status = await self._parts.process.terminate(timeout_s=self._stop_timeout_s)
@@ -151,7 +156,12 @@ class Supervisor:
     def _has_failed(self) -> bool:
         end, _ = self._decision or (End.DIED, "")
         ended = end in (End.PANICKED, End.REBOOTED) and self._parts.agent.exit_status is None
-        return ended and self._parts.process.status is None and not self._quitting
+        return ended and self._has_guest
+
+    @property
+    def _has_guest(self) -> bool:
+        """Whether QEMU still has the guest, and can be asked."""
+        return self._parts.process.status is None and not self._quitting
 
     async def _quit_qemu(self) -> None:
         connection, timeout_s = self._parts.connection, self._stop_timeout_s

@@ -14,9 +14,10 @@ failed, no file.
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
@@ -90,6 +91,8 @@ class Vm(TimeTravel):
         self._paused = paused
         self.restored: Restored | None = None
         self.problems: list[str] = []  # what went wrong beside the guest
+        # Awaited when the guest has ended and QEMU still has it; it raises nothing.
+        self.at_end: Callable[[Vm], Awaitable[None]] | None = None
         self.origin: SnapshotFolder | None = None  # where the guest was saved: see restore()
         self._keep = self.setting.keep
         self._stack = AsyncExitStack()
@@ -182,6 +185,7 @@ class Vm(TimeTravel):
             parts,
             stop_timeout_s=self.setting.stop_timeout_s,
             on_failure=self.keep_state if self.setting.keep_state else None,
+            at_end=None if self.at_end is None else partial(self.at_end, self),
         )
         self._supervisor = supervisor
         await self._stack.enter_async_context(self._late_stack)

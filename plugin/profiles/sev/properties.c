@@ -79,6 +79,8 @@ static bool get_plain(SevGuest *sev, Error **errp)
         return false;
     }
     sev->level = sev->policy & SEV_POLICY_ES ? SEV_ES : SEV_PLAIN;
+    /* Each of the two implies the other. */
+    sev->policy &= ~(sev->rm->debuggable ? SEV_POLICY_NODBG : UINT64_C(0));
     sev->rm->debuggable |= !(sev->policy & SEV_POLICY_NODBG);
     return true;
 }
@@ -98,6 +100,8 @@ static bool get_snp(SevGuest *sev, Error **errp)
                    "refuses that", sev->policy);
         return false;
     }
+    /* Each of the two implies the other. */
+    sev->policy |= sev->rm->debuggable ? SEV_SNP_POLICY_DBG : 0;
     sev->rm->debuggable |= (sev->policy & SEV_SNP_POLICY_DBG) != 0;
     return true;
 }
