@@ -17,8 +17,20 @@ from cvmlab.memory.ranges import PAGE_SIZE
 from tests.qemu.bare_machine import AREA, MEMORY_BYTES
 from tests.qemu.plain import PlainQmp
 from tests.sanitize.hostile_words import (
-    CHECKPOINTS, DEVICES, DISTURBING, FAVOURITES, HMP, LEFT_OUT_MEMBERS, LEFT_OUT_TYPES, NUMBERS, OBJECTS, SIZES,
-    SLOW, SMALL, WORDS, is_left_out,
+    CHECKPOINTS,
+    DEVICES,
+    DISTURBING,
+    FAVOURITES,
+    HMP,
+    LEFT_OUT_MEMBERS,
+    LEFT_OUT_TYPES,
+    NUMBERS,
+    OBJECTS,
+    SIZES,
+    SLOW,
+    SMALL,
+    WORDS,
+    is_left_out,
 )  # fmt: skip
 
 
@@ -76,7 +88,9 @@ class HostileHost:
             arguments.pop("channels", None)
         return {"execute": name, "arguments": self._spared(name, arguments)}
 
-    def _half_right(self, name: str, arguments: Mapping[str, object]) -> dict[str, object]:
+    def _half_right(  # noqa: PLR0911 - a case each
+        self, name: str, arguments: Mapping[str, object]
+    ) -> dict[str, object]:
         """Return arguments that make sense, mostly, for what the schema says too little of."""
         choose, is_mad = self._random.choice, self._random.random() < 0.1
         match name:
@@ -86,9 +100,16 @@ class HostileHost:
                 return {"qom-type": choose(OBJECTS)}
             case "device_add":
                 device = {"driver": choose(choose((DEVICES, self.devices)))}
-                more = {choose(self.properties): self._builtin("value") for _ in range(choose((0, 0, 1, 3)))}
+                more = {
+                    choose(self.properties): self._builtin("value")
+                    for _ in range(choose((0, 0, 1, 3)))
+                }
                 return {} if is_mad else more | device
-            case "restricted-memory-checkpoint" | "restricted-memory-rewind" | "restricted-memory-checkpoint-drop":
+            case (
+                "restricted-memory-checkpoint"
+                | "restricted-memory-rewind"
+                | "restricted-memory-checkpoint-drop"
+            ):
                 return {} if is_mad else {"id": BACKEND_ID, "name": choose(CHECKPOINTS)}
             case "memsave" | "pmemsave" if self._random.random() < 0.99:
                 return {"size": choose(SIZES)}
@@ -107,11 +128,15 @@ class HostileHost:
         if not isinstance(value, dict):
             return value
         spared = {
-            key: self._spared(name, item) for key, item in value.items() if key not in LEFT_OUT_MEMBERS
+            key: self._spared(name, item)
+            for key, item in value.items()
+            if key not in LEFT_OUT_MEMBERS
         }
         for key, scheme in (("filename", ""), ("protocol", "file:")):
             if key in spared:  # no other file may be written
                 spared[key] = f"{scheme}{self._folder / 'file'}"
+        if name.startswith("restricted-memory-") and "file" in spared:
+            spared["file"] = str(self._folder / "file")
         small = SMALL.get(name, {})
         return {key: small.get(key, _allowed(item)) for key, item in spared.items()}
 
