@@ -39,7 +39,14 @@ FAVOURITES = (
 )  # fmt: skip
 SLOW = ("device_add", "query-cpu-definitions", "query-machines", "cont")  # asked less often
 # Plugged often enough to use them; the others are any device that this QEMU has.
-DEVICES = ("edu", "virtio-rng-pci", "virtio-net-pci", "nvme", "virtio-balloon-pci", "max-x86_64-cpu")
+DEVICES = (
+    "edu",
+    "virtio-rng-pci",
+    "virtio-net-pci",
+    "nvme",
+    "virtio-balloon-pci",
+    "max-x86_64-cpu",
+)
 OBJECTS = (
     "memory-backend-restricted", "memory-backend-ram", "memory-backend-memfd", "tdx-guest", "sev-guest",
     "sev-snp-guest", "rng-random", "iothread", "throttle-group", "secret",

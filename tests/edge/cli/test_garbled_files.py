@@ -89,7 +89,9 @@ def misnumbered(chance: random.Random, good: bytes) -> bytes:
     for _ in range(chance.choice((1, 1, 8))):
         kind, offset = RECORD.fields[chance.choice(RECORD.names)][:2]  # type: ignore[index,arg-type]
         at = size * chance.randrange(len(good) // size) + offset
-        made[at : at + kind.itemsize] = chance.choice((b"\xff", b"\x7f", b"\x80", b"\0")) * kind.itemsize
+        made[at : at + kind.itemsize] = (
+            chance.choice((b"\xff", b"\x7f", b"\x80", b"\0")) * kind.itemsize
+        )
     return bytes(made)
 
 
@@ -159,7 +161,9 @@ def test_kept_runs(ends: Ends, tmp_path: Path, state_home: Path) -> None:
     runs = state_home / "cvmlab" / "runs"
     folder = make.run_folder(runs / "one", make.small())
     names = ("result.json", "vm.json", "events.bin")
-    good = {name: (folder / name).read_bytes() if (folder / name).exists() else b"{}" for name in names}
+    good = {
+        name: (folder / name).read_bytes() if (folder / name).exists() else b"{}" for name in names
+    }
     chance = random.Random(9)
     for _ in range(ROUNDS):
         name = chance.choice(names)
