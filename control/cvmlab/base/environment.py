@@ -78,8 +78,8 @@ VARIABLES = (
         ("CVMLAB_ARGS", "CVMLAB_WHEEL"),
         "in the GitHub Action and the GitLab job: arguments of `cvmlab`, and what pip installs",
     ),
-    Variable(("XDG_CACHE_HOME",), "where QEMU, packages and guest images are kept"),
-    Variable(("XDG_STATE_HOME",), "where run folders are kept"),
+    Variable(("XDG_CACHE_HOME",), "where QEMU, packages, guest images and warm guests are kept"),
+    Variable(("XDG_STATE_HOME",), "where run folders and snapshots are kept"),
     Variable(("NO_COLOR", "TERM"), "no colours if `NO_COLOR` is set, or if `TERM` is `dumb`"),
 )  # fmt: skip
 

@@ -46,7 +46,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ``holds_private_memory_in_the_clear`` is a warning: the snapshot has what the guest's owner sees,
     also of a VM that shows its host nothing.  ``record`` is the number of the last journal record, ``standstill_s`` how long the guest
     stood still.
-    ``key`` is that of a warm boot, ``booted`` when that boot began.
+    ``key`` is that of a warm boot.
     """
 
     format: int = FORMAT

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Save a running VM: everything is copied while its guest stands still."""
+"""Save a VM: most of its memory is copied while the guest runs, the rest while it stands still."""
 
 import asyncio
 import os
