@@ -162,7 +162,7 @@ void qmp_restricted_memory_follow_writes(const char *id, bool on, Error **errp)
 {
     RestrictedMemory *rm = restricted_memory_by_id(id, errp);
 
-    if (rm && restricted_vm_may_move(rm, errp)) {
+    if (rm && (!on || restricted_vm_may_move(rm, errp))) {
         restricted_dirty_log(rm, RESTRICTED_DIRTY_FOR_COPY, on);
     }
 }

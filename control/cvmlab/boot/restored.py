@@ -47,7 +47,7 @@ def plan_of(
         spec=spec,
         setting=replace(setting, qemu=qemu, keep=True),
         keep=setting.keep or setting.run_dir is not None,
-        paused=gdb is not None or (not origin.manifest.running and not attended),
+        paused=gdb is not None or not origin.manifest.running,
         attended=attended,
         expect=expect,
         runs_command=False,

@@ -210,17 +210,12 @@ async def _fork(vm: str, title: str, number: int, timeout_s: float) -> "Sequence
     from cvmlab.snapshots.snapshot_folder import SnapshotFolder
     from cvmlab.vm.launch import Setting
 
+    settings = [Setting(name=f"{title}-{index}") for index in range(1, number + 1)]
     folder = Path(tempfile.mkdtemp(prefix="cvmlab-fork-"))
     try:
-        await _save(vm, str(folder / title), compress=False, timeout_s=_TIMEOUT_S)
-        plans = [
-            plan_of(
-                SnapshotFolder.open(folder / title),
-                Setting(name=f"{title}-{index}"),
-                timeout_s=timeout_s,
-            )
-            for index in range(1, number + 1)
-        ]
+        place = folder / title
+        await _save(vm, str(place), compress=False, timeout_s=_TIMEOUT_S)
+        plans = [plan_of(SnapshotFolder.open(place), one, timeout_s=timeout_s) for one in settings]
         return await _run_all(plans)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -237,7 +232,9 @@ async def _run_all(plans: "Sequence[Plan]") -> "Sequence[Finished]":
         style = style_of(None)
         watch = bootwatch.watcher(plans[0], style, verbose=False, stream=sys.stderr)
         return [await run_plan(plans[0], watch=watch)]
-    return await asyncio.gather(*(run_plan(plan) for plan in plans))
+    async with asyncio.TaskGroup() as group:
+        runs = [group.create_task(run_plan(plan)) for plan in plans]
+    return [run.result() for run in runs]
 
 
 def _report(finished: "Sequence[Finished]") -> None:

@@ -17,8 +17,11 @@ PRIVATE, SHARED, TABLE, RING, STACKS = "private", "shared", "table", "ring", "st
 IMAGES = (PRIVATE, SHARED, TABLE, RING, STACKS)
 STATE = "state"  # CPUs, devices and other RAM, as QEMU wrote them
 HEARD = "heard"  # what the controller had read of the guest's output
+NEEDED = frozenset({PRIVATE, TABLE, RING, STATE, HEARD, "events.bin"})
 EVENTS, CONSOLE, EXEC = "events.bin", "console.log", "exec.log"
 KERNEL, INITRD, FIRMWARE = "kernel", "initrd", "firmware"
+# All but the guest's writes to its disks.
+NAMES = frozenset({*IMAGES, STATE, HEARD, EVENTS, CONSOLE, EXEC, KERNEL, INITRD, FIRMWARE})
 
 
 class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

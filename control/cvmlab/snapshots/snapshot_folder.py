@@ -2,11 +2,15 @@
 """A snapshot's folder: written beside its place and moved there whole, read with its digests."""
 
 import ctypes
+import errno
 import os
 import shutil
+import stat
+import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final, final
 
@@ -21,6 +25,10 @@ from cvmlab.snapshots.spec_document import from_document
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 _NEW: Final = ".new-"
+_MOST_BYTES: Final = 1 << 46
+_MARK: Final = ".cvmlab-snapshot"  # in a folder that is being written
+_NAMES: Final = parts.NAMES | {MANIFEST, _MARK, ".private.zst", ".shared.zst", "writes"}
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HINT = "free some space, or choose another place"
 
 
@@ -30,20 +38,30 @@ def being_written(place: Path) -> Iterator[Path]:
 
     If the block raises, there is nothing new.  :raise ConfigError: the disk is full, or not ours.
     """
-    fresh = place.with_name(f".{place.name}{_NEW}{os.getpid()}")
+    fresh = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(place.parent)
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700)
+        prefix = f".{place.name}{_NEW}{os.getpid()}-"
+        fresh = Path(tempfile.mkdtemp(prefix=prefix, dir=place.parent))
+        (fresh / _MARK).touch()
         yield fresh
+        (fresh / _MARK).unlink()
         _put(fresh, place)
     except OSError as error:
-        raise ConfigError(
-            f"the snapshot {place} cannot be written: {error.strerror}", hint=_HINT
-        ) from error
+        raise not_written(place, error) from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if fresh is not None:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def not_written(place: Path, error: OSError) -> ConfigError:
+    """Return the error of a snapshot that cannot be written."""
+    about = f" ({error.filename})" if error.filename else ""
+    return ConfigError(
+        f"the snapshot {place} cannot be written: {error.strerror}{about}",
+        hint=_HINT if error.errno in _NO_SPACE else None,
+    )
 
 
 def _put(fresh: Path, place: Path) -> None:
@@ -60,9 +78,16 @@ def _put(fresh: Path, place: Path) -> None:
 def remove_leftovers(parent: Path) -> None:
     """Remove what writers that were killed have left in *parent*."""
     for path in parent.glob(f".*{_NEW}*"):
-        pid = path.name.rpartition(_NEW)[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        pid = path.name.rpartition(_NEW)[2].partition("-")[0]
+        if _is_ours(path) and pid.isdigit() and not Path(f"/proc/{pid}").exists():
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether there is nothing but what a snapshot has: its writer may have ended anywhere."""
+    return folder.is_dir() and all(
+        entry.name in _NAMES or fnmatch(entry.name, "disk*.qcow2") for entry in folder.iterdir()
+    )
 
 
 def store_file(folder: Path, name: str, *, compress: bool) -> StoredFile:
@@ -82,8 +107,10 @@ def store_file(folder: Path, name: str, *, compress: bool) -> StoredFile:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
         yield fd
     finally:
         os.close(fd)
@@ -125,8 +152,24 @@ class SnapshotFolder:
                 f"{path}: its VM cannot be described: {error}", hint="save the VM again"
             ) from error
         found = cls(path, manifest, spec)
+        found._require_files()
         found.require_disks()
         return found
+
+    def _require_files(self) -> None:
+        names = set(self.manifest.files)
+        missing = sorted(parts.NEEDED - names)
+        if missing:
+            raise self._damaged(missing[0], "it is not in the manifest")
+        odd = sorted(name for name in names if "/" in name or name.startswith("."))
+        if odd:
+            raise self._damaged(odd[0], "this is no name of a file of a snapshot")
+        for name, entry in self.manifest.files.items():
+            ends = [at + length for at, length in entry.extents or ()]
+            if not 0 <= entry.bytes <= _MOST_BYTES or any(
+                not 0 <= end <= entry.bytes for end in ends
+            ):
+                raise self._damaged(name, "its size makes no sense")
 
     def require_disks(self) -> None:
         """Raise ConfigError if a disk below the guest's writes is not what it was."""
@@ -165,15 +208,18 @@ class SnapshotFolder:
         files = self.manifest.files
         return {name: files[name].bytes for name in parts.IMAGES if name in files}
 
-    def fill(self, name: str, target: int) -> None:
-        """Copy an image into the file *target*; raise ConfigError if it does not fit."""
+    def fill(self, name: str, target: int, ranges: Iterable[tuple[int, int]] | None = None) -> None:
+        """Copy an image into the file *target*; raise ConfigError if it does not fit.
+
+        With *ranges*, only what lies in them: a snapshot may have lost its holes on its way.
+        """
         entry = self.manifest.files[name]
         if os.fstat(target).st_size != entry.bytes:
             raise self._damaged(name, f"it has {entry.bytes} bytes")
         try:
             with _opened(self.path / name) as source:
                 if entry.extents is None:
-                    sparse.copy(source, target)
+                    sparse.copy(source, target, ranges)
                 else:
                     sparse.decompress(source, target, entry.extents)
         except (OSError, ValueError) as error:

@@ -46,7 +46,7 @@ def require_free(place: Path) -> None:
             f"there is a snapshot {place.name} already"
             if (place / MANIFEST).exists()
             else f"{place} exists, and is no snapshot",
-            hint="choose another name, or remove it with `cvmlab snapshot rm`",
+            hint="choose another name",
         )
 
 
@@ -61,6 +61,8 @@ def listed(folder: Path | None = None) -> Iterator[Path]:
 def remove(name: str) -> Path:
     """Remove snapshot *name*, or the one at that path; raise ConfigError if there is none."""
     place = place_of(name)
+    if place.is_symlink():
+        raise ConfigError(f"{place} is a link to a snapshot", hint=f"rm {place}")
     if not (place / MANIFEST).is_file():
         raise ConfigError(f"there is no snapshot {name}", hint="`cvmlab snapshot list` lists them")
     try:

@@ -30,7 +30,7 @@ _OWN = pytest.StashKey["BootVm"]()
 _SHARED = pytest.StashKey["BootVm"]()
 _CELLS = pytest.StashKey[dict[str, Mapping[str, object]]]()
 _REQUIRE = "--cvm-require"
-_WAITING = pytest.StashKey["set[Any]"]()
+_WAITING = pytest.StashKey[dict[Any, str | None]]()
 _FIXTURES = ("cvm", "cvm_session", "cvm_forked")
 
 
@@ -117,17 +117,25 @@ def cvm_session(
         yield boot
 
 
+@pytest.fixture(scope="session")
+def _cvm_parents(cvm_cell: Mapping[str, object]) -> "Iterator[BootVm]":
+    """Boot the guests that cvm_forked copies: nobody else has them."""
+    from cvmlab.testing.vms import BootVm
+
+    with ExitStack() as stack:
+        yield BootVm(stack, cvm_cell, prefix=f"{_worker()}parent", reuse=True)
+
+
 @pytest.fixture
-def cvm_forked(request: pytest.FixtureRequest, cvm_session: "BootVm") -> "Iterator[ForkVm]":
+def cvm_forked(request: pytest.FixtureRequest, _cvm_parents: "BootVm") -> "Iterator[ForkVm]":
     """Return a function that returns a running copy of the cell's guest, which is booted once."""
     from cvmlab.testing.vms import BootVm, ForkVm
 
-    prefix = f"{cvm_session.prefix}-"
-    waiting = request.session.stash.setdefault(_WAITING, set())
+    waiting = request.session.stash.setdefault(_WAITING, {})
     with ExitStack() as stack:
-        own = BootVm(stack, {}, prefix=prefix)
+        own = BootVm(stack, {}, prefix=f"{_worker()}fork")
         request.node.stash[_OWN] = own
-        yield ForkVm(cvm_session, own, prefix, waiting)
+        yield ForkVm(_cvm_parents, own, waiting)
 
 
 def _worker() -> str:

@@ -118,11 +118,10 @@ class BootVm:
 class ForkVm:
     """The ``cvm_forked`` fixture: call it to get a copy of a guest that was booted once."""
 
-    def __init__(self, session: BootVm, own: BootVm, prefix: str, waiting: set[SyncVm]) -> None:
-        """*waiting* are the guests that stand still where copies of them begin."""
-        self._session = session
+    def __init__(self, parents: BootVm, own: BootVm, waiting: dict[SyncVm, str | None]) -> None:
+        """*waiting* are the guests of *parents* that stand still, and where copies of them begin."""
+        self._parents = parents
         self._own = own
-        self._prefix = prefix
         self._waiting = waiting
 
     def __call__(self, *, at: str | None = None, **options: Any) -> SyncVm:
@@ -131,16 +130,21 @@ class ForkVm:
         The first call boots it, waits for *at* on its console, or else for its agent's hello, and
         stops it there for good.
         """
-        parent = self._session(**options)
+        parent = self._parents(**options)
         if parent not in self._waiting:
             if at is None:
                 parent.wait_hello()
             else:
                 parent.wait_for(at)
             parent.pause()
-            self._waiting.add(parent)
-        (copy,) = parent.fork(name=f"{self._prefix}fork{len(self._own.vms)}", keep=False)
-        vm = self._own.adopt(copy, self._session, parent)
+            self._waiting[parent] = at
+        if self._waiting[parent] != at:
+            raise ConfigError(
+                f"the guest stands still at {self._waiting[parent] or 'its hello'!r}, not at {at!r}",
+                hint="give each test of the class the same at=",
+            )
+        (copy,) = parent.fork(name=f"{self._own.prefix}{len(self._own.vms)}", keep=False)
+        vm = self._own.adopt(copy, self._parents, parent)
         vm.cont()
         return vm
 

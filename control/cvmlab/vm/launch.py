@@ -153,8 +153,12 @@ async def launch(
     setting: Setting,
     run: RunDir,
     origin: SnapshotFolder | None = None,
+    *,
+    keeps: bool = False,
 ) -> Parts:
     """Start QEMU, its guest's CPUs stopped, and connect to it.  With *origin*, the guest is that one.
+
+    *keeps*: the guest's agent is to wait at its first hello, for the guest to be saved.
 
     Raise PluginError if it has no plugin, VmExited with the end of its log if it exits,
     DeadlineExceeded if it does not answer, ConfigError if *origin* is damaged or does not fit.
@@ -163,7 +167,6 @@ async def launch(
     filling = await _begin_to_fill(stack, origin, files, run)
     spec = _with_roms(spec, setting)
     wires = Wires.make(stack)
-    keeps = setting.keeps_warm and origin is None
     if keeps:
         wires.tighten_agent()
     channels = Channels(

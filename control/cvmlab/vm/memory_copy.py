@@ -72,8 +72,8 @@ async def copied_so_far(
     connection: Qmp, memory: Memory, folder: Path
 ) -> AsyncIterator[CopiedSoFar]:
     """Copy the memory of a running guest, and follow what it writes until the block is left."""
-    await connection.execute(_COMMAND, {"id": BACKEND_ID, "on": True})
     try:
+        await connection.execute(_COMMAND, {"id": BACKEND_ID, "on": True})
         await copy_memory(folder, memory)
         yield CopiedSoFar(connection, memory, folder)
     finally:

@@ -139,13 +139,14 @@ async def _answer_one(peer: socket.socket, owner: Owner) -> None:
         fds: Sequence[int] = ()
         try:
             message = await loop.sock_recv(peer, _MESSAGE_BYTES)
+        except OSError:
+            return
+        try:
             reply, fds = await _answer(owner, msgspec.json.decode(message, type=Request))
         except NO_DOCUMENT as error:
             reply = Answer(error=f"invalid request: {error}", exit_code=ConfigError.exit_code)
         except CvmError as error:
             reply = Answer(error=error.message, hint=error.hint, exit_code=error.exit_code)
-        except OSError:
-            return
         # The client may have disconnected.
         with suppress(OSError):
             socket.send_fds(peer, [msgspec.json.encode(reply)], list(fds))

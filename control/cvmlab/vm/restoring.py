@@ -4,7 +4,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
@@ -89,9 +89,9 @@ def fork_settings(parent: "Setting", count: int, given: "Mapping[str, Any]") -> 
 class Filling:
     """Fills the memory files of a VM from *origin*.  Use begin(), then done()."""
 
-    def __init__(self, origin: SnapshotFolder, tasks: Sequence["asyncio.Task[None]"]) -> None:
+    def __init__(self, origin: SnapshotFolder, jobs: Sequence["asyncio.Future[None]"]) -> None:
         self.origin = origin
-        self._tasks = tasks
+        self._jobs = jobs
 
     @classmethod
     async def begin(
@@ -111,26 +111,31 @@ class Filling:
                 f"the snapshot {origin.path} has other memory files than this VM",
                 hint="save the VM again",
             )
-        tasks: list[asyncio.Task[None]] = []
-        stack.push_async_callback(_join, tasks)
+        jobs: list[asyncio.Future[None]] = []
+        stack.push_async_callback(_join, jobs)
+
+        async def now(work: Callable[..., None], *arguments: object) -> None:
+            jobs.append(_in_thread(work, *arguments))
+            await asyncio.shield(jobs[-1])
+
         for name in _LOOKED_AT:
             if name in held:
-                await asyncio.to_thread(origin.fill, name, held[name])
-        tasks.extend(
+                await now(origin.fill, name, held[name])
+        jobs.extend(
             _in_thread(_fill, origin, name, held[name], files)
             for name in held
             if name not in _LOOKED_AT
         )
         if origin.is_to_be_verified:
-            tasks.append(_in_thread(origin.verify))
+            jobs.append(_in_thread(origin.verify))
         copies = ((parts.EVENTS, run.events), (parts.CONSOLE, run.console_log))
         for name, target in (*copies, (parts.EXEC, run.exec_log)):
-            await asyncio.to_thread(origin.take, name, target)
-        return cls(origin, tasks)
+            await now(origin.take, name, target)
+        return cls(origin, jobs)
 
     async def done(self) -> None:
         """Return when all is filled and verified; raise ConfigError if the snapshot is damaged."""
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*map(asyncio.shield, self._jobs))
 
 
 def _fill(origin: SnapshotFolder, name: str, fd: int, files: RestrictedFiles) -> None:
@@ -138,22 +143,32 @@ def _fill(origin: SnapshotFolder, name: str, fd: int, files: RestrictedFiles) ->
 
     Such a page is a hole for SEEK_DATA (shmem_file_llseek() in mm/shmem.c); the table knows it.
     """
-    origin.fill(name, fd)
     states = {PageState.PRIVATE} if name == parts.PRIVATE else {PageState.SHARED}
     if files.fds.shared is None:
         states = {PageState.PRIVATE, PageState.SHARED}
-    for run in files.page_table().iterate_runs():
-        if run.state in states:
-            os.posix_fallocate(fd, run.first * PAGE_SIZE, run.count * PAGE_SIZE)
+    runs = [
+        (run.first * PAGE_SIZE, run.count * PAGE_SIZE)
+        for run in files.page_table().iterate_runs()
+        if run.state in states
+    ]
+    origin.fill(name, fd, runs)
+    try:
+        for at, length in runs:
+            os.posix_fallocate(fd, at, length)
+    except OSError as error:
+        raise ConfigError(
+            f"the guest's memory has no room: {error.strerror}", hint="free some memory"
+        ) from error
 
 
-def _in_thread(work: "object", *arguments: object) -> "asyncio.Task[None]":
-    return asyncio.create_task(asyncio.to_thread(work, *arguments))  # type: ignore[arg-type]
+def _in_thread(work: "Callable[..., None]", *arguments: object) -> "asyncio.Future[None]":
+    """Begin *work*.  Who waits for the future has to shield it: a thread cannot be cancelled."""
+    return asyncio.get_running_loop().run_in_executor(None, work, *arguments)
 
 
-async def _join(tasks: Sequence["asyncio.Task[None]"]) -> None:
+async def _join(jobs: Sequence["asyncio.Future[None]"]) -> None:
     """Wait for all, whatever comes of them: they write to descriptors that are closed next."""
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*jobs, return_exceptions=True)
 
 
 async def overlays(
@@ -178,16 +193,28 @@ async def give_the_guest(fresh: "Parts", filling: Filling) -> "Parts":
     if memory is None:
         raise ConfigError("a VM without restricted memory cannot be restored")
     await filling.done()
-    heard = Heard.decode((origin.path / parts.HEARD).read_bytes(), where=str(origin.path))
+    heard = Heard.decode(_heard_of(origin), where=str(origin.path))
     heard.tell(fresh.console, fresh.agent, fresh.output)
     _recall(memory.journal)
     await _load(fresh.connection, origin)
     return replace(fresh, channels=replace(fresh.channels, restores=False))
 
 
+def _heard_of(origin: SnapshotFolder) -> bytes:
+    try:
+        return (origin.path / parts.HEARD).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"the snapshot {origin.path} is damaged: {parts.HEARD}: {error.strerror}",
+            hint="save the VM again",
+        ) from error
+
+
 def _recall(journal: Journal) -> None:
-    written = JournalFile(journal.path).written
-    journal.recall(written)
+    found = JournalFile(journal.path)
+    if len(found.written):
+        found.require_sense()
+    journal.recall(found.written)
 
 
 async def _load(connection: Qmp, origin: SnapshotFolder) -> None:

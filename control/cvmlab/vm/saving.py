@@ -6,8 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,13 +18,17 @@ from cvmlab import __version__
 from cvmlab.base.errors import CommandRefused, ConfigError, DeadlineExceeded
 from cvmlab.listening.heard import Heard, all_is_read, waiting_bytes
 from cvmlab.machine.command_line import BACKEND_ID
-from cvmlab.machine.spec import BootSpec
 from cvmlab.qemu.build import build_of
 from cvmlab.snapshots import manifest as files
 from cvmlab.snapshots.manifest import BaseDisk, Manifest, StoredFile
-from cvmlab.snapshots.snapshot_folder import SnapshotFolder, being_written, store_file
+from cvmlab.snapshots.snapshot_folder import (
+    SnapshotFolder,
+    being_written,
+    not_written,
+    store_file,
+)
 from cvmlab.snapshots.spec_document import to_document
-from cvmlab.vm.launch import Parts
+from cvmlab.vm.launch import Memory, Parts
 from cvmlab.vm.memory_copy import copied_so_far, copy_books, copy_file, copy_memory, drain
 
 
@@ -34,6 +38,7 @@ _MOST_ROUNDS = 1000  # of a few bytes each
 _RETRY_S = 0.02
 _UNFINISHED = "try again when it is there"
 _IN_MEMORY = Path("/dev/shm")
+FORK_PREFIX = "cvmlab-fork-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,13 @@ class Saved:
     standstill_s: float
 
 
+Alone = Callable[[], AbstractAsyncContextManager[None]]
+
+
 async def save(
     parts: Parts,
     place: Path,
+    alone: Alone,
     *,
     compress: bool = False,
     key: str | None = None,
@@ -57,13 +66,14 @@ async def save(
 ) -> Saved:
     """Save the VM of *parts* in the folder *place*, which is replaced as a whole.
 
-    *key* is that of a warm boot.  A guest that *has_failed* is paused when it is restored.
+    *alone* keeps others away from the VM while it is copied.  *key* is that of a warm boot.  A guest that *has_failed* is paused when it is restored.
 
     :raise CvmError: nothing was saved, and the guest runs on.
     """
     with being_written(place) as folder:
-        own = await asyncio.to_thread(_copy_boot_files, folder, parts.spec)
-        frozen = await _freeze(parts, folder, own, timeout_s)
+        own = await asyncio.to_thread(_copy_boot_files, folder, parts)
+        async with alone():
+            frozen = await _freeze(parts, folder, own, timeout_s)
         frozen = msgspec.structs.replace(frozen, running=frozen.running and not has_failed)
         manifest = await asyncio.to_thread(_finish, folder, frozen, key, compress=compress)
     stored = await asyncio.to_thread(_storage, place)
@@ -72,15 +82,36 @@ async def save(
 
 async def freeze_for_forks(parts: Parts, *, timeout_s: float = SAVE_TIMEOUT_S) -> SnapshotFolder:
     """Save the VM in memory, for VMs of this process; the folder goes with the last of them."""
-    parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else parts.run.path
-    folder = Path(tempfile.mkdtemp(prefix="cvmlab-fork-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"{FORK_PREFIX}{os.getpid()}-", dir=_room_for(parts)))
     try:
         manifest = await _freeze(parts, folder, {}, timeout_s)
+    except OSError as error:
+        raise not_written(folder, error) from error
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     # Two QEMUs cannot listen on the same port.
     return SnapshotFolder.passing(folder, manifest, replace(parts.spec, gdb=None))
+
+
+def _room_for(parts: Parts) -> Path:
+    """Return where a copy fits: in memory, as long as no other file is kept from its room."""
+    used = 0 if parts.memory is None else sum(parts.memory.files.storage_bytes())
+    try:
+        _remove_forks_of_the_dead()
+        found = os.statvfs(_IN_MEMORY)
+        room = found.f_bavail * found.f_frsize if os.access(_IN_MEMORY, os.W_OK) else 0
+    except OSError:
+        room = 0
+    return _IN_MEMORY if room > 2 * used else parts.run.path
+
+
+def _remove_forks_of_the_dead() -> None:
+    for path in _IN_MEMORY.glob(f"{FORK_PREFIX}*"):
+        pid = path.name.removeprefix(FORK_PREFIX).partition("-")[0]
+        is_mine = path.lstat().st_uid == os.getuid()
+        if is_mine and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 async def _freeze(
@@ -98,13 +129,12 @@ async def _freeze(
         )
     await _require_savable(parts)
     async with AsyncExitStack() as stack:
-        ran = (await parts.connection.execute("query-status"))["status"] == "running"
         copied = None
-        if ran:
+        if await _is_running(parts):
             copied = await stack.enter_async_context(
                 copied_so_far(parts.connection, memory, folder)
             )
-        moment = await stack.enter_async_context(_standing_still(parts, folder, timeout_s, ran=ran))
+        moment = await stack.enter_async_context(_standing_still(parts, folder, timeout_s))
         sizes = await copy_memory(folder, memory) if copied is None else await copied.finish()
         drain(memory.journal)
         sizes |= copy_books(folder, memory)
@@ -112,6 +142,7 @@ async def _freeze(
         _copy_output(parts, folder)
         for overlay in parts.channels.overlays:
             await asyncio.to_thread(copy_file, overlay, folder / overlay.name)
+        await _require_untouched(parts, moment, memory)
     return Manifest(
         cvmlab=__version__,
         saved=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -121,7 +152,7 @@ async def _freeze(
         memory_bytes=parts.spec.memory_bytes,
         debuggable=parts.spec.debuggable,
         holds_private_memory_in_the_clear=True,
-        running=ran,
+        running=moment.ran,
         standstill_s=round(moment.lasted_s, 6),
         record=moment.record,
         release=parts.agent.release,
@@ -149,52 +180,62 @@ async def _require_savable(parts: Parts) -> None:
             )
 
 
+async def _is_running(parts: Parts) -> bool:
+    status: str = (await parts.connection.execute("query-status"))["status"]
+    return status == "running"
+
+
 @dataclass(slots=True)
 class _Moment:
-    """When a VM was saved: the journal's record, and how long the guest stood still for it."""
+    """When a VM was saved: the journal's record, whether it ran, and how long it stood still."""
 
     record: int
+    ran: bool
     began_s: float  # time.monotonic()
     lasted_s: float = 0.0
 
 
 @asynccontextmanager
-async def _standing_still(
-    parts: Parts, folder: Path, timeout_s: float, *, ran: bool
-) -> AsyncIterator[_Moment]:
-    """Stop the guest and write its state; let it run again behind the block, if it *ran*."""
-    connection = parts.connection
-    moment = None
+async def _standing_still(parts: Parts, folder: Path, timeout_s: float) -> AsyncIterator[_Moment]:
+    """Stop the guest and write its state; let it run again behind the block, if it ran."""
+    moment = await _write_state(parts, folder / files.STATE, timeout_s)
     try:
-        moment = await _write_state(parts, folder / files.STATE, timeout_s, ran=ran)
         yield moment
     finally:
-        if ran:
-            await connection.execute("cont")
-        if moment is not None:
-            moment.lasted_s = time.monotonic() - moment.began_s
+        if moment.ran:
+            await parts.connection.execute("cont")
+        moment.lasted_s = time.monotonic() - moment.began_s
 
 
-async def _write_state(parts: Parts, file: Path, timeout_s: float, *, ran: bool) -> _Moment:
+async def _write_state(parts: Parts, file: Path, timeout_s: float) -> _Moment:
     """Stop the guest at a moment when nothing is under way, and write its state."""
     connection = parts.connection
     arguments = {"id": BACKEND_ID, "file": str(file)}
     end_s = time.monotonic() + timeout_s
     while True:
-        began_s = time.monotonic()
+        # It may have been stopped meanwhile, by a fault or by somebody else.
+        ran, began_s = await _is_running(parts), time.monotonic()
         if ran:
             await connection.execute("stop")
-        await _all_is_said(parts)
         try:
+            await _all_is_said(parts)
             reply = await connection.execute(
                 "restricted-memory-save", arguments, timeout_s=timeout_s
             )
-            return _Moment(int(reply["record"]), began_s)
-        except CommandRefused as error:
-            if _UNFINISHED not in error.desc or not ran or time.monotonic() > end_s:
+            return _Moment(int(reply["record"]), ran, began_s)
+        except BaseException as error:
+            if ran:
+                await connection.execute("cont")
+            is_busy = isinstance(error, CommandRefused) and _UNFINISHED in error.desc
+            if not is_busy or not ran or time.monotonic() > end_s:
                 raise
-        await connection.execute("cont")
         await asyncio.sleep(_RETRY_S)
+
+
+async def _require_untouched(parts: Parts, moment: _Moment, memory: Memory) -> None:
+    """Raise ConfigError if somebody has let the guest run, or changed a page, since it was saved."""
+    if await _is_running(parts) or memory.journal.ring.claimed != moment.record:
+        raise ConfigError("another command changed the VM while it was saved", hint="save it again")
 
 
 async def _all_is_said(parts: Parts) -> None:
@@ -221,12 +262,21 @@ def _copy_output(parts: Parts, folder: Path) -> None:
             shutil.copyfile(path, folder / name)
 
 
-def _copy_boot_files(folder: Path, spec: BootSpec) -> dict[Path, str]:
-    """Copy what QEMU reads again at a reset of the guest; return the names of the copies."""
+def _copy_boot_files(folder: Path, parts: Parts) -> dict[Path, str]:
+    """Copy what QEMU reads again at a reset of the guest; return the names of the copies.
+
+    :raise ConfigError: one was changed since the VM was started.
+    """
+    spec, started_ns = parts.spec, (parts.run.path / "cmdline").stat().st_mtime_ns
     firmware = spec.firmware if isinstance(spec.firmware, Path) else None
     named = ((spec.kernel, files.KERNEL), (spec.initrd, files.INITRD), (firmware, files.FIRMWARE))
     own = {path: name for path, name in named if path is not None}
     for path, name in own.items():
+        if path.stat().st_mtime_ns > started_ns:
+            raise ConfigError(
+                f"{path} was changed since the VM was started: a reset would boot something else",
+                hint="boot the VM again",
+            )
         shutil.copyfile(path, folder / name)
     return own
 
@@ -244,7 +294,7 @@ def _finish(folder: Path, manifest: Manifest, key: str | None, *, compress: bool
     """Add digests, and write the manifest."""
     stored = {
         path.name: store_file(folder, path.name, compress=compress and path.name in _COMPRESSED)
-        for path in sorted(folder.iterdir())
+        for path in sorted(folder.glob("[!.]*"))
     }
     manifest = msgspec.structs.replace(manifest, files=stored, key=key)
     (folder / files.MANIFEST).write_bytes(manifest.encode())

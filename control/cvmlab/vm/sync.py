@@ -34,7 +34,7 @@ from cvmlab.vm.handover import Upgrade
 from cvmlab.vm.launch import Setting
 from cvmlab.vm.operations import BackendInfo, Content, RangesLike, Target
 from cvmlab.vm.outcome import VmOutcome
-from cvmlab.vm.saving import Saved
+from cvmlab.vm.saving import SAVE_TIMEOUT_S, Saved
 from cvmlab.vm.time_travel import Checkpoint, Rewound
 from cvmlab.vm.upgrade import UPGRADE_TIMEOUT_S
 from cvmlab.vm.vm import WAIT_TIMEOUT_S, Vm
@@ -262,8 +262,10 @@ class SyncVm:
         made._vm = vm
         return made
 
-    def save(self, place: str | Path, *, compress: bool = False) -> Saved:
-        return self._call(self._vm.save(place, compress=compress))
+    def save(
+        self, place: str | Path, *, compress: bool = False, timeout_s: float = SAVE_TIMEOUT_S
+    ) -> Saved:
+        return self._call(self._vm.save(place, compress=compress, timeout_s=timeout_s))
 
     def fork(self, count: int = 1, **setting: object) -> "list[SyncVm]":
         return [SyncVm._around(vm) for vm in self._call(self._vm.fork(count, **setting))]

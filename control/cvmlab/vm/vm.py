@@ -55,7 +55,13 @@ from cvmlab.vm.restoring import Restored, fork_settings, require_same_qemu
 from cvmlab.vm.saving import SAVE_TIMEOUT_S, Saved, freeze_for_forks, save
 from cvmlab.vm.supervisor import Supervisor, ended_before, only_error
 from cvmlab.vm.time_travel import TimeTravel
-from cvmlab.vm.upgrade import UPGRADE_TIMEOUT_S, Replacement, require_upgradable, retire
+from cvmlab.vm.upgrade import (
+    UPGRADE_TIMEOUT_S,
+    Replaced,
+    Replacement,
+    require_upgradable,
+    retire,
+)
 
 
 WAIT_TIMEOUT_S = 120.0
@@ -101,6 +107,8 @@ class Vm(TimeTravel):
         self._supervisor: Supervisor | None = None
         self._late_stack = AsyncExitStack()
         self._upgrades = 0
+        self._moving = asyncio.Lock()  # one upgrade, save or fork at a time
+        self._state_lock = asyncio.Lock()
         self._not_upgrading = asyncio.Event()
         self._not_upgrading.set()
 
@@ -123,6 +131,8 @@ class Vm(TimeTravel):
         origin = saved
         if not isinstance(origin, SnapshotFolder):
             origin = SnapshotFolder.open(place_of(str(saved)))
+            # Two QEMUs cannot listen on the same port.
+            origin.spec = replace(origin.spec, gdb=None)
         mine = Setting(**take_setting(setting))
         if setting:
             raise ConfigError(
@@ -177,8 +187,7 @@ class Vm(TimeTravel):
         key = await asyncio.to_thread(self._warm_key) if origin is None else None
         if key is not None and not self.setting.cold:
             origin = await asyncio.to_thread(warm.find, key)
-        self._parts = parts = await launch(self._stack, self.spec, self.setting, self._run, origin)
-        self.restored = None if origin is None else Restored.of(origin)
+        self._parts = parts = await self._launch(origin, key)
         if parts.memory is not None:
             self.ram = tuple(slot.range for slot in parts.memory.pages.slots)
         supervisor = Supervisor(
@@ -190,13 +199,31 @@ class Vm(TimeTravel):
         self._supervisor = supervisor
         await self._stack.enter_async_context(self._late_stack)
         await self._late_stack.enter_async_context(answering(self._run.path, self))
-        if key is not None and origin is None:
+        if key is not None and self.restored is None:
             kept = warm.keeping(self, key, self.problems)
             await self._late_stack.enter_async_context(kept)
         # Entered last, so that its tasks end before the parts that they use are closed.
         supervisor.start(await self._stack.enter_async_context(asyncio.TaskGroup()))
         if not self._paused:
             await self.cont()
+
+    async def _launch(self, origin: SnapshotFolder | None, key: str | None) -> Parts:
+        """Start QEMU; boot if the guest that was kept for *key* cannot be used."""
+        start = partial(launch, self._stack, self.spec, self.setting, self.run)
+        if origin is None:
+            return await start(keeps=key is not None)
+        try:
+            async with AsyncExitStack() as attempt:
+                parts = await launch(attempt, self.spec, self.setting, self.run, origin)
+                self.restored = Restored.of(origin)
+                self._stack.push_async_exit(attempt.pop_all())
+                return parts
+        except ConfigError as error:
+            if key is None:
+                raise
+            warm.forget(key)
+            self.problems.append(f"the guest kept for warm boots was not used: {error.message}")
+        return await start(keeps=True)
 
     def _warm_key(self) -> str | None:
         """Return the key of this boot if it is to be a warm one."""
@@ -209,8 +236,7 @@ class Vm(TimeTravel):
 
     async def save_warm(self, place: Path, key: str) -> Saved:
         """Save the VM for warm boots (warm.py)."""
-        async with self._alone():
-            return await save(self._running, place, key=key)
+        return await save(self._running, place, self._alone, key=key)
 
     def listen(self) -> None:
         """Listen to the guest's agent again, which was told to wait at hello."""
@@ -441,9 +467,16 @@ class Vm(TimeTravel):
         require_upgradable(self.spec, parts.channels.overlays)
         if supervisor is None or supervisor.ending:
             raise VmExited("the VM has ended or is ending")
-        if not self._not_upgrading.is_set():
-            raise ConfigError("the VM is being upgraded already")
-        self._not_upgrading.clear()
+        if self._moving.locked():
+            raise ConfigError("the VM is being upgraded, saved or forked already")
+        async with self._others_wait():
+            replaced = await self._replace_qemu(setting, supervisor, parts, timeout_s)
+        problem = await retire(parts, replaced, self.setting.stop_timeout_s)
+        return replace(replaced.upgrade, problem=problem)
+
+    async def _replace_qemu(
+        self, setting: Setting, supervisor: Supervisor, parts: Parts, timeout_s: float
+    ) -> Replaced:
         supervisor.stop_watching()
         try:
             replaced = await Replacement(
@@ -452,13 +485,11 @@ class Vm(TimeTravel):
             self._upgrades += 1
             self.setting, self._parts = setting, replaced.parts
             self._late_stack.push_async_exit(replaced.stack)
+            return replaced
         finally:
             supervisor.watch(self._running)
             parts.console.release()
             parts.agent.allow_end()
-            self._not_upgrading.set()
-        problem = await retire(parts, replaced, self.setting.stop_timeout_s)
-        return replace(replaced.upgrade, problem=problem)
 
     async def save(
         self, place: str | Path, *, compress: bool = False, timeout_s: float = SAVE_TIMEOUT_S
@@ -473,8 +504,9 @@ class Vm(TimeTravel):
         """
         folder = place_of(str(place))
         require_free(folder)
-        async with self._alone():
-            return await save(self._running, folder, compress=compress, timeout_s=timeout_s)
+        return await save(
+            self._running, folder, self._alone, compress=compress, timeout_s=timeout_s
+        )
 
     async def keep_state(self) -> None:
         """Save the VM in its run folder as it is, for `cvmlab restore`; do nothing if that is done.
@@ -482,12 +514,15 @@ class Vm(TimeTravel):
         What keeps it from being saved is added to ``problems``.
         """
         place = self.run.path / STATE_FOLDER
-        if place.exists() or self._parts is None or not self.spec.restricted:
+        if self._parts is None or not self.spec.restricted:
             return
-        try:
-            await save(self._parts, place, has_failed=True)
-        except CvmError as error:
-            self.problems.append(f"the guest's state was not kept: {error.message}")
+        async with self._state_lock:
+            if place.exists():
+                return
+            try:
+                await save(self._parts, place, self._others_wait, has_failed=True)
+            except CvmError as error:
+                self.problems.append(f"the guest's state was not kept: {error.message}")
 
     async def fork(self, count: int = 1, **setting: object) -> list["Vm"]:
         """Return *count* VMs that go on where this one is, each to be entered as a Vm is.
@@ -502,17 +537,23 @@ class Vm(TimeTravel):
         return [Vm.of_snapshot(origin, one) for one in settings]
 
     @asynccontextmanager
+    async def _others_wait(self) -> AsyncIterator[None]:
+        """Be the only one who moves the VM; commands of this process wait meanwhile."""
+        async with self._moving:
+            self._not_upgrading.clear()
+            try:
+                yield
+            finally:
+                self._not_upgrading.set()
+
+    @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        """Let commands of others wait, as during an upgrade."""
-        supervisor = self._supervisor
-        if supervisor is None or supervisor.ending:
-            raise VmExited("the VM has ended or is ending")
-        await self._wait_for_upgrade(SAVE_TIMEOUT_S)
-        self._not_upgrading.clear()
-        try:
+        """The same, for a VM that goes on."""
+        async with self._others_wait():
+            supervisor = self._supervisor
+            if supervisor is None or supervisor.ending:
+                raise VmExited("the VM has ended or is ending")
             yield
-        finally:
-            self._not_upgrading.set()
 
     async def _wait_for_upgrade(self, timeout_s: float) -> None:
         if self._not_upgrading.is_set():
@@ -521,7 +562,7 @@ class Vm(TimeTravel):
             async with asyncio.timeout(timeout_s):
                 await self._not_upgrading.wait()
         except TimeoutError as error:
-            raise DeadlineExceeded("the VM's QEMU to be replaced", timeout_s) from error
+            raise DeadlineExceeded("the VM to be upgraded, saved or forked", timeout_s) from error
 
     def events(self, limit: int = 64) -> Subscription[Records]:
         """Return an iterator over batches of journal records; use it in a ``with`` block."""

@@ -19,17 +19,22 @@ from cvmlab import __version__
 from cvmlab.base.errors import ConfigError, CvmError
 from cvmlab.machine.spec import BootSpec
 from cvmlab.qemu.build import build_of
+from cvmlab.qemu.firmware import rom_dirs
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.snapshots.spec_document import to_document
 from cvmlab.snapshots.store import listed, warm_dir
 from cvmlab.vm.saving import Saved
 
 
-_KEPT = 16  # snapshots of warm boots; the oldest go
+_FINISH_S = 60.0
+_KEPT = 64  # snapshots of warm boots; the oldest go
 
 
 class Booting(Protocol):
     """The part of Vm that is kept."""
+
+    @property
+    def kernel_release(self) -> str | None: ...
 
     async def wait_hello(self, *, timeout_s: float = ...) -> str: ...
 
@@ -43,7 +48,13 @@ def key_of(spec: BootSpec, program: Path) -> str:
     firmware = spec.firmware if isinstance(spec.firmware, Path) else None
     contents = {path: _digest(path) for path in (spec.kernel, spec.initrd, firmware) if path}
     disks = [(found.st_size, found.st_mtime_ns) for found in (d.path.stat() for d in spec.disks)]
-    said = [__version__, build_of(program), to_document(spec, contents), disks]
+    roms = [
+        (file.name, found.st_size, found.st_mtime_ns)
+        for folder in spec.rom_dirs or rom_dirs()
+        for file in sorted(folder.iterdir())
+        for found in (file.stat(),)
+    ]
+    said = [__version__, build_of(program), to_document(spec, contents), disks, roms]
     return hashlib.sha256(msgspec.json.encode(said, order="deterministic")).hexdigest()[:32]
 
 
@@ -79,6 +90,8 @@ async def keeping(vm: Booting, key: str, problems: list[str]) -> AsyncIterator[N
     try:
         yield
     finally:
+        if vm.kernel_release is not None:  # it said hello: the digests may be left to make
+            await asyncio.wait([task], timeout=_FINISH_S)
         task.cancel()
         await asyncio.wait([task])
 

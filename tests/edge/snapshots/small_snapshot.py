@@ -8,7 +8,7 @@ from cvmlab.snapshots.manifest import BaseDisk, Manifest, StoredFile
 from cvmlab.snapshots.spec_document import to_document
 
 
-FILES = ("private", "state", "events.bin")
+FILES = ("private", "table", "ring", "state", "heard", "events.bin")
 
 
 def manifest_of(files: Mapping[str, StoredFile], disks: tuple[BaseDisk, ...] = ()) -> Manifest:
