@@ -57,7 +57,7 @@ MACHINES = [
     (
         ["-incoming", "defer"],
         f"{TYPE} cannot take an incoming migration: a stream would overwrite private memory; "
-        "drop -incoming, or use mode cpr-transfer",
+        "drop -incoming, use mode cpr-transfer, or give the files of a saved guest",
     ),
     (["-m", "128M"], "Machine memory size does not match the size of the memory backend"),
     (["-object", f"{TYPE},id=ram1,size=64M"], f"only one {TYPE} can be used"),
