@@ -16,6 +16,7 @@ SOURCE_DIR = Path(__file__).resolve().parents[2] / "guest-images" / "bare"
 HELLO = "cvmlab hello bare-1"
 LOOPING = "looping"
 HOLDING = "holding"
+LOOK_S = 0.2  # how often a wait looks for a hang_up()
 
 # The sum command's weights and the fill command's pattern, as in memory.c.
 GOLDEN = 0x9E3779B97F4A7C15
@@ -120,6 +121,7 @@ class BareGuest:
         self._agent = agent
         self._deadline_s = deadline_s
         self._pending = b""
+        self._is_over = False  # hang_up() was called
         # Where the guest reaches a GPA: a profile may want an address bit for it.
         self.reach: Callable[[int], int] = lambda gpa: gpa
 
@@ -136,6 +138,7 @@ class BareGuest:
 
     def wait_hello(self) -> None:
         """Wait until the guest takes commands: after start and after a reset."""
+        self._is_over = False
         line = self._line(f"the guest's greeting {HELLO!r}")
         if line != HELLO:
             raise BareGuestError(f"greeting was {line!r}")
@@ -152,6 +155,7 @@ class BareGuest:
 
     def start(self, name: str, *arguments: int | str) -> None:
         """Send a command without waiting for the answer: see `finish`."""
+        self._is_over = False
         if name in ("read", "write") and isinstance(arguments[0], int):
             arguments = (self.reach(arguments[0]), *arguments[1:])
         words = [name, *(a if isinstance(a, str) else f"{a:#x}" for a in arguments)]
@@ -168,7 +172,7 @@ class BareGuest:
 
     def hang_up(self) -> None:
         """End a `finish` in another thread: no answer will come."""
-        self._agent.shutdown(socket.SHUT_RDWR)
+        self._is_over = True
 
     def value(self, name: str, *arguments: int | str) -> int:
         """Run a command that must answer exactly one value."""
@@ -266,11 +270,13 @@ class BareGuest:
         end = time.monotonic() + self._deadline_s
         while b"\n" not in self._pending:
             left = end - time.monotonic()
+            if self._is_over:
+                raise BareGuestError(f"the guest is gone, awaited {awaited}")
             if left <= 0:
                 raise BareGuestError(
                     f"no {awaited} within {self._deadline_s} s, got {self._pending!r}"
                 )
-            self._agent.settimeout(left)
+            self._agent.settimeout(min(left, LOOK_S))
             try:
                 data = self._agent.recv(4096)
             except TimeoutError:

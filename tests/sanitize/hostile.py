@@ -153,16 +153,15 @@ class Siege:
         self._vm.guest.start("attack", seed, BATCH, int(self._target.kinds), 1)
         answer = asyncio.create_task(asyncio.to_thread(self._outcome))
         is_reset = self._meddled and number % RESET_EVERY == 0
-        if is_reset:
-            self._tally.resets += 1
-            await self._vm.qmp.execute("system_reset")
-        while not answer.done():
-            await asyncio.wait({answer}, timeout=DRAIN_S)
-            self._drain()
-            if self._stop and not answer.done():
-                self._vm.guest.hang_up()
-            elif self._meddled and not answer.done():
-                await self._convert()
+        try:
+            if is_reset:
+                self._tally.resets += 1
+                await self._vm.qmp.execute("system_reset")
+            await self._meddle_until(answer)
+        except BaseException:
+            self._vm.guest.hang_up()
+            await asyncio.gather(answer, return_exceptions=True)  # its error says less
+            raise
         values = answer.result()
         if values:
             self._tally.calls += values[0]
@@ -173,6 +172,15 @@ class Siege:
         if is_reset or not values:
             await asyncio.to_thread(self._settle)
             await self._prepare()
+
+    async def _meddle_until(self, answer: asyncio.Task[tuple[int, ...] | None]) -> None:
+        while not answer.done():
+            await asyncio.wait({answer}, timeout=DRAIN_S)
+            self._drain()
+            if self._stop and not answer.done():
+                self._vm.guest.hang_up()
+            elif self._meddled and not answer.done():
+                await self._convert()
 
     def _settle(self) -> None:
         """Have the guest answer a ping: a reset leaves half a command in its port, or a whole one."""

@@ -8,14 +8,17 @@ NUMBERS = (
     0, 1, 2, 7, 4095, 4096, 0x9F000, 0xA0000, 0x100000, 0x2000000, 0x3FFF000, 0x4000000, 1 << 32,
     (1 << 52) - 4096, 1 << 61, (1 << 63) - 1, -1, -4096, -(1 << 63),
 )  # fmt: skip
+PATHS = (
+    "/objects", "/objects/ram0", "/machine", "/machine/peripheral", "/machine/unattached",
+)  # fmt: skip
+# Also names of files that QEMU makes, so none begins with a slash.
 WORDS = (
-    "", "ram0", "tdx0", "sev0", "sev-snp0", "edu0", "/objects", "/objects/ram0", "/machine",
-    "/machine/peripheral", "/machine/unattached", "on", "off", "shared", "private", "discard",
+    "", "ram0", "tdx0", "sev0", "sev-snp0", "edu0", "on", "off", "shared", "private", "discard",
     "x" * 3000, "\u0000", "tcp:127.0.0.1:1", "unix:/nonexistent", "edu", "virtio-rng-pci", "name",
     "merge", "dump", "prealloc", "size", "share", "policy", "realized", "hotplugged",
-    "quote-generation-socket", "guest-request-socket", "compat_monitor0", "serial0", "pcie.0",
+    "quote-generation-socket", "guest-request-socket", "serial0", "pcie.0",
 )  # fmt: skip
-SIZES = (0, 1, 8, 4095, 4096, 65536, 1 << 20, -1)  # of what is saved: larger ones take seconds
+SIZES = (0, 1, 8, 4095, 4096, 65536, 1 << 20)  # of what is saved: larger ones take seconds
 CHECKPOINTS = ("a", "b", "c", "")
 HMP = (
     "info registers", "info mem", "info tlb", "info mtree", "info qtree", "info ramblock", "x /4xg 0",
@@ -30,8 +33,9 @@ FAVOURITES = (
     "restricted-memory-convert", "restricted-memory-accept",
     "restricted-memory-discard", "restricted-memory-poison", "restricted-memory-set-policy",
     "restricted-memory-invalidate", "restricted-memory-checkpoint", "restricted-memory-rewind",
-    "restricted-memory-checkpoint-drop", "query-restricted-memory", "query-restricted-memory-ranges",
-    "query-restricted-memory-checkpoints",
+    "restricted-memory-checkpoint-drop", "restricted-memory-save", "restricted-memory-restore",
+    "restricted-memory-follow-writes", "restricted-memory-take-writes", "restricted-memory-dump",
+    "query-restricted-memory", "query-restricted-memory-ranges", "query-restricted-memory-checkpoints",
     "memsave", "pmemsave", "dump-guest-memory", "stop", "cont", "system_reset", "object-add",
     "object-del", "calc-dirty-rate", "set-vcpu-dirty-limit", "inject-nmi", "balloon", "device-sync-config",
     "trace-event-set-state", "sev-inject-launch-secret", "qom-list-properties", "device-list-properties",
@@ -64,15 +68,22 @@ LEFT_OUT = {
     "transaction": "reads through NULL for a bitmap that does not exist",
     "set-action": "QEMU would exit when the guest resets, which is what it is told to do",
 }
-# Types of objects and devices for which stock QEMU calls exit() or abort().
+# Types of objects, devices and character devices for which stock QEMU calls exit() or abort().
 LEFT_OUT_TYPES = {
     "acpi-generic-initiator": "exits if the machine has no such NUMA node",
     "acpi-generic-port": "the same",
+    "vc": "a text console of any width aborts for want of memory",
+    "filter-dump": "closes descriptor 0, whatever that is, if it cannot be completed",
+    "parallel": "the same, if it cannot be opened",
+    "stdio": "asserts if QEMU's own input is closed by then, which the one before does",
+    "pr-manager-helper": "waits for its peer, which may be a socket of QEMU itself",
+    "qtest": "closes standard error, where the sanitizers report",
     "cryptodev-*": "query-cryptodev reads through NULL if one has no client",
 }
 # Members of arguments that are left out, wherever they are.
 LEFT_OUT_MEMBERS = {
     "wait": "QEMU waits for a client before it answers",
+    "open-timeout": "QEMU waits so long for a server that is not there, and holds its main loop",
     "preallocation": "it would fill the disk",
     "block-bitmap-mapping": "stock QEMU does not free a clone of this list",
 }
@@ -85,6 +96,7 @@ SMALL: dict[str, dict[str, object]] = {
     "chardev-add": _SMALL_MEMORY,
     "chardev-change": _SMALL_MEMORY,
     "netdev_add": {"type": "user"},  # no network of the host
+    "announce-self": {"rounds": 3},  # of more, without a pause, the main loop does nothing else
 }
 
 

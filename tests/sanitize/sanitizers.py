@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parent
 _FINDING = re.compile(
     r"ERROR: (Address|Leak|Thread)Sanitizer|WARNING: ThreadSanitizer|runtime error:"
     r"|AddressSanitizer:DEADLYSIGNAL|Assertion .* failed|assertion failed|code should not be reached"
-    r"|\(core dumped\)|Aborted"
+    r"|\(core dumped\)|Aborted|Unexpected error in"
 )
 _SUPPRESSED = "print_suppressions=0"
 

@@ -32,6 +32,10 @@ def files_go_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def standard_error(vm: BareMachine) -> Path:
+    return Path(f"/proc/{vm.process.pid}/fd/2").readlink()
+
+
 async def attack(
     qemu: Path, elf: Path, folder: Path, coco: str, seed: int, requests: int
 ) -> Counter[str]:
@@ -39,8 +43,12 @@ async def attack(
     spec = machine(coco, elf, devices=(EDU_DEVICE,))
     try:
         async with BareMachine.start(qemu, spec, folder) as vm:
+            log = standard_error(vm)
             vm.is_intact = False  # QEMU's own objects have got properties that it is not made for
-            answers = await asyncio.to_thread(bombard, folder / "qmp.sock", seed, folder, requests)
+            answers = await asyncio.to_thread(
+                bombard, folder / "qmp.sock", seed, folder, lambda sent: sent < requests
+            )
+            assert standard_error(vm) == log, "nothing was reported"
     except AssertionError:
         assert_clean(folder / "qemu.log", f"{coco} seed {seed}")
         raise
