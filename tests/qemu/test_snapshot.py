@@ -290,6 +290,25 @@ async def test_a_full_disk_leaves_the_guest_running_and_nothing_behind(
         await finish(vm)
 
 
+async def test_a_fork_that_does_not_fit_leaves_the_guest_running_and_nothing_behind(
+    churning: MakeVm,
+) -> None:
+    mine = f"cvmlab-fork-{os.getpid()}-*"
+    async with churning() as vm:
+        await passes(vm)
+        before = set(Path("/dev/shm").glob(mine))  # noqa: ASYNC240 - in memory
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, limits[1]))
+        try:
+            with pytest.raises(ConfigError, match="cannot be written: File too large"):
+                await vm.fork()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert set(Path("/dev/shm").glob(mine)) == before  # noqa: ASYNC240
+        await passes(vm)
+        await finish(vm)
+
+
 async def test_a_guest_without_restricted_memory_is_not_saved(churning: MakeVm) -> None:
     async with churning(coco="off") as vm:
         await passes(vm)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from cvmlab.base.errors import CommandRefused, ConfigError
@@ -98,14 +98,8 @@ class Filling:
         cls, stack: AsyncExitStack, origin: SnapshotFolder, files: RestrictedFiles, run: RunDir
     ) -> "Filling":
         """Fill what QEMU looks at now, the rest in threads, which *stack* waits for."""
-        numbers = {
-            parts.PRIVATE: files.fds.private,
-            parts.SHARED: files.fds.shared,
-            parts.TABLE: files.fds.table,
-            parts.RING: files.fds.ring,
-            parts.STACKS: files.fds.stacks,
-        }
-        held = {name: fd for name, fd in numbers.items() if fd is not None}
+        # The images have the names of the files.
+        held = {name: fd for name, fd in asdict(files.fds).items() if fd is not None}
         if set(held) != set(origin.sizes()):
             raise ConfigError(
                 f"the snapshot {origin.path} has other memory files than this VM",

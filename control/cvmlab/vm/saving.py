@@ -66,7 +66,8 @@ async def save(
 ) -> Saved:
     """Save the VM of *parts* in the folder *place*, which is replaced as a whole.
 
-    *alone* keeps others away from the VM while it is copied.  *key* is that of a warm boot.  A guest that *has_failed* is paused when it is restored.
+    *alone* keeps others away from the VM while it is copied.  *key* is that of a warm boot.  A guest
+    that *has_failed* is paused when it is restored.
 
     :raise CvmError: nothing was saved, and the guest runs on.
     """
@@ -85,10 +86,10 @@ async def freeze_for_forks(parts: Parts, *, timeout_s: float = SAVE_TIMEOUT_S) -
     folder = Path(tempfile.mkdtemp(prefix=f"{FORK_PREFIX}{os.getpid()}-", dir=_room_for(parts)))
     try:
         manifest = await _freeze(parts, folder, {}, timeout_s)
-    except OSError as error:
-        raise not_written(folder, error) from error
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise not_written(folder, error) from error
         raise
     # Two QEMUs cannot listen on the same port.
     return SnapshotFolder.passing(folder, manifest, replace(parts.spec, gdb=None))
@@ -215,9 +216,9 @@ async def _write_state(parts: Parts, file: Path, timeout_s: float) -> _Moment:
     while True:
         # It may have been stopped meanwhile, by a fault or by somebody else.
         ran, began_s = await _is_running(parts), time.monotonic()
-        if ran:
-            await connection.execute("stop")
         try:
+            if ran:
+                await connection.execute("stop")
             await _all_is_said(parts)
             reply = await connection.execute(
                 "restricted-memory-save", arguments, timeout_s=timeout_s
