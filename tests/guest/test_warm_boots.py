@@ -62,10 +62,22 @@ def test_a_damaged_guest_is_not_started_from(tmp_path: Path) -> None:
     boot("--warm")
     (kept,) = (tmp_path / "cache" / "cvmlab" / "warm").iterdir()
     (kept / "manifest.json").write_text("{")
-    _, second = boot("--warm")
+    said, second = boot("--warm")
     assert (second.restored, second.guest_exit) == (None, 7)
     _, third = boot("--warm")
-    assert third.restored is not None
+    assert third.restored is not None, said.err
+    with (kept / "state").open("r+b") as file:
+        file.write(b"garbage")
+    done, fourth = boot("--warm")
+    assert (fourth.restored, fourth.guest_exit) == (None, 7)
+    assert "the guest kept for warm boots was not used" in done.err
+    assert "damaged: state: its digest is" in done.err
+
+
+@pytest.mark.timeout(120)
+def test_a_guest_that_cannot_be_kept_does_not_wait_at_hello() -> None:
+    _, found = boot("--warm", "--coco", "off")
+    assert (found.restored, found.guest_exit) == (None, 7)
 
 
 @pytest.mark.timeout(200)

@@ -185,6 +185,11 @@ class RunDir:
             raise ConfigError(f"{path} cannot be written: {error.strerror}", hint=_HINT) from error
         return path
 
+    def forget_guest(self) -> None:
+        """Remove what a guest has left that is not the one which runs now."""
+        for path in (self.events, self.console_log, self.exec_log):
+            path.unlink(missing_ok=True)
+
     def publish(self, info: VmInfo) -> None:
         """Make this VM visible to ``ps`` and other terminals."""
         self.write(self.vm_json.name, msgspec.json.encode(info))

@@ -223,6 +223,7 @@ class Vm(TimeTravel):
                 raise
             warm.forget(key)
             self.problems.append(f"the guest kept for warm boots was not used: {error.message}")
+            self.run.forget_guest()
         return await start(keeps=True)
 
     def _warm_key(self) -> str | None:
