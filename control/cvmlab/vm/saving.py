@@ -16,6 +16,7 @@ import msgspec
 
 from cvmlab import __version__
 from cvmlab.base.errors import CommandRefused, ConfigError, DeadlineExceeded
+from cvmlab.base.paths import cache_dir
 from cvmlab.listening.heard import Heard, all_is_read, waiting_bytes
 from cvmlab.machine.command_line import BACKEND_ID
 from cvmlab.qemu.build import build_of
@@ -273,7 +274,9 @@ def _copy_boot_files(folder: Path, parts: Parts) -> dict[Path, str]:
     named = ((spec.kernel, files.KERNEL), (spec.initrd, files.INITRD), (firmware, files.FIRMWARE))
     own = {path: name for path, name in named if path is not None}
     for path, name in own.items():
-        if path.stat().st_mtime_ns > started_ns:
+        # The cache is by content, and marks a file as used by its time.
+        is_cached = path.is_relative_to(cache_dir())
+        if not is_cached and path.stat().st_mtime_ns > started_ns:
             raise ConfigError(
                 f"{path} was changed since the VM was started: a reset would boot something else",
                 hint="boot the VM again",
