@@ -242,7 +242,11 @@ class BareMachine:
         os.pwrite(fds.private if fds.shared is None else fds.shared, data, gpa)
 
     async def _verify(self) -> None:
-        """Compare journal, table, counts and files: they must agree to the page."""
+        """Compare journal, table, counts and files: they must agree to the page.
+
+        They are read one after the other, so no CPU may run meanwhile.
+        """
+        await self.qmp.execute("stop")
         info = await self.info()
         self.records()
         assert self.ring.dropped == 0

@@ -59,9 +59,17 @@ def save_area(cr3: int, **changes: int) -> bytes:
     return bytes(area)
 
 
-def prepare(vm: BareMachine, *, counter: int = COUNTER, **changes: int) -> Ghcb:
-    """Have a loop that counts at *counter*, and a save area that runs it; return a GHCB."""
-    code = b"\x48\xb8" + counter.to_bytes(8, "little") + b"\xf0\x48\xff\x00\xf3\x90\xeb\xf8"
+def prepare(vm: BareMachine, *, counter: int = COUNTER, stride: int = 0, **changes: int) -> Ghcb:
+    """Have a loop that counts at *counter*, and a save area that runs it; return a GHCB.
+
+    With *stride*, it goes on by so many bytes each time, until it leaves the RAM.
+    """
+    code = (
+        b"\x48\xb8" + counter.to_bytes(8, "little")  # mov $counter, %rax
+        + b"\xf0\x48\xff\x00"  # lock incq (%rax)
+        + b"\x48\x05" + stride.to_bytes(4, "little")  # add $stride, %rax
+        + b"\xf3\x90\xeb\xf2"  # pause; jmp to incq
+    )  # fmt: skip
     vm.guest.write_bytes(CODE, code + bytes(-len(code) % 8))
     vm.guest.write_bytes(VMSA, save_area(vm.gpa_of("root_table"), **changes))
     return Ghcb(vm.guest)
@@ -123,6 +131,16 @@ async def test_a_page_that_is_no_save_area_is_refused(boot: Boot) -> None:
         assert answer.status == (MALFORMED, INVALID_INPUT)
         mark(vm)
         assert ghcb.exit(AP_CREATION, AP | NOW, VMSA, rax=FEATURES).status == (0, 0)
+
+
+async def test_the_books_agree_although_a_cpu_was_at_work(boot: Boot) -> None:
+    """The CPU accepts page after page by touching it, also when the block is left."""
+    async with boot(**SNP, cpus=2) as vm:
+        ghcb = prepare(vm, counter=page(64), stride=page(1))
+        mark(vm)
+        assert ghcb.exit(AP_CREATION, AP | NOW, VMSA, rax=FEATURES).status == (0, 0)
+        before = vm.table.counts().private
+        wait_until(lambda: vm.table.counts().private > before)
 
 
 @pytest.mark.parametrize(
