@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/clone-visitor.h"
+#include "io/channel-socket.h"
 #include "qapi/qapi-visit-sockets.h"
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
@@ -15,6 +16,7 @@
 #include "qemu/timer.h"
 #include "hw/restricted-memory/profiles/connect.h"
 #include "hw/restricted-memory/profiles/service.h"
+#include "hw/restricted-memory/qemu/recording.h"
 
 #define FRAME_BYTES 4
 #define MAX_TIMEOUT_S 3600
@@ -72,6 +74,24 @@ static void exchange_free(Exchange *exchange)
     g_free(exchange);
 }
 
+/* What the answer says goes into the log of a recording, or comes from there. */
+static void answer_in_the_log(const RestrictedFrame **frame,
+                              RestrictedFrame *logged, bool *was_connected,
+                              GByteArray **bytes)
+{
+    uint8_t head[] = { *was_connected, *frame != NULL };
+
+    *bytes = g_byte_array_append(g_byte_array_new(), head, sizeof(head));
+    if (*frame) {
+        g_byte_array_append(*bytes, (*frame)->data, (*frame)->size);
+    }
+    restricted_input(bytes);
+    *was_connected = (*bytes)->data[0];
+    *logged = (RestrictedFrame){ (*bytes)->data + sizeof(head),
+                                 (*bytes)->len - sizeof(head) };
+    *frame = (*bytes)->data[1] ? logged : NULL;
+}
+
 /* The first exchange has its answer, or has failed (NULL). */
 static void finish(RestrictedService *service, const RestrictedFrame *frame,
                    bool was_connected)
@@ -79,7 +99,12 @@ static void finish(RestrictedService *service, const RestrictedFrame *frame,
     Exchange *exchange = QSIMPLEQ_FIRST(&service->exchanges);
     RestrictedAnswer *answer = exchange->answer;
     void *opaque = exchange->opaque;
+    g_autoptr(GByteArray) bytes = NULL;
+    RestrictedFrame logged;
 
+    if (restricted_is_recorded()) {
+        answer_in_the_log(&frame, &logged, &was_connected, &bytes);
+    }
     QSIMPLEQ_REMOVE_HEAD(&service->exchanges, next);
     exchange_free(exchange);
     timer_del(service->timer);
@@ -259,6 +284,66 @@ static void service_go(void *opaque)
     transfer(service);
 }
 
+static bool connect_now(RestrictedService *service, Error **errp)
+{
+    QIOChannelSocket *channel;
+
+    if (service->channel) {
+        return true;
+    }
+    channel = qio_channel_socket_new();
+    if (qio_channel_socket_connect_sync(channel, service->address, errp) < 0) {
+        object_unref(channel);
+        return false;
+    }
+    service->channel = QIO_CHANNEL(channel);
+    qio_channel_set_blocking(service->channel, false, NULL);
+    return true;
+}
+
+static bool wait_now(const RestrictedService *service, int64_t end_ms,
+                     Error **errp)
+{
+    GPollFD poll = {
+        .fd = QIO_CHANNEL_SOCKET(service->channel)->fd,
+        .events = service->sent < service->out->len ? G_IO_OUT : G_IO_IN,
+    };
+    int64_t left_ms = end_ms - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+    if (left_ms <= 0 || g_poll(&poll, 1, left_ms) == 0) {
+        error_setg(errp, "no answer within %u s", service->deadline_s);
+        return false;
+    }
+    return true;
+}
+
+/*
+ * The same without the main loop. A recorded guest gets its answer within the
+ * instruction that asks: when it comes is no part of the log.
+ */
+static void service_go_now(RestrictedService *service)
+{
+    const Exchange *exchange = QSIMPLEQ_FIRST(&service->exchanges);
+    Error *err = NULL;
+
+    if (restricted_is_replayed()) {
+        finish(service, NULL, false);
+        return;
+    }
+    if (!connect_now(service, &err)) {
+        fail(service, err);
+        return;
+    }
+    begin(service, exchange);
+    while (!send_rest(service, &err) || !receive_rest(service, &err)) {
+        if (err || !wait_now(service, exchange->end_ms, &err)) {
+            fail(service, err);
+            return;
+        }
+    }
+    receive_done(service);
+}
+
 RestrictedService *restricted_service_new(const char *name,
                                           const SocketAddress *address,
                                           unsigned deadline_s,
@@ -296,7 +381,11 @@ void restricted_service_ask(RestrictedService *service, const void *message,
     exchange->answer = answer;
     exchange->opaque = opaque;
     QSIMPLEQ_INSERT_TAIL(&service->exchanges, exchange, next);
-    qemu_bh_schedule(service->bh);
+    if (restricted_is_recorded()) {
+        service_go_now(service);
+    } else {
+        qemu_bh_schedule(service->bh);
+    }
 }
 
 void restricted_service_reset(RestrictedService *service)

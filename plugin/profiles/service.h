@@ -43,7 +43,10 @@ RestrictedService *restricted_service_new(const char *name,
 void restricted_service_hello(RestrictedService *service, const void *hello,
                               size_t size);
 
-/* Send @message, its length included, and call @answer once, later. */
+/*
+ * Send @message, its length included, and call @answer once: later, or at once if
+ * the VM is recorded or replayed.
+ */
 void restricted_service_ask(RestrictedService *service, const void *message,
                             size_t size, RestrictedAnswer *answer,
                             void *opaque);

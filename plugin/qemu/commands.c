@@ -22,6 +22,7 @@
 #include "hw/restricted-memory/qemu/dump.h"
 #include "hw/restricted-memory/qemu/handover.h"
 #include "hw/restricted-memory/qemu/logs.h"
+#include "hw/restricted-memory/qemu/recording.h"
 #include "hw/restricted-memory/qemu/refuse.h"
 
 typedef enum CommandTable { QMP, HMP, HMP_INFO } CommandTable;
@@ -141,7 +142,7 @@ static bool refuse_migration(Error **errp)
     RestrictedMemory *rm = restricted_memory();
 
     if (restricted_handover_is_on()) {
-        return false;
+        return !restricted_may_intervene(errp);
     }
     restricted_refuse(rm, RESTRICTED_ALL_MEMORY, NULL, NULL);
     error_propagate(errp, error_copy(rm->migration_blocker));

@@ -28,6 +28,7 @@
 #include "hw/restricted-memory/qemu/dirty.h"
 #include "hw/restricted-memory/qemu/events.h"
 #include "hw/restricted-memory/qemu/judge.h"
+#include "hw/restricted-memory/qemu/recording.h"
 #include "hw/restricted-memory/qemu/stop.h"
 #include "hw/restricted-memory/trace.h"
 
@@ -220,12 +221,24 @@ static G_NORETURN void fill_fault(RestrictedMemory *rm,
     g_assert_not_reached();
 }
 
+/* Will the page's state, or a fault, be a record? */
+static bool fill_is_an_event(const RestrictedMemory *rm, RestrictedWant want,
+                             RmemState state)
+{
+    return state == RMEM_PENDING || state == RMEM_POISONED
+           || fill_is_astray(want, state);
+}
+
 /* A page of RAM: the address of the view where its data is. */
 static hwaddr fill_ram(RestrictedMemory *rm, const RestrictedFill *fill,
                        RestrictedAlias alias, uint64_t page)
 {
     RmemState state;
 
+    if (unlikely(icount_enabled())
+        && fill_is_an_event(rm, alias.want, rmem_state(&rm->core, page))) {
+        restricted_count_exactly(fill->cpu, fill->ra);
+    }
     if (unlikely(rm->pending == RESTRICTED_MEMORY_PENDING_STOP)
         && rmem_state(&rm->core, page) == RMEM_PENDING) {
         restricted_guest_fault(rm, fill, alias.gpa, RMEM_PENDING);
@@ -265,6 +278,8 @@ hwaddr restricted_memory_fill(const RestrictedFill *fill)
         return fill_ram(rm, fill, alias, (alias.gpa - slot->gpa + slot->offset)
                                          >> RMEM_PAGE_BITS);
     }
+    /* Devices have clocks, and the guard judges what has no slot. */
+    restricted_count_exactly(fill->cpu, fill->ra);
     return rm->profile->mmio ? rm->profile->mmio(rm, fill, alias) : alias.gpa;
 }
 

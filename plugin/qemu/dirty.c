@@ -13,6 +13,7 @@
 #include "hw/restricted-memory/core/history.h"
 #include "hw/restricted-memory/qemu/compat.h"
 #include "hw/restricted-memory/qemu/dirty.h"
+#include "hw/restricted-memory/qemu/recording.h"
 
 #define SPAN_PAGES 4096     /* asked for together */
 #define FILES_MAX 2
@@ -80,20 +81,6 @@ static void set_log(RestrictedMemory *rm, bool on)
     }
 }
 
-static void nothing(CPUState *cpu, run_on_cpu_data data)
-{
-}
-
-/* A store that has looked at its TLB entry before the log began is done. */
-static void let_stores_end(void)
-{
-    CPUState *cpu;
-
-    CPU_FOREACH(cpu) {
-        run_on_cpu(cpu, nothing, RUN_ON_CPU_NULL);
-    }
-}
-
 void restricted_dirty_log(RestrictedMemory *rm, RestrictedDirtyFor reader,
                           bool on)
 {
@@ -114,7 +101,8 @@ void restricted_dirty_log(RestrictedMemory *rm, RestrictedDirtyFor reader,
         written[reader][i] = g_new0(uint64_t,
                                     RMEM_BITMAP_WORDS(rm->core.pages));
     }
-    let_stores_end();
+    /* A store that has looked at its TLB entry before the log began is done. */
+    restricted_finish_cpu_work();
 }
 
 uint64_t *restricted_dirty_take(RestrictedMemory *rm,

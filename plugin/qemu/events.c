@@ -16,7 +16,9 @@
 #include "hw/restricted-memory/qemu/compat.h"
 #include "hw/restricted-memory/qemu/events.h"
 #include "hw/restricted-memory/qemu/launch.h"
+#include "hw/restricted-memory/qemu/recording.h"
 #include "hw/restricted-memory/qemu/stack.h"
+#include "hw/restricted-memory/qemu/stop-at.h"
 #include "hw/restricted-memory/trace.h"
 
 #define QMP_INTERVAL_MS 100
@@ -135,10 +137,10 @@ static void qmp_out_add(SummaryKind kind, const RmemRecord *rec)
 void restricted_record(RestrictedMemory *rm, RmemRecord *rec)
 {
     rec->vcpu = current_cpu ? current_cpu->cpu_index : RMEM_NO_VCPU;
-    rec->vtime_ns = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
-    rec->htime_ns = get_clock();
+    restricted_record_times(rec);
     restricted_record_stack(rm, rec);
     rmem_ring_push(&rm->core, rec);
+    restricted_stop_at_record(rm, rec);
 
     switch (rec->kind) {
     case RMEM_K_HOST_FAULT:

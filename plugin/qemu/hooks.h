@@ -39,4 +39,12 @@ static inline bool restricted_memory_enabled(void)
  */
 bool restricted_memory_refuse_state(const char *what, Error **errp);
 
+/*
+ * For a debugger that goes back in a replay: the name of the last checkpoint at or
+ * before that number of instructions, and its own number; NULL if there is none.
+ */
+char *restricted_memory_checkpoint_before(int64_t instructions, int64_t *at);
+/* Go to the checkpoint of that name, or without a backend to the snapshot. */
+void restricted_memory_go_back(const char *name, Error **errp);
+
 #endif

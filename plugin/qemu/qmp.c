@@ -12,6 +12,7 @@
 #include "hw/restricted-memory/qemu/convert.h"
 #include "hw/restricted-memory/qemu/events.h"
 #include "hw/restricted-memory/qemu/handover.h"
+#include "hw/restricted-memory/qemu/recording.h"
 #include "hw/restricted-memory/trace.h"
 
 RestrictedMemory *restricted_memory_by_id(const char *id, Error **errp)
@@ -139,7 +140,8 @@ static RestrictedMemoryChanged *change_by_qmp(const char *id,
     RestrictedMemoryChanged *ret;
     bool ok;
 
-    if (!rm || !restricted_may_change(rm, errp)) {
+    if (!rm || !restricted_may_change(rm, errp)
+        || !restricted_may_intervene(errp)) {
         return NULL;
     }
     pages = ranges_to_pages(rm, ranges, &change.n, errp);
@@ -223,7 +225,8 @@ void qmp_restricted_memory_set_policy(const char *id,
         .device = RMEM_NO_DEVICE, .verdict = (uint8_t)policy,
     };
 
-    if (!rm || !restricted_own(rm, errp)) {
+    if (!rm || !restricted_own(rm, errp)
+        || !restricted_may_intervene(errp)) {
         return;
     }
     if (policy == RESTRICTED_MEMORY_POLICY_SHARE && restricted_is_split(rm)) {
@@ -259,7 +262,8 @@ void qmp_restricted_memory_invalidate(const char *id,
     g_autofree RestrictedPages *pages = NULL;
     size_t n;
 
-    if (!rm || !restricted_may_change(rm, errp)) {
+    if (!rm || !restricted_may_change(rm, errp)
+        || !restricted_may_intervene(errp)) {
         return;
     }
     pages = ranges_to_pages(rm, ranges, &n, errp);

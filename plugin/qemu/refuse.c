@@ -16,6 +16,7 @@
 #include "hw/restricted-memory/qemu/events.h"
 #include "hw/restricted-memory/qemu/handover.h"
 #include "hw/restricted-memory/qemu/logs.h"
+#include "hw/restricted-memory/qemu/recording.h"
 #include "hw/restricted-memory/qemu/refuse.h"
 
 typedef struct RefusedDevice {
@@ -113,12 +114,8 @@ bool restricted_refuse_machine(RestrictedMemory *rm, Error **errp)
                    TYPE_MEMORY_BACKEND_RESTRICTED);
         return false;
     }
-    if (icount_enabled()) {
-        error_setg(errp, "%s: the journal's clock cannot be read within an "
-                   "instruction; drop -icount", TYPE_MEMORY_BACKEND_RESTRICTED);
-        return false;
-    }
-    if (!restricted_handover_check(rm, errp)) {
+    if (!restricted_recording_check(errp)
+        || !restricted_handover_check(rm, errp)) {
         return false;
     }
     if (machine->maxram_size > machine->ram_size) {

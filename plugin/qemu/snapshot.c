@@ -24,6 +24,7 @@
 #include "hw/restricted-memory/qemu/dirty.h"
 #include "hw/restricted-memory/qemu/events.h"
 #include "hw/restricted-memory/qemu/judge.h"
+#include "hw/restricted-memory/qemu/recording.h"
 #include "hw/restricted-memory/qemu/vm-state.h"
 
 #define MAGIC "rmemvm01"
@@ -133,6 +134,7 @@ RestrictedMemorySaved *qmp_restricted_memory_save(const char *id,
     RestrictedMemorySaved *ret;
 
     if (!rm || !restricted_vm_may_move(rm, errp)
+        || !restricted_may_intervene(errp)
         || !restricted_vm_may_be_saved(rm, errp)) {
         return NULL;
     }
@@ -162,7 +164,8 @@ void qmp_restricted_memory_follow_writes(const char *id, bool on, Error **errp)
 {
     RestrictedMemory *rm = restricted_memory_by_id(id, errp);
 
-    if (rm && (!on || restricted_vm_may_move(rm, errp))) {
+    if (rm && (!on || (restricted_vm_may_move(rm, errp)
+                       && restricted_may_intervene(errp)))) {
         restricted_dirty_log(rm, RESTRICTED_DIRTY_FOR_COPY, on);
     }
 }

@@ -18,6 +18,7 @@
 #include "system/runstate.h"
 #include "hw/restricted-memory/qemu/compat.h"
 #include "hw/restricted-memory/qemu/lock.h"
+#include "hw/restricted-memory/qemu/stop-at.h"
 #include "hw/restricted-memory/qemu/stop.h"
 
 static struct {
@@ -124,6 +125,7 @@ static void state_changed(void *opaque, bool running, RunState state)
     if (state == RUN_STATE_SHUTDOWN) {
         find_triple_fault(rm);
     }
+    restricted_stop_at_stopped(rm, state);
     tell(rm);
 }
 

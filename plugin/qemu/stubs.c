@@ -137,3 +137,12 @@ RestrictedMemoryCore *qmp_restricted_memory_dump(const char *id,
 {
     return none_here(errp);
 }
+
+void qmp_restricted_memory_stop_at(const char *id, bool has_event,
+                                   RestrictedMemoryEvent event, bool has_gpa,
+                                   uint64_t gpa, bool has_record,
+                                   uint64_t record, bool has_pc, uint64_t pc,
+                                   Error **errp)
+{
+    none_here(errp);
+}

@@ -26,6 +26,7 @@ RESTRICTED = (
     "restricted-memory-set-policy", "restricted-memory-invalidate",
     "query-restricted-memory-checkpoints", "restricted-memory-checkpoint",
     "restricted-memory-rewind", "restricted-memory-checkpoint-drop", "restricted-memory-save",
+    "restricted-memory-stop-at",
     "restricted-memory-restore", "restricted-memory-follow-writes", "restricted-memory-take-writes",
     "restricted-memory-dump",
 )  # fmt: skip

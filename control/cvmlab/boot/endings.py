@@ -147,6 +147,8 @@ def stopped_by(stop: Stop, plan: Plan) -> Ending:
             )
         case StopReason.FATAL_ERROR:
             return panicked(stop.text, plan)
+        case StopReason.ASKED:
+            return Ending(good=f"the guest was stopped as asked: {stop.text}", is_wanted=True)
         case StopReason.TRIPLE_FAULT:
             return Ending(triple_fault=f"the guest crashed in {stop.text}", rip=stop.pc)
 

@@ -102,7 +102,7 @@ def collect(plan: Plan, vm: Vm, start: Start, ending: Ending, ended_ns: int) -> 
     """Look at everything that the ended VM left, and judge."""
     records = _records(vm, plan)
     counters = _counters(vm, plan, records)
-    cut = _phases(records, vm.restored, ended_ns)
+    cut = _phases(records, vm.restored, _end_of(plan, records, ended_ns))
     devices = vm.last_info.devices if vm.last_info is not None else {}
     naming = naming_of(plan, vm, records)
     evidence = blame.Evidence(
@@ -140,6 +140,12 @@ def collect(plan: Plan, vm: Vm, start: Start, ending: Ending, ended_ns: int) -> 
     )
     lines_left = vm.console.last_lines(CONSOLE_LINES)
     return Finished(_advised(result), lines_left, naming, tuple(vm.problems))
+
+
+def _end_of(plan: Plan, records: Records, ended_ns: int) -> int:
+    """Return when the guest ended; where instructions are counted, there is no other clock."""
+    counts = plan.setting.record is not None or plan.recording is not None
+    return int(records["htime_ns"][-1]) if counts and len(records) else ended_ns
 
 
 def _spoken(

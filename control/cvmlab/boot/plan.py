@@ -24,6 +24,8 @@ from cvmlab.profiles.profile import Profiles
 from cvmlab.profiles.profile_rows import PROFILES
 from cvmlab.qemu.build import install, qemu_binary
 from cvmlab.qemu.recipe import Flavour
+from cvmlab.replays.moment import Moment
+from cvmlab.replays.replay_folder import ReplayFolder
 from cvmlab.results.budgets import Budget
 from cvmlab.runs.run_dir import runs_dir
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
@@ -56,6 +58,8 @@ class Plan:
     is_linux: bool  # and not an ELF guest, which may live anywhere
     fixed_addresses: bool  # the kernel runs where it was linked
     origin: SnapshotFolder | None = None  # where the guest was saved, if it is not booted
+    recording: ReplayFolder | None = None  # what is executed again
+    until: Moment | None = None  # where the guest is stopped, which is then a good end
 
     @property
     def argv(self) -> list[str]:

@@ -11,6 +11,7 @@ from cvmlab.images.guest_files import no_module
 from cvmlab.images.kernel_image import identify
 from cvmlab.images.kernel_tree import kernel_config
 from cvmlab.images.symbols import LazySymbols
+from cvmlab.machine.spec import BootSpec
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.unwind.code import LazyCode
 from cvmlab.vm.launch import Setting, locate_qemu
@@ -34,27 +35,39 @@ def plan_of(
 
     With *gdb*, a debugger sees private memory: who has the snapshot has it anyway.
     """
-    qemu = locate_qemu(setting.qemu, setting.qemu_version)
     spec = replace(origin.spec, gdb=gdb, debuggable=origin.spec.debuggable or gdb is not None)
     origin.spec = spec
+    plan = plan_without_request(spec, setting, title=origin.path.name, timeout_s=timeout_s)
+    return replace(
+        plan,
+        paused=gdb is not None or not origin.manifest.running,
+        attended=attended,
+        expect=expect,
+        release=origin.manifest.release,
+        origin=origin,
+    )
+
+
+def plan_without_request(spec: BootSpec, setting: Setting, *, title: str, timeout_s: float) -> Plan:
+    """Return a plan for a VM of which all is known: nothing is asked, and it has no budgets."""
     kernel = spec.kernel
     is_linux = kernel is None or identify(kernel).is_linux
     elf = _no_kernel if kernel is None else elf_of(kernel)
     words = f"{spec.architecture.append} {spec.append}".split()
     return Plan(
-        title=origin.path.name,
+        title=title,
         variant=(),
         spec=spec,
-        setting=replace(setting, qemu=qemu, keep=True),
+        setting=replace(setting, qemu=locate_qemu(setting.qemu, setting.qemu_version), keep=True),
         keep=setting.keep or setting.run_dir is not None,
-        paused=gdb is not None or not origin.manifest.running,
-        attended=attended,
-        expect=expect,
+        paused=False,
+        attended=False,
+        expect=None,
         runs_command=False,
         timeout_s=timeout_s,
         budgets=(),
         baseline=None,
-        release=origin.manifest.release,
+        release=None,
         own_qemu=setting.qemu is None,
         kernel_config=(lambda: None) if kernel is None else partial(kernel_config, kernel),
         symbols=LazySymbols(partial(symbols_of, None, elf)),
@@ -62,5 +75,4 @@ def plan_of(
         module_file=no_module,
         is_linux=is_linux,
         fixed_addresses=not is_linux or "nokaslr" in words,
-        origin=origin,
     )

@@ -21,6 +21,7 @@ from cvmlab.base.stop_signals import stop_signals
 from cvmlab.boot.endings import ended, follow_console, follow_stops, with_console
 from cvmlab.boot.judge import Finished, Start, collect, names
 from cvmlab.boot.plan import Plan
+from cvmlab.boot.replayed import prepare
 from cvmlab.dump.take import leave_core
 from cvmlab.machine.spec import OnPanic
 from cvmlab.report.recording import NAMES_FILE, encode_names
@@ -81,6 +82,8 @@ async def run_plan(
 def _vm_of(plan: Plan) -> Vm:
     if plan.origin is not None:
         return Vm.of_snapshot(plan.origin, plan.setting, paused=True)
+    if plan.recording is not None:
+        return Vm.of_recording(plan.recording, plan.setting, paused=True)
     return Vm(plan.spec, setting=plan.setting, paused=True)
 
 
@@ -142,6 +145,7 @@ async def _live(vm: Vm, plan: Plan, interrupted: asyncio.Event) -> tuple[Ending,
         return Ending(interrupted="interrupted")
 
     with vm.qmp_events() as events:
+        await prepare(vm, plan)
         if not plan.paused:
             await vm.cont()
         ending = await _first(

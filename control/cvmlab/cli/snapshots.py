@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands that save VMs, and let saved ones go on."""
+"""Commands that save VMs, let saved ones go on, and replay recorded ones."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from cvmlab.base.errors import CvmError
+from cvmlab.base.errors import CvmError, InvariantError
 from cvmlab.base.safe_text import safe
 from cvmlab.cli.help_text import Command, CommandGroup, register
 from cvmlab.cli.running import AsJson, VmName, chosen_run
@@ -19,10 +19,12 @@ from cvmlab.machine.option import GDB_ADDRESS
 
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cvmlab.boot.judge import Finished
     from cvmlab.boot.plan import Plan
+    from cvmlab.replays.recorder import Comparison
+    from cvmlab.replays.replay_folder import ReplayFolder
     from cvmlab.vm.saving import Saved
 
 _MIB = 1 << 20
@@ -46,6 +48,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(snapshot, name="snapshot", help="Save VMs whole, list and remove what was saved.")
     register(app, restore)
     register(app, fork)
+    register(app, replay)
 
 
 @snapshot.command(cls=Command)
@@ -169,8 +172,8 @@ def restore(
         gdb=GDB_ADDRESS if gdb else None,
         attended=console,
     )
-    (finished,) = run(_run_all([plan]))
-    _report([finished])
+    (finished,) = run(run_all([plan]))
+    report_on([finished])
     context.obj.reported = True
     raise typer.Exit(finished.result.exit_code)
 
@@ -200,7 +203,7 @@ def fork(
     found = chosen_run(vm)
     title = name or found.info.name
     finished = run(_fork(str(found.path), title, number, timeout))
-    _report(finished)
+    report_on(finished)
     context.obj.reported = True
     raise typer.Exit(max(one.result.exit_code for one in finished))
 
@@ -216,12 +219,15 @@ async def _fork(vm: str, title: str, number: int, timeout_s: float) -> "Sequence
         place = folder / title
         await _save(vm, str(place), compress=False, timeout_s=_TIMEOUT_S)
         plans = [plan_of(SnapshotFolder.open(place), one, timeout_s=timeout_s) for one in settings]
-        return await _run_all(plans)
+        return await run_all(plans)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _run_all(plans: "Sequence[Plan]") -> "Sequence[Finished]":
+async def run_all(
+    plans: "Sequence[Plan]", *, at_end: "Callable[[Path], None] | None" = None
+) -> "Sequence[Finished]":
+    """Run all *plans* at once; *at_end* is given the run folder of a plan that is alone."""
     import asyncio
     import sys
 
@@ -231,16 +237,86 @@ async def _run_all(plans: "Sequence[Plan]") -> "Sequence[Finished]":
     if len(plans) == 1:
         style = style_of(None)
         watch = bootwatch.watcher(plans[0], style, verbose=False, stream=sys.stderr)
-        return [await run_plan(plans[0], watch=watch)]
+        return [await run_plan(plans[0], watch=watch, report_on=at_end)]
     async with asyncio.TaskGroup() as group:
         runs = [group.create_task(run_plan(plan)) for plan in plans]
     return [run.result() for run in runs]
 
 
-def _report(finished: "Sequence[Finished]") -> None:
+def report_on(finished: "Sequence[Finished]") -> None:
+    """Print how each has ended."""
     from cvmlab.report.text import render
 
     for one in finished:
         typer.echo(render(one.result, console=one.console, verbose=False), nl=False)
         for problem in one.problems:
             typer.echo(f"cvmlab: {safe(problem)}", err=True)
+
+
+def replay(
+    context: typer.Context,
+    folder: Annotated[
+        Path, Argument(metavar="DIR", help="Folder of the recording (`cvmlab boot --record DIR`)")
+    ],
+    *,
+    until: Annotated[
+        str | None,
+        Option(
+            metavar="MOMENT",
+            help="Stop there: `convert 0x1234000`, `accept`, `fault`, `record 812`, a function or its address",
+        ),
+    ] = None,
+    gdb: Annotated[
+        bool,
+        Option("--gdb", help="Wait for gdb on port 1234, which can go back; needs --debuggable"),
+    ] = False,
+    name: Annotated[str, Option(metavar="NAME", help="Name of the VM (default: vm)")] = "vm",
+    timeout: Annotated[
+        float | None, Option(metavar="SECONDS", min=0.1, help="Fail after this time (default: 600)")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, Option(metavar="DIR", help="Keep console, logs and events in DIR")
+    ] = None,
+    keep: Annotated[bool, Option("--keep", help="Keep the run folder even if it passes")] = False,
+    qemu_version: Annotated[
+        str | None, Option(metavar="VERSION", help="QEMU that recorded it: 10.0 or 11.1")
+    ] = None,
+) -> None:
+    """Execute a recorded boot again, instruction by instruction, and compare the journals."""
+    from cvmlab.boot.replayed import REPLAY_TIMEOUT_S, plan_of
+    from cvmlab.replays.recorder import Comparison
+    from cvmlab.replays.replay_folder import ReplayFolder
+    from cvmlab.vm.launch import Setting
+
+    recording = ReplayFolder.open(folder)
+    plan = plan_of(
+        recording,
+        Setting(name=name, run_dir=run_dir, keep=keep, qemu_version=qemu_version),
+        until=until,
+        gdb=GDB_ADDRESS if gdb else None,
+        timeout_s=timeout or (_ATTENDED_S if gdb else REPLAY_TIMEOUT_S),
+    )
+    compared: list[Comparison] = []
+
+    def compare(run_folder: Path) -> None:
+        compared.append(Comparison.of(recording.events, run_folder / recording.events.name))
+
+    (finished,) = run(run_all([plan], at_end=compare))
+    report_on([finished])
+    context.obj.reported = True
+    if not gdb:
+        _tell(recording, compared[0], whole=until is None)
+    raise typer.Exit(finished.result.exit_code)
+
+
+def _tell(recording: "ReplayFolder", found: "Comparison", *, whole: bool) -> None:
+    """Say how the journals compare; raise InvariantError if they differ."""
+    if found.is_identical:
+        typer.echo(f"replayed: the journals are identical, {found.recorded} records")
+    elif not whole and found.same == found.replayed:
+        typer.echo(f"replayed: {found.replayed} of {found.recorded} records, identical so far")
+    else:
+        raise InvariantError(
+            f"the replay of {recording.path} differs from record {found.same + 1} on "
+            f"({found.recorded} were recorded, {found.replayed} replayed)"
+        )

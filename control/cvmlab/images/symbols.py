@@ -98,6 +98,13 @@ class Symbols:
         found = self.resolve(address)
         return None if found is None else found.rpartition("+")[0]
 
+    def address_of(self, name: str) -> int | None:
+        """Return where the function *name* begins, None if there is none."""
+        try:
+            return int(self.addresses[self.names.index(name)]) + self.slide
+        except ValueError:
+            return None
+
     def with_slide(self, slide: int) -> "Symbols":
         """Return the symbols of the program at *slide* bytes above its linked address."""
         return replace(self, slide=slide)

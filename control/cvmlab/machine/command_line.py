@@ -26,6 +26,8 @@ from cvmlab.profiles.guest_object import GUEST_ID, guest_object, mapgpa_options
 
 BACKEND_ID = "ram0"
 DEBUG_SOCKET = "debug.sock"
+# An instruction takes 2**3 ns of the guest's time, about as long as TCG needs for it.
+_INSTRUCTION_SHIFT = 3
 _DESCRIPTOR = re.compile(r"\b(?:[a-z]+-)?fd=([0-9]+)")
 
 
@@ -72,6 +74,8 @@ class Channels:
     cpr_socket: Path | None = None  # QEMU makes it, and receives the guest of another QEMU there
     quote_socket: Path | None = None  # of the attestation service that a VM starts
     restores: bool = False  # QEMU waits for a saved guest, whose memory the files have
+    execution_log: Path | None = None  # QEMU writes it: what reaches the guest, and when
+    replays: bool = False  # QEMU reads the log instead
 
     @classmethod
     def example(cls, run_dir: Path) -> "Channels":
@@ -95,9 +99,9 @@ def command_line(
         *_monitors(channels),
         *_debugger(spec, channels),
         *_serial_ports(channels),
-        *_disks(spec, channels.overlays),
+        *_disks(spec, channels),
         *_share(spec),
-        *_net(spec),
+        *_net(spec, channels),
         *_options("-device", spec.devices),
         *([] if spec.gdb is None else ["-gdb", spec.gdb]),
         *spec.extra,
@@ -144,13 +148,25 @@ def _machine(spec: BootSpec, fds: BackendFds | None, channels: Channels) -> list
         "-m", format_size(spec.memory_bytes),
         "-cpu", _cpu(spec),
         "-smp", str(spec.cpus),
-        "-accel", f"tcg,thread=multi,tb-size={spec.tb_cache_bytes >> 20}",
+        *_acceleration(spec, channels),
         "-display", "none",
         "-vga", "none",
         "-action", f"shutdown=pause,reboot={reboot}",
         *([] if spec.rng_seed is None else ["-seed", str(spec.rng_seed)]),
     ]
     # fmt: on
+
+
+def _acceleration(spec: BootSpec, channels: Channels) -> list[str]:
+    """Without a log, a thread for each CPU.  QEMU counts instructions in one thread only."""
+    counts = channels.execution_log is not None or "-icount" in spec.extra
+    threads = "single" if counts else "multi"
+    argv = ["-accel", f"tcg,thread={threads},tb-size={spec.tb_cache_bytes >> 20}"]
+    if channels.execution_log is not None:
+        word = "replay" if channels.replays else "record"
+        log = _value(channels.execution_log)
+        argv += ["-icount", f"shift={_INSTRUCTION_SHIFT},rr={word},rrfile={log}"]
+    return argv
 
 
 def _incoming(channels: Channels) -> list[str]:
@@ -263,7 +279,8 @@ def _serial_ports(channels: Channels) -> list[str]:
     # fmt: on
 
 
-def _disks(spec: BootSpec, overlays: tuple[Path, ...]) -> list[str]:
+def _disks(spec: BootSpec, channels: Channels) -> list[str]:
+    overlays = channels.overlays
     argv: list[str] = []
     for number, disk in enumerate(spec.disks):
         name = f"disk{number}"
@@ -272,8 +289,17 @@ def _disks(spec: BootSpec, overlays: tuple[Path, ...]) -> list[str]:
         )
         if overlays:
             drive = f"if=none,id={name},format=qcow2,file={_value(overlays[number])}"
+        if channels.execution_log is not None:
+            argv += ["-blockdev", _recorded_disk(f"{name}-file", overlays[number])]
+            drive = f"if=none,id={name},driver=blkreplay,image={name}-file"
         argv += ["-drive", drive, "-device", _disk_device(spec, disk, number)]
     return argv
+
+
+def _recorded_disk(name: str, overlay: Path) -> str:
+    """What is below the filter that keeps the order of requests in the log."""
+    file = {"driver": "file", "filename": str(overlay)}
+    return json.dumps({"driver": "qcow2", "node-name": name, "file": file})
 
 
 def _disk_device(spec: BootSpec, disk: Disk, number: int) -> str:
@@ -296,11 +322,13 @@ def _share(spec: BootSpec) -> list[str]:
     return ["-fsdev", folder, "-device", device]
 
 
-def _net(spec: BootSpec) -> list[str]:
+def _net(spec: BootSpec, channels: Channels) -> list[str]:
     if spec.net is Net.NONE:
         return []
     device = f"virtio-net-pci,id=net0-pci,netdev=net0,romfile={_virtio(spec)}"
-    return ["-netdev", "user,id=net0", "-device", device]
+    log = ["-object", "filter-replay,id=net0-log,netdev=net0"]
+    recorded = [] if channels.execution_log is None else log
+    return ["-netdev", "user,id=net0", "-device", device, *recorded]
 
 
 def _virtio(spec: BootSpec) -> str:

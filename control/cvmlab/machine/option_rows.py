@@ -295,6 +295,10 @@ _OUTPUT = (
         help="If the boot fails, save the guest in the run folder, for `cvmlab restore`",
     ),
     Option(
+        name="record", group=Group.OUTPUT, forms=_RUN, kind=ValueKind.PLACE, metavar="DIR",
+        help="Record what the guest executes in DIR, for `cvmlab replay`",
+    ),
+    Option(
         name="verbose", short="-v", group=Group.OUTPUT, forms=Form.COMMAND, kind=ValueKind.SWITCH,
         help="Show the console and complete lists",
     ),

@@ -37,6 +37,7 @@ from cvmlab.memory.journal import Journal, JournalFile, Ring
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.records import describe
 from cvmlab.memory.states import Layout, profiles
+from cvmlab.replays.recorder import Execution
 from cvmlab.runs.run_dir import MemoryFiles, ProcessId, RunDir, VmInfo
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.vm.operations import BackendInfo, one_backend
@@ -59,6 +60,7 @@ class Setting:
 
     ``warm`` starts from the guest that the same boot has kept, if it has, and keeps it otherwise;
     ``cold`` boots, and keeps it anew.  ``keep_state`` saves a guest that fails in the run folder.
+    ``record`` is a folder to record the boot in, for replays.
     """
 
     name: str = "vm"
@@ -69,6 +71,7 @@ class Setting:
     warm: bool = False
     cold: bool = False
     keep_state: bool = False
+    record: Path | None = None
     ring_records: int = DEFAULT_RING_RECORDS
     private_file: HasFileno | None = None
     start_timeout_s: float = 30.0
@@ -83,6 +86,11 @@ class Setting:
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"{self.name!r} is not a name for a VM", hint="use letters, digits, - and _"
+            )
+        if self.record is not None and (self.keeps_warm or self.keep_state):
+            raise ConfigError(
+                "--record excludes --warm, --cold and --keep-state",
+                hint="leave one out: a replay has the guest at each moment",
             )
 
 
@@ -155,17 +163,19 @@ async def launch(
     origin: SnapshotFolder | None = None,
     *,
     keeps: bool = False,
+    execution: Execution | None = None,
 ) -> Parts:
     """Start QEMU, its guest's CPUs stopped, and connect to it.  With *origin*, the guest is that one.
 
     *keeps*: the guest's agent is to wait at its first hello, for the guest to be saved.
+    *execution*: it is recorded, or replayed.
 
     Raise PluginError if it has no plugin, VmExited with the end of its log if it exits,
     DeadlineExceeded if it does not answer, ConfigError if *origin* is damaged or does not fit.
     """
     files = _make_files(stack, spec, setting, origin)
     filling = await _begin_to_fill(stack, origin, files, run)
-    spec = _with_roms(spec, setting)
+    spec = _with_roms(spec if execution is None else execution.spec(spec), setting)
     wires = Wires.make(stack)
     if keeps:
         wires.tighten_agent()
@@ -175,7 +185,14 @@ async def launch(
         quote_socket=run.quote_socket,
         overlays=await _overlays(stack, spec, setting, run, origin),
         restores=origin is not None,
+        execution_log=None if execution is None else execution.log,
+        replays=execution is not None and execution.replayed,
     )
+    if execution is not None and spec.disks and not channels.overlays:
+        raise ConfigError(
+            "what the guest writes to its disks has no place of its own",
+            hint="run `cvmlab build`, which makes qemu-img",
+        )
     attestation = spec.profile.attestation
     if spec.quotes and attestation is not None:
         await stack.enter_async_context(SERVICES[attestation.service](run.quote_socket))

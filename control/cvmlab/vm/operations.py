@@ -82,6 +82,7 @@ class StopReason(StrEnum):
     MISUSE = "misuse"
     FATAL_ERROR = "fatal-error"
     TRIPLE_FAULT = "triple-fault"
+    ASKED = "asked"  # restricted-memory-stop-at
 
 
 class Stop(_Reply, frozen=True):

@@ -7,8 +7,7 @@
         await vm.convert("16M+2M", "shared")
         print(vm.pages.counts())
 
-After the context, however it ended, there is no process, no descriptor and, unless something
-failed, no file.
+After the context, there is no process, no descriptor and, unless something failed, no file.
 """
 
 import asyncio
@@ -22,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
+from cvmlab.base.barrier import Barrier
 from cvmlab.base.channel import Subscription
 from cvmlab.base.errors import (
     ConfigError,
@@ -38,6 +38,9 @@ from cvmlab.machine.spec import BootSpec, OnPanic
 from cvmlab.memory.journal import Journal, JournalFile, Records
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.ranges import GpaRange
+from cvmlab.replays.recorder import Execution, Recorder
+from cvmlab.replays.recorder import require_same_qemu as require_recording_qemu
+from cvmlab.replays.replay_folder import ReplayFolder
 from cvmlab.results.selection import Selection
 from cvmlab.runs.run_dir import STATE_FOLDER, RunDir
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
@@ -46,7 +49,7 @@ from cvmlab.unwind.modules import LoadedModule
 from cvmlab.vm import warm
 from cvmlab.vm.attached import AttachedVm, attach
 from cvmlab.vm.handover import Upgrade
-from cvmlab.vm.launch import Memory, Parts, Setting, launch, locate_qemu
+from cvmlab.vm.launch import Memory, Parts, Setting, launch, locate_qemu, program_of
 from cvmlab.vm.operations import BackendInfo
 from cvmlab.vm.outcome import End, VmOutcome
 from cvmlab.vm.owner_socket import answering
@@ -65,6 +68,17 @@ from cvmlab.vm.upgrade import (
 
 
 WAIT_TIMEOUT_S = 120.0
+
+
+def _setting_alone(options: dict[str, object]) -> Setting:
+    """Return the Setting of a VM whose machine is known; raise ConfigError for any other option."""
+    setting = Setting(**take_setting(options))
+    if options:
+        raise ConfigError(
+            f"this VM has no option {min(options)!r}: its machine is as it was kept",
+            hint="give name, keep, run_dir, or other options of a run",
+        )
+    return setting
 
 
 @final
@@ -100,6 +114,7 @@ class Vm(TimeTravel):
         # Awaited when the guest has ended and QEMU still has it; it raises nothing.
         self.at_end: Callable[[Vm], Awaitable[None]] | None = None
         self.origin: SnapshotFolder | None = None  # where the guest was saved: see restore()
+        self.recording: ReplayFolder | None = None  # what is executed again: see replay()
         self._keep = self.setting.keep
         self._stack = AsyncExitStack()
         self._run: RunDir | None = None
@@ -107,10 +122,9 @@ class Vm(TimeTravel):
         self._supervisor: Supervisor | None = None
         self._late_stack = AsyncExitStack()
         self._upgrades = 0
-        self._moving = asyncio.Lock()  # one upgrade, save or fork at a time
+        # One upgrade, save or fork at a time; commands of this process wait meanwhile.
+        self._barrier = Barrier("the VM to be upgraded, saved or forked")
         self._state_lock = asyncio.Lock()
-        self._not_upgrading = asyncio.Event()
-        self._not_upgrading.set()
 
     @staticmethod
     def attach(name: str) -> AbstractAsyncContextManager[AttachedVm]:
@@ -133,23 +147,41 @@ class Vm(TimeTravel):
             origin = SnapshotFolder.open(place_of(str(saved)))
             # Two QEMUs cannot listen on the same port.
             origin.spec = replace(origin.spec, gdb=None)
-        mine = Setting(**take_setting(setting))
-        if setting:
-            raise ConfigError(
-                f"a restored VM has no option {min(setting)!r}: its machine is as it was saved",
-                hint="give name, keep, run_dir, or other options of a run",
-            )
-        return cls.of_snapshot(origin, mine, paused=paused)
+        return cls.of_snapshot(origin, _setting_alone(setting), paused=paused)
 
     @classmethod
     def of_snapshot(
         cls, origin: SnapshotFolder, setting: Setting, *, paused: bool | None = None
     ) -> Self:
         """Return a VM that goes on where *origin* was saved, see restore()."""
-        require_same_qemu(origin, locate_qemu(setting.qemu, setting.qemu_version))
+        require_same_qemu(origin, program_of(setting))
         stopped = not origin.manifest.running if paused is None else paused
         made = cls(origin.spec, setting=setting, paused=stopped)
         made.origin = origin
+        return made
+
+    @classmethod
+    def replay(
+        cls, recording: ReplayFolder | Path | str, *, paused: bool = False, **setting: object
+    ) -> Self:
+        """Return a VM that executes again what was recorded: ``async with Vm.replay("folder") as vm``.
+
+        *recording* is the folder that ``Vm(record=folder)`` filled; *setting* are options of Setting.
+
+        :raise ConfigError: there is no such recording, it is damaged, or of another QEMU.
+        """
+        if not isinstance(recording, ReplayFolder):
+            recording = ReplayFolder.open(Path(recording))
+        return cls.of_recording(recording, _setting_alone(setting), paused=paused)
+
+    @classmethod
+    def of_recording(
+        cls, recording: ReplayFolder, setting: Setting, *, paused: bool = False
+    ) -> Self:
+        """Return a VM that executes *recording* again, see replay()."""
+        require_recording_qemu(recording, program_of(setting))
+        made = cls(recording.spec, setting=setting, paused=paused)
+        made.recording = recording
         return made
 
     async def __aenter__(self) -> Self:
@@ -183,11 +215,14 @@ class Vm(TimeTravel):
         self._run = RunDir.create(self.setting.name, self.setting.run_dir)
         self.folder = self._run.path
         self._stack.push(self._close_run)
+        execution = await self._execution()
         origin, self.origin = self.origin, None
-        key = await asyncio.to_thread(self._warm_key) if origin is None else None
+        key = None
+        if origin is None and self.setting.keeps_warm:
+            key = await asyncio.to_thread(warm.key_for, self.spec, program_of(self.setting))
         if key is not None and not self.setting.cold:
             origin = await asyncio.to_thread(warm.find, key)
-        self._parts = parts = await self._launch(origin, key)
+        self._parts = parts = await self._launch(origin, key, execution)
         if parts.memory is not None:
             self.ram = tuple(slot.range for slot in parts.memory.pages.slots)
         supervisor = Supervisor(
@@ -207,9 +242,19 @@ class Vm(TimeTravel):
         if not self._paused:
             await self.cont()
 
-    async def _launch(self, origin: SnapshotFolder | None, key: str | None) -> Parts:
+    async def _execution(self) -> Execution | None:
+        if self.recording is not None:
+            return Execution(self.recording.log, replayed=True)
+        if self.setting.record is None:
+            return None
+        recorder = Recorder(self, self.setting.record, program_of(self.setting))
+        return await asyncio.to_thread(self._stack.enter_context, recorder.recording())
+
+    async def _launch(
+        self, origin: SnapshotFolder | None, key: str | None, execution: Execution | None
+    ) -> Parts:
         """Start QEMU; boot if the guest that was kept for *key* cannot be used."""
-        start = partial(launch, self._stack, self.spec, self.setting, self.run)
+        start = partial(launch, self._stack, self.spec, self.setting, self.run, execution=execution)
         if origin is None:
             return await start(keeps=key is not None)
         try:
@@ -225,15 +270,6 @@ class Vm(TimeTravel):
             self.problems.append(f"the guest kept for warm boots was not used: {error.message}")
             self.run.forget_guest()
         return await start(keeps=True)
-
-    def _warm_key(self) -> str | None:
-        """Return the key of this boot if it is to be a warm one."""
-        setting = self.setting
-        if not setting.keeps_warm or not self.spec.restricted:
-            return None
-        if self.spec.gdb is not None:
-            raise ConfigError("--warm and --gdb exclude each other", hint="leave one out")
-        return warm.key_of(self.spec, locate_qemu(setting.qemu, setting.qemu_version))
 
     async def save_warm(self, place: Path, key: str) -> Saved:
         """Save the VM for warm boots (warm.py)."""
@@ -365,7 +401,7 @@ class Vm(TimeTravel):
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> Any:
-        await self._wait_for_upgrade(timeout_s)
+        await self._barrier.passed(timeout_s)
         parts = self._running
         try:
             return await parts.connection.execute(command, arguments, timeout_s=timeout_s)
@@ -468,9 +504,9 @@ class Vm(TimeTravel):
         require_upgradable(self.spec, parts.channels.overlays)
         if supervisor is None or supervisor.ending:
             raise VmExited("the VM has ended or is ending")
-        if self._moving.locked():
+        if self._barrier.is_held:
             raise ConfigError("the VM is being upgraded, saved or forked already")
-        async with self._others_wait():
+        async with self._barrier.held():
             replaced = await self._replace_qemu(setting, supervisor, parts, timeout_s)
         problem = await retire(parts, replaced, self.setting.stop_timeout_s)
         return replace(replaced.upgrade, problem=problem)
@@ -521,7 +557,7 @@ class Vm(TimeTravel):
             if place.exists():
                 return
             try:
-                await save(self._parts, place, self._others_wait, has_failed=True)
+                await save(self._parts, place, self._barrier.held, has_failed=True)
             except CvmError as error:
                 self.problems.append(f"the guest's state was not kept: {error.message}")
 
@@ -538,32 +574,13 @@ class Vm(TimeTravel):
         return [Vm.of_snapshot(origin, one) for one in settings]
 
     @asynccontextmanager
-    async def _others_wait(self) -> AsyncIterator[None]:
-        """Be the only one who moves the VM; commands of this process wait meanwhile."""
-        async with self._moving:
-            self._not_upgrading.clear()
-            try:
-                yield
-            finally:
-                self._not_upgrading.set()
-
-    @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        """The same, for a VM that goes on."""
-        async with self._others_wait():
+        """Be the only one who moves the VM, which is to go on."""
+        async with self._barrier.held():
             supervisor = self._supervisor
             if supervisor is None or supervisor.ending:
                 raise VmExited("the VM has ended or is ending")
             yield
-
-    async def _wait_for_upgrade(self, timeout_s: float) -> None:
-        if self._not_upgrading.is_set():
-            return
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._not_upgrading.wait()
-        except TimeoutError as error:
-            raise DeadlineExceeded("the VM to be upgraded, saved or forked", timeout_s) from error
 
     def events(self, limit: int = 64) -> Subscription[Records]:
         """Return an iterator over batches of journal records; use it in a ``with`` block."""

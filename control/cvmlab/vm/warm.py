@@ -58,6 +58,18 @@ def key_of(spec: BootSpec, program: Path) -> str:
     return hashlib.sha256(msgspec.json.encode(said, order="deterministic")).hexdigest()[:32]
 
 
+def key_for(spec: BootSpec, program: Path) -> str | None:
+    """Return the key of a boot that is to be a warm one; None if it cannot be kept.
+
+    :raise ConfigError: a debugger would find a guest that it has not booted.
+    """
+    if not spec.restricted:
+        return None
+    if spec.gdb is not None:
+        raise ConfigError("--warm and --gdb exclude each other", hint="leave one out")
+    return key_of(spec, program)
+
+
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -189,7 +189,10 @@ static uint64_t wait_for_answer(SevExit *exit, const uint8_t *asked,
 
     if (!request) {
         begin(exit, asked);
-        halt(exit);
+        request = exit->vcpu->request;
+        if (!request->answered) {
+            halt(exit);
+        }
     }
     same = !memcmp(request->asked, asked, RMEM_PAGE_SIZE);
     if (!qatomic_load_acquire(&request->answered)) {

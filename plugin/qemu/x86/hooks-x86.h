@@ -28,7 +28,7 @@ static inline bool restricted_memory_cpuid(CPUState *cpu, uint32_t index,
  * VMCALL or VMMCALL in the guest: true if the profile answers it. The answer
  * is in the registers before the next guest instruction. vCPU thread.
  */
-bool restricted_memory_hypercall(CPUState *cpu);
+bool restricted_memory_hypercall(CPUState *cpu, uintptr_t ra);
 
 /* Instructions that only such guests have: see helper_restricted_insn(). */
 enum {

@@ -11,6 +11,7 @@
 #include "tcg/helper-tcg.h"
 #include "svm.h"
 #include "hw/restricted-memory/qemu/backend.h"
+#include "hw/restricted-memory/qemu/recording.h"
 #include "hw/restricted-memory/qemu/x86/for-host.h"
 #include "hw/restricted-memory/qemu/x86/hooks-x86.h"
 #include "hw/restricted-memory/qemu/x86/ops.h"
@@ -41,9 +42,13 @@ bool restricted_memory_do_cpuid(CPUState *cpu, uint32_t index,
     return true;
 }
 
-bool restricted_memory_hypercall(CPUState *cpu)
+bool restricted_memory_hypercall(CPUState *cpu, uintptr_t ra)
 {
-    return ops()->hypercall && ops()->hypercall(restricted_memory(), cpu);
+    if (!ops()->hypercall) {
+        return false;
+    }
+    restricted_count_exactly(cpu, ra);
+    return ops()->hypercall(restricted_memory(), cpu);
 }
 
 void restricted_memory_do_intercept(CPUState *cpu, uint32_t type,
@@ -57,6 +62,9 @@ void restricted_memory_do_intercept(CPUState *cpu, uint32_t type,
             restricted_fault_for_host();
         }
         return;
+    }
+    if (!is_exception) {
+        restricted_count_exactly(cpu, ra);
     }
     restricted_note_exit(ops(), cpu, type, param, ra);
     if (!is_exception && ops()->intercept) {
@@ -79,6 +87,8 @@ bool restricted_memory_do_msr(CPUState *cpu, bool write, uintptr_t ra)
     CPUX86State *env = cpu_env(cpu);
     uint64_t value = deposit64(env->regs[R_EAX], 32, 32, env->regs[R_EDX]);
 
+    /* Those of the APIC have its timer, and raise interrupts. */
+    restricted_count_exactly(cpu, ra);
     if (!ops()->msr
         || !ops()->msr(cpu, env->regs[R_ECX], write, &value, ra)) {
         return false;

@@ -37,7 +37,7 @@ bool restricted_memory_do_cpuid(CPUState *cpu, uint32_t index,
     g_assert_not_reached();
 }
 
-bool restricted_memory_hypercall(CPUState *cpu)
+bool restricted_memory_hypercall(CPUState *cpu, uintptr_t ra)
 {
     g_assert_not_reached();
 }

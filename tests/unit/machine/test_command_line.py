@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -292,3 +293,24 @@ def test_a_colon_in_the_name_of_a_disk_is_no_protocol() -> None:
 def test_a_size_that_qemu_would_round_is_refused(size: int) -> None:
     with pytest.raises(ConfigError, match="--memory must be a multiple of 8K"):
         boot_spec(memory=size).validate()
+
+
+@pytest.mark.parametrize(("replays", "word"), [(False, "record"), (True, "replay")])
+def test_a_recorded_machine_counts_instructions_in_one_thread(
+    tmp_path: Path, *, replays: bool, word: str
+) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(512))
+    channels = replace(
+        CHANNELS,
+        execution_log=Path("/logs/a,b"),
+        replays=replays,
+        overlays=(Path("/run/vm/disk0.qcow2"),),
+    )
+    spec = boot_spec(disks=[disk], net="user")
+    argv = command_line(QEMU, spec, channels, EXAMPLE_FDS)
+    assert value_of("-accel", argv).startswith("tcg,thread=single,")
+    assert value_of("-icount", argv) == f"shift=3,rr={word},rrfile=/logs/a,,b"
+    assert json.loads(value_of("-blockdev", argv))["node-name"] == "disk0-file"
+    assert value_of("-drive", argv) == "if=none,id=disk0,driver=blkreplay,image=disk0-file"
+    assert "filter-replay,id=net0-log,netdev=net0" in argv

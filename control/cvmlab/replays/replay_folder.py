@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The folder of a recorded boot: written while it runs, valid once its manifest is there."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final, final
+
+import msgspec
+
+from cvmlab.base.errors import ConfigError
+from cvmlab.machine.spec import BootSpec
+from cvmlab.replays import replay_manifest as parts
+from cvmlab.replays.replay_manifest import MANIFEST, ReplayManifest
+from cvmlab.snapshots import sparse
+from cvmlab.snapshots.manifest import StoredFile
+from cvmlab.snapshots.spec_document import from_document
+
+
+_HINT: Final = "record the boot again"
+
+
+def begin(place: Path) -> None:
+    """Make *place* a folder for a new recording; a recording that is there goes.
+
+    :raise ConfigError: it has files that are no part of a recording, or cannot be written.
+    """
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        odd = sorted({path.name for path in place.iterdir()} - parts.NAMES)
+        if odd:
+            raise ConfigError(
+                f"{place} has files that are no part of a recording, such as {odd[0]}",
+                hint="choose an empty folder, or one that is not there yet",
+            )
+        for name in (MANIFEST, *sorted(parts.NAMES - {MANIFEST})):
+            (place / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_written(place, error) from error
+
+
+def keep_boot_files(place: Path, spec: BootSpec) -> dict[Path, str]:
+    """Copy what QEMU reads at its start; return the names of the copies."""
+    firmware = spec.firmware if isinstance(spec.firmware, Path) else None
+    named = ((spec.kernel, parts.KERNEL), (spec.initrd, parts.INITRD), (firmware, parts.FIRMWARE))
+    own = {path: name for path, name in named if path is not None}
+    try:
+        for path, name in own.items():
+            shutil.copyfile(path, place / name)
+    except OSError as error:
+        raise _not_written(place, error) from error
+    return own
+
+
+def finish(place: Path, manifest: ReplayManifest) -> ReplayManifest:
+    """Add the digests of the files of *place*, and write the manifest, which makes it whole."""
+    try:
+        stored = {
+            path.name: _entry(path)
+            for path in sorted(place.iterdir())
+            if path.name in parts.NAMES and path.name != parts.UNFINISHED
+        }
+        manifest = msgspec.structs.replace(manifest, files=stored)
+        (place / parts.UNFINISHED).write_bytes(manifest.encode())
+        (place / parts.UNFINISHED).replace(place / MANIFEST)
+    except OSError as error:
+        raise _not_written(place, error) from error
+    return manifest
+
+
+def _entry(path: Path) -> StoredFile:
+    with path.open("rb") as file:
+        return StoredFile(sparse.digest(file.fileno()), os.fstat(file.fileno()).st_size)
+
+
+def _not_written(place: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the recording {place} cannot be written: {error.strerror}", hint="choose another folder"
+    )
+
+
+@final
+class ReplayFolder:
+    """A recorded boot on disk.  Use open(); ``spec`` is its VM, with the files that the folder has."""
+
+    def __init__(self, path: Path, manifest: ReplayManifest, spec: BootSpec) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.spec = spec
+
+    @classmethod
+    def open(cls, path: Path) -> "ReplayFolder":
+        """Read a recording; raise ConfigError if there is none, or it is damaged."""
+        path = path.absolute()
+        try:
+            text = (path / MANIFEST).read_bytes()
+        except OSError as error:
+            unfinished = (path / parts.LOG).exists()
+            raise ConfigError(
+                f"{path} is a recording that was not finished: cvmlab was killed meanwhile"
+                if unfinished
+                else f"{path} is no recording: {error.strerror}",
+                hint="`cvmlab boot --record DIR` makes one",
+            ) from error
+        manifest = parts.decode(text, where=str(path / MANIFEST))
+        try:
+            spec = from_document(manifest.spec, path)
+        except ValueError as error:
+            raise ConfigError(f"{path}: its VM cannot be described: {error}", hint=_HINT) from error
+        found = cls(path, manifest, spec)
+        found._verify()
+        found._require_disks()
+        return found
+
+    @property
+    def log(self) -> Path:
+        """QEMU's log."""
+        return self.path / parts.LOG
+
+    @property
+    def events(self) -> Path:
+        """The journal."""
+        return self.path / parts.EVENTS
+
+    def _verify(self) -> None:
+        names = set(self.manifest.files)
+        missing = sorted(parts.NEEDED - names)
+        if missing:
+            raise self._damaged(missing[0], "it is not in the manifest")
+        for name, entry in self.manifest.files.items():
+            if name not in parts.NAMES:
+                raise self._damaged(name, "this is no name of a file of a recording")
+            try:
+                found = _entry(self.path / name)
+            except OSError as error:
+                raise self._damaged(name, error.strerror or "it cannot be read") from error
+            if found != entry:
+                raise self._damaged(
+                    name, f"its digest is {found.sha256[:16]}…, not {entry.sha256[:16]}…"
+                )
+
+    def _damaged(self, name: str, why: str) -> ConfigError:
+        return ConfigError(f"the recording {self.path} is damaged: {name}: {why}", hint=_HINT)
+
+    def _require_disks(self) -> None:
+        for disk in self.manifest.disks:
+            try:
+                found = Path(disk.path).stat()
+            except OSError as error:
+                raise ConfigError(
+                    f"the recording needs the disk {disk.path}: {error.strerror}",
+                    hint=f"put it back, or {_HINT}",
+                ) from error
+            if (found.st_size, found.st_mtime_ns) != (disk.bytes, disk.mtime_ns):
+                raise ConfigError(
+                    f"the disk {disk.path} has changed since the boot was recorded",
+                    hint=f"a replay reads it again: {_HINT}",
+                )
