@@ -45,8 +45,7 @@ static uint64_t fill_pc(const RestrictedMemory *rm, const RestrictedFill *fill)
         return fill->walk ? rm->arch->pc(fill->cpu)
                : fill->access == MMU_INST_FETCH ? fill->va : 0;
     }
-    cpu_restore_state(fill->cpu, fill->ra);
-    return rm->arch->pc(fill->cpu);
+    return rm->arch->pc_at(fill->cpu, fill->ra);
 }
 
 /*
@@ -153,6 +152,7 @@ void restricted_guest_fault(RestrictedMemory *rm, const RestrictedFill *fill,
     rmem_count(&rm->core, RMEM_C_GUEST_FAULTS, 1);
     trace_rmem_guest_fault(rec.gpa, state, rec.pc);
     restricted_record(rm, &rec);
+    restricted_records_within(0);       /* what follows may not return here */
 }
 
 static G_NORETURN void fill_poisoned(RestrictedMemory *rm,
@@ -175,6 +175,7 @@ bool restricted_fill_is_delivery(const RestrictedFill *fill)
  */
 void restricted_fill_again(const RestrictedFill *fill)
 {
+    restricted_records_within(0);
     fill->cpu->exception_index = EXCP_INTERRUPT;
     restricted_memory()->arch->drop_exception(fill->cpu);
     cpu_loop_exit_restore(fill->cpu, fill->ra);
@@ -261,9 +262,8 @@ static hwaddr fill_ram(RestrictedMemory *rm, const RestrictedFill *fill,
                                              : RESTRICTED_PRIVATE_VIEW);
 }
 
-hwaddr restricted_memory_fill(const RestrictedFill *fill)
+static hwaddr fill_address(RestrictedMemory *rm, const RestrictedFill *fill)
 {
-    RestrictedMemory *rm = restricted_memory();
     RestrictedAlias alias = { .gpa = fill->pa };
     const RestrictedSlot *slot;
 
@@ -281,6 +281,16 @@ hwaddr restricted_memory_fill(const RestrictedFill *fill)
     /* Devices have clocks, and the guard judges what has no slot. */
     restricted_count_exactly(fill->cpu, fill->ra);
     return rm->profile->mmio ? rm->profile->mmio(rm, fill, alias) : alias.gpa;
+}
+
+hwaddr restricted_memory_fill(const RestrictedFill *fill)
+{
+    hwaddr address;
+
+    restricted_records_within(fill->ra);
+    address = fill_address(restricted_memory(), fill);
+    restricted_records_within(0);
+    return address;
 }
 
 MemoryRegion *restricted_memory_cpu_root(void)

@@ -12,6 +12,7 @@
 #include "system/replay.h"
 #include "hw/restricted-memory/qemu/compat.h"
 #include "hw/restricted-memory/qemu/recording.h"
+#include "hw/restricted-memory/qemu/tlb.h"
 
 /* Of accel/tcg, which declares it for its own files only. */
 G_NORETURN void cpu_io_recompile(CPUState *cpu, uintptr_t retaddr);
@@ -68,6 +69,15 @@ void restricted_count_exactly(CPUState *cpu, uintptr_t ra)
     }
 }
 
+static uintptr_t within;                /* with -icount there is one vCPU thread */
+
+void restricted_records_within(uintptr_t ra)
+{
+    if (icount_enabled()) {
+        within = ra;
+    }
+}
+
 /* True: the count is not known here. QEMU would end with "Bad icount read". */
 static bool is_within_a_block(void)
 {
@@ -82,6 +92,10 @@ void restricted_record_times(RmemRecord *rec)
         return;
     }
     rec->vtime_ns = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
+    if (within && current_cpu && current_cpu->running
+        && restricted_is_counted(within)) {
+        rec->vtime_ns -= icount_to_ns(1);
+    }
     rec->htime_ns = restricted_is_recorded() ? rec->vtime_ns : get_clock();
 }
 

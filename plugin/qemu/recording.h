@@ -32,6 +32,14 @@ bool restricted_may_go_back(Error **errp);
  */
 void restricted_count_exactly(CPUState *cpu, uintptr_t ra);
 
+/*
+ * Records that follow are of the instruction whose code is at @ra, until 0 is given.
+ * Their time is the count before it. Otherwise an instruction that raises an
+ * exception would have another time when it is replayed: QEMU executes it then in a
+ * block that counts nothing, because the log has the exception instead.
+ */
+void restricted_records_within(uintptr_t ra);
+
 /* Give @rec its two times. */
 void restricted_record_times(RmemRecord *rec);
 

@@ -17,8 +17,16 @@
 #include "cpu.h"
 #include "exec/cputlb.h"
 #include "hw/core/cpu.h"
+#include "tcg/tcg.h"
 #include "hw/restricted-memory/qemu/compat-cpu.h"
 #include "hw/restricted-memory/qemu/tlb.h"
+
+bool restricted_is_counted(uintptr_t ra)
+{
+    const TranslationBlock *tb = tcg_tb_lookup(ra);
+
+    return tb && tb_cflags(tb) & CF_USE_ICOUNT;
+}
 
 void restricted_flush(void)
 {

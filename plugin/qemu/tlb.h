@@ -9,6 +9,9 @@
 
 #include "hw/restricted-memory/qemu/backend.h"
 
+/* Does the code at @ra count the instructions that it executes? */
+bool restricted_is_counted(uintptr_t ra);
+
 /* Empty all TLBs. No guest CPU runs, so this thread may. */
 void restricted_flush(void);
 /* Remove only the entries of these pages. No guest CPU runs. */

@@ -173,6 +173,16 @@ def test_the_series_is_small(version: str) -> None:
     assert len(added) <= MAX_ADDED_LINES
 
 
+def test_no_cpu_state_is_restored_twice() -> None:
+    """cpu_loop_exit_restore() does it, and each time takes back what was counted (-icount)."""
+    restoring = [
+        path.name
+        for path in PLUGIN.rglob("*.c")
+        if re.search(r"\bcpu_restore_state\(", path.read_text())
+    ]
+    assert restoring == []
+
+
 def test_the_schema_is_as_narrow_as_qemu_wants_it() -> None:
     """QEMU 11.1 refuses longer lines of documentation (scripts/qapi/parser.py); examples may be."""
     long = [

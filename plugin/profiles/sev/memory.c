@@ -142,8 +142,7 @@ static G_NORETURN void convert(const RestrictedFill *fill,
     };
 
     if (fill->ra) {
-        cpu_restore_state(fill->cpu, fill->ra);
-        mismatch.rip = cpu_env(fill->cpu)->eip;
+        mismatch.rip = restricted_arch()->pc_at(fill->cpu, fill->ra);
     } else if (fill->access == MMU_INST_FETCH) {
         mismatch.rip = fill->va;
     }

@@ -92,7 +92,9 @@ unsigned tdx_opcode_offset(CPUX86State *env, uint64_t at, uint8_t *rex,
 /* Length of an instruction that traps here, for VE_INFO. */
 static uint32_t trap_length(CPUX86State *env, uint32_t reason, uintptr_t ra)
 {
-    target_ulong at = env->segs[R_CS].base + env->eip;
+    target_ulong pc = ra ? restricted_arch()->pc_at(env_cpu(env), ra)
+                         : env->eip;
+    target_ulong at = env->segs[R_CS].base + pc;
     uint8_t rex;
     unsigned n = tdx_opcode_offset(env, at, &rex, ra);
 
@@ -115,9 +117,6 @@ static uint32_t trap_length(CPUX86State *env, uint32_t reason, uintptr_t ra)
 
 void tdx_raise_trap(CPUState *cpu, TdxVeInfo *info, uintptr_t ra)
 {
-    if (ra) {
-        cpu_restore_state(cpu, ra);
-    }
     info->length = trap_length(cpu_env(cpu), info->reason, ra);
     tdx_raise_ve(cpu, info, ra);
 }
