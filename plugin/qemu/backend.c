@@ -37,6 +37,7 @@
 #include "hw/restricted-memory/qemu/frozen.h"
 #include "hw/restricted-memory/qemu/handover.h"
 #include "hw/restricted-memory/qemu/launch.h"
+#include "hw/restricted-memory/qemu/recording.h"
 #include "hw/restricted-memory/qemu/refuse.h"
 #include "hw/restricted-memory/qemu/reset.h"
 #include "hw/restricted-memory/qemu/spaces.h"
@@ -157,6 +158,7 @@ static void backend_complete(UserCreatable *uc, Error **errp)
     restricted_cpu_view_init(rm);
     restricted_events_init(rm);
     restricted_stop_init(rm);
+    restricted_recording_init();
     restricted_refuse_init();
     rm->arch->init(rm);
     rm->machine_done.notify = backend_machine_done;

@@ -178,7 +178,7 @@ void restricted_fill_again(const RestrictedFill *fill)
     restricted_records_within(0);
     fill->cpu->exception_index = EXCP_INTERRUPT;
     restricted_memory()->arch->drop_exception(fill->cpu);
-    cpu_loop_exit_restore(fill->cpu, fill->ra);
+    restricted_execute_again(fill->cpu, fill->ra);
 }
 
 void restricted_fill_stop(const RestrictedFill *fill, hwaddr gpa)

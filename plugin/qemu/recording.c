@@ -10,9 +10,12 @@
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
 #include "system/replay.h"
+#include "system/runstate.h"
 #include "hw/restricted-memory/qemu/compat.h"
 #include "hw/restricted-memory/qemu/recording.h"
 #include "hw/restricted-memory/qemu/tlb.h"
+
+#define TICK_MS 2               /* of the guest's time */
 
 /* Of accel/tcg, which declares it for its own files only. */
 G_NORETURN void cpu_io_recompile(CPUState *cpu, uintptr_t retaddr);
@@ -25,6 +28,52 @@ bool restricted_is_recorded(void)
 bool restricted_is_replayed(void)
 {
     return replay_mode == REPLAY_MODE_PLAY;
+}
+
+static void nothing(CPUState *cpu, run_on_cpu_data data)
+{
+}
+
+static QEMUTimer tick;
+
+/*
+ * The thread of the CPUs gives a recorded guest what came from outside, between two
+ * turns. A turn lasts until the next timer, and there is none while the CPU is
+ * halted: a guest without timers would wait for seconds, or for ever. Ticks are part
+ * of what is recorded, so a replay has them too: at multiples of the interval, also
+ * after it went back.
+ */
+void restricted_recording_tick(void)
+{
+    int64_t now = qemu_clock_get_ms(QEMU_CLOCK_VIRTUAL);
+
+    if (restricted_is_recorded()) {
+        timer_mod(&tick, QEMU_ALIGN_DOWN(now, TICK_MS) + TICK_MS);
+    }
+}
+
+static void tick_again(void *opaque)
+{
+    restricted_recording_tick();
+    async_run_on_cpu(first_cpu, nothing, RUN_ON_CPU_NULL);
+}
+
+/*
+ * QEMU writes how far the guest has come when something happens to it. If it stops
+ * for good, nothing will: the instructions before, such as a fault, would be lost.
+ */
+static void state_changed(void *opaque, bool running, RunState state)
+{
+    if (!running && replay_mode == REPLAY_MODE_RECORD) {
+        replay_async_events();
+    }
+}
+
+void restricted_recording_init(void)
+{
+    qemu_add_vm_change_state_handler(state_changed, NULL);
+    timer_init_ms(&tick, QEMU_CLOCK_VIRTUAL, tick_again, NULL);
+    restricted_recording_tick();
 }
 
 bool restricted_recording_check(Error **errp)
@@ -69,6 +118,19 @@ void restricted_count_exactly(CPUState *cpu, uintptr_t ra)
     }
 }
 
+void restricted_execute_again(CPUState *cpu, uintptr_t ra)
+{
+    bool counted = icount_enabled() && ra && restricted_is_counted(ra);
+
+    if (ra) {
+        cpu_restore_state(cpu, ra);
+    }
+    if (counted) {
+        cpu->neg.icount_decr.u16.low--;
+    }
+    cpu_loop_exit(cpu);
+}
+
 static uintptr_t within;                /* with -icount there is one vCPU thread */
 
 void restricted_records_within(uintptr_t ra)
@@ -97,10 +159,6 @@ void restricted_record_times(RmemRecord *rec)
         rec->vtime_ns -= icount_to_ns(1);
     }
     rec->htime_ns = restricted_is_recorded() ? rec->vtime_ns : get_clock();
-}
-
-static void nothing(CPUState *cpu, run_on_cpu_data data)
-{
 }
 
 void restricted_finish_cpu_work(void)

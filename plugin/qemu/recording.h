@@ -17,6 +17,9 @@
 /* Is the VM recorded or replayed? */
 bool restricted_is_recorded(void);
 bool restricted_is_replayed(void);
+void restricted_recording_init(void);
+/* The guest's clock was set back. */
+void restricted_recording_tick(void);
 /* Refuse a machine of which QEMU's log would not have all. */
 bool restricted_recording_check(Error **errp);
 /* May the host change the guest? What it does is not in the log. */
@@ -31,6 +34,13 @@ bool restricted_may_go_back(Error **errp);
  * its own, and this does not return. @ra is 0 between two blocks.
  */
 void restricted_count_exactly(CPUState *cpu, uintptr_t ra);
+
+/*
+ * Leave the CPU's loop; the instruction whose code is at @ra will be executed again.
+ * With -icount this attempt counts as well: it has changed something, and a replay
+ * makes it only if the log has it.
+ */
+G_NORETURN void restricted_execute_again(CPUState *cpu, uintptr_t ra);
 
 /*
  * Records that follow are of the instruction whose code is at @ra, until 0 is given.

@@ -71,6 +71,7 @@ static bool go_back(RestrictedMemory *rm, unsigned point, uint64_t *pages,
     WITH_RESTRICTED_LOCK(&rm->lock) {
         rmem_restore(&rm->core, cp->saved);
     }
+    restricted_recording_tick();
     restricted_debug_view_moved(rm, &(RestrictedPages){ 0, rm->core.pages });
     restricted_seen_restore(rm, cp->seen);
     if (rm->profile->forget_requests) {

@@ -8,6 +8,8 @@
  */
 
 #include "qemu/osdep.h"
+#include "chardev/char.h"
+#include "exec/gdbstub.h"
 #include "hw/core/cpu.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-restricted-memory.h"
@@ -85,15 +87,20 @@ static void forget_breakpoints(void)
     at.has_pc = false;
 }
 
-static void set_breakpoints(uint64_t pc)
+/* A breakpoint that is hit needs QEMU's debugger stub, if nobody uses it as well. */
+static bool set_breakpoints(uint64_t pc, Error **errp)
 {
     CPUState *cpu;
 
+    if (!qemu_chr_find("gdb") && !gdbserver_start("null", errp)) {
+        return false;
+    }
     CPU_FOREACH(cpu) {
         cpu_breakpoint_insert(cpu, pc, BP_GDB, NULL);
     }
     at.pc = pc;
     at.has_pc = true;
+    return true;
 }
 
 void restricted_stop_at_stopped(RestrictedMemory *rm, RunState state)
@@ -142,8 +149,8 @@ void qmp_restricted_memory_stop_at(const char *id, bool has_event,
     at.has_gpa = has_gpa;
     at.page = gpa >> RMEM_PAGE_BITS;
     at.record = has_record ? record : 0;
-    if (has_pc) {
-        set_breakpoints(pc);
+    if (has_pc && !set_breakpoints(pc, errp)) {
+        return;
     }
     qatomic_set(&at.armed, has_event || has_record);
 }

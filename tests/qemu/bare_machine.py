@@ -24,6 +24,7 @@ from cvmlab.memory.journal import Ring
 from cvmlab.memory.ranges import PAGE_SIZE, Slot
 from cvmlab.memory.records import FLAG_WRITE, NO_DEVICE, Actor, Kind, Verdict
 from cvmlab.memory.states import STATE_MASK, PageState, RefusalCode, profiles
+from cvmlab.replays.recorder import Execution
 from cvmlab.vm.process import QemuProcess
 from cvmlab.vm.qmp import Qmp
 from tests.qemu.bare import BareGuest
@@ -88,9 +89,17 @@ class BareMachine:
     @classmethod
     @asynccontextmanager
     async def start(
-        cls, qemu: Path, spec: BootSpec, run_dir: Path, *, cont: bool = True
+        cls,
+        qemu: Path,
+        spec: BootSpec,
+        run_dir: Path,
+        *,
+        cont: bool = True,
+        execution: Execution | None = None,
     ) -> AsyncIterator["BareMachine"]:
         """Boot *spec* and, with *cont*, wait for the guest's greeting.
+
+        *execution*: it is recorded or replayed.
 
         Leaving the block without an error checks the whole journal against the table.
         """
@@ -112,6 +121,8 @@ class BareMachine:
             channels = Channels(
                 qmp_far.fileno(), console_far.fileno(), agent_far.fileno(),
                 run_dir / "qmp.sock", run_dir / "console.log",
+                execution_log=None if execution is None else execution.log,
+                replays=execution is not None and execution.replayed,
             )  # fmt: skip
             self.process = QemuProcess(
                 command_line(qemu, spec, channels, files.fds),

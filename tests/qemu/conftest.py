@@ -14,6 +14,7 @@ pytest.register_assert_rewrite("tests.qemu.bare_machine")
 from cvmlab.base.errors import NoSourceError  # noqa: E402
 from cvmlab.machine.spec import BootSpec  # noqa: E402
 from cvmlab.qemu.build import qemu_binary, rom_dirs  # noqa: E402 - the line above comes first
+from cvmlab.replays.recorder import Execution  # noqa: E402
 from cvmlab.vm.vm import Vm  # noqa: E402
 from tests.qemu.bare import build  # noqa: E402
 from tests.qemu.bare_machine import EDU_DEVICE, MEMORY_BYTES, BareMachine  # noqa: E402
@@ -58,7 +59,9 @@ def bare_elf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def boot(patched_qemu: Path, bare_elf: Path, tmp_path: Path) -> Boot:
     """Return a function that boots the bare-metal guest: ``async with boot(coco="generic")``."""
 
-    def start(*, cont: bool = True, **options: Any) -> AbstractAsyncContextManager[BareMachine]:
+    def start(
+        *, cont: bool = True, execution: Execution | None = None, **options: Any
+    ) -> AbstractAsyncContextManager[BareMachine]:
         settings = {
             "memory_bytes": MEMORY_BYTES,
             "allow_reboot": True,
@@ -67,7 +70,7 @@ def boot(patched_qemu: Path, bare_elf: Path, tmp_path: Path) -> Boot:
         spec = BootSpec(
             **{**settings, "kernel": bare_elf, "rom_dirs": tuple(rom_dirs()), **options}
         )
-        return BareMachine.start(patched_qemu, spec, tmp_path, cont=cont)
+        return BareMachine.start(patched_qemu, spec, tmp_path, cont=cont, execution=execution)
 
     return start
 

@@ -305,7 +305,8 @@ def replay(
     report_on([finished])
     context.obj.reported = True
     if not gdb:
-        _tell(recording, compared[0], whole=until is None)
+        whole = until is None and finished.result.exit_code == 0
+        _tell(recording, compared[0], whole=whole)
     raise typer.Exit(finished.result.exit_code)
 
 

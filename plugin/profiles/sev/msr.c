@@ -14,6 +14,7 @@
 #include "svm.h"
 #include "hw/restricted-memory/qemu/x86/for-host.h"
 #include "hw/restricted-memory/qemu/x86/ops.h"
+#include "hw/restricted-memory/qemu/recording.h"
 #include "hw/restricted-memory/profiles/sev/launch.h"
 #include "hw/restricted-memory/profiles/sev/vc.h"
 #include "hw/restricted-memory/sev-tables.inc"
@@ -61,7 +62,7 @@ static uint64_t read_status(CPUState *cpu, uintptr_t ra)
     if (!qatomic_read(&sev_guest()->armed)) {
         /* And then execute this instruction again. */
         async_safe_run_on_cpu(cpu, arm, RUN_ON_CPU_NULL);
-        cpu_loop_exit_restore(cpu, ra);
+        restricted_execute_again(cpu, ra);
     }
     if (sev_guest()->level == SEV_PLAIN) {
         restricted_count_call(sev_guest()->rm, cpu_env(cpu)->eip);

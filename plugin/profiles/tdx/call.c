@@ -9,6 +9,7 @@
 #include "exec/helper-proto.h"
 #include "tcg/helper-tcg.h"
 #include "hw/restricted-memory/qemu/x86/hooks-x86.h"
+#include "hw/restricted-memory/qemu/recording.h"
 #include "hw/restricted-memory/profiles/tdx/launch.h"
 #include "hw/restricted-memory/profiles/tdx/leaves.h"
 #include "hw/restricted-memory/trace.h"
@@ -104,7 +105,7 @@ bool tdx_instruction(RestrictedMemory *rm, const RestrictedInsn *insn)
     if (!qatomic_read(&call.tdx->armed)) {
         /* And then execute this instruction again. */
         async_safe_run_on_cpu(cpu, arm, RUN_ON_CPU_HOST_PTR(call.tdx));
-        cpu_loop_exit_restore(cpu, insn->ra);
+        restricted_execute_again(cpu, insn->ra);
     }
     call.vcpu = &call.tdx->vcpus[cpu->cpu_index];
     status = dispatch(&call);
