@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A bare-metal guest in the patched QEMU, with its files, its journal and a QMP session."""
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterable
@@ -43,6 +44,14 @@ END_TIMEOUT_S = 10.0
 def page(index: int) -> int:
     """Return the GPA of a page of the test area."""
     return AREA + index * PAGE_SIZE
+
+
+def drain(stack: AsyncExitStack, *ends: socket.socket) -> None:
+    """Read *ends*, and forget what they say, until *stack* is left."""
+    loop = asyncio.get_running_loop()
+    for end in ends:
+        loop.add_reader(end, end.recv, PAGE_SIZE)
+        stack.callback(loop.remove_reader, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +117,10 @@ class BareMachine:
             for pair in pairs:
                 stack.callback(pair[0].close)
                 stack.callback(pair[1].close)
-            (qmp, qmp_far), (_console, console_far), (agent, agent_far) = pairs
+            (qmp, qmp_far), (console, console_far), (agent, agent_far) = pairs
+            if execution is not None:
+                # What it says is said again, and QEMU waits until it is read.
+                drain(stack, console, *([agent] if execution.replayed else []))
             files = stack.enter_context(
                 RestrictedFiles.create(
                     spec.memory_bytes,

@@ -190,17 +190,21 @@ async def test_a_fault_is_walked_back_to_the_conversion(boot: Boot, tmp_path: Pa
         await run_until_stopped(vm)
         assert journal(vm).tobytes() == was.tobytes()
         assert vm.state(BAD) is PageState.SHARED
-        with GdbRemote(socket, deadline_s=DEADLINE_S) as gdb:
-            assert gdb.ask(f"Z0,{int(conversion['rip']):x},1") == "OK"
-            assert gdb.ask("bc").startswith("T05")
-            seen = registers(gdb)
-            assert seen[RIP] == int(conversion["rip"])
-            assert (seen[R11], seen[R12]) == (MAP_GPA, SHARED | BAD)
-            assert vm.state(BAD) is not PageState.SHARED
-            assert gdb.ask("bs").startswith("T05")
-            assert registers(gdb)[RIP] < int(conversion["rip"])
-            assert gdb.ask("s").startswith("T05")
-            assert registers(gdb)[RIP] == int(conversion["rip"])
+        await asyncio.to_thread(walk_back, vm, socket, int(conversion["rip"]))
+
+
+def walk_back(vm: BareMachine, socket: Path, tdcall_at: int) -> None:
+    with GdbRemote(socket, deadline_s=DEADLINE_S) as gdb:
+        assert gdb.ask(f"Z0,{tdcall_at:x},1") == "OK"
+        assert gdb.ask("bc").startswith("T05")
+        seen = registers(gdb)
+        assert seen[RIP] == tdcall_at
+        assert (seen[R11], seen[R12]) == (MAP_GPA, SHARED | BAD)
+        assert vm.state(BAD) is not PageState.SHARED
+        assert gdb.ask("bs").startswith("T05")
+        assert registers(gdb)[RIP] < tdcall_at
+        assert gdb.ask("s").startswith("T05")
+        assert registers(gdb)[RIP] == tdcall_at
 
 
 async def test_an_snp_guest_is_stopped_before_an_instruction(boot: Boot, tmp_path: Path) -> None:
