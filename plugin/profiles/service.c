@@ -7,45 +7,17 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/clone-visitor.h"
-#include "io/channel-socket.h"
 #include "qapi/qapi-visit-sockets.h"
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/queue.h"
 #include "qemu/timer.h"
-#include "hw/restricted-memory/profiles/connect.h"
-#include "hw/restricted-memory/profiles/service.h"
+#include "hw/restricted-memory/profiles/service-parts.h"
 #include "hw/restricted-memory/qemu/recording.h"
 
-#define FRAME_BYTES 4
 #define MAX_TIMEOUT_S 3600
 #define REPORT_INTERVAL_MS 1000
-
-typedef struct Exchange {
-    GByteArray *message;
-    int64_t end_ms;
-    RestrictedAnswer *answer;
-    void *opaque;
-    QSIMPLEQ_ENTRY(Exchange) next;
-} Exchange;
-
-struct RestrictedService {
-    const char *name;
-    SocketAddress *address;
-    unsigned deadline_s;
-    uint32_t max_answer;
-    GByteArray *hello;
-    QSIMPLEQ_HEAD(, Exchange) exchanges;    /* the first is at work */
-    QEMUTimer *timer;                       /* its deadline */
-    QEMUBH *bh;                             /* starts it in the main thread */
-    RestrictedAttempt *attempt;
-    QIOChannel *channel;                    /* NULL: not connected */
-    bool greeted;                           /* hello was sent */
-    guint watch;                            /* 0: none */
-    GByteArray *out, *in;                   /* NULL: the exchange is to begin */
-    size_t sent, received;
-};
 
 static void service_go(void *opaque);
 
@@ -74,27 +46,10 @@ static void exchange_free(Exchange *exchange)
     g_free(exchange);
 }
 
-/* What the answer says goes into the log of a recording, or comes from there. */
-static void answer_in_the_log(const RestrictedFrame **frame,
-                              RestrictedFrame *logged, bool *was_connected,
-                              GByteArray **bytes)
-{
-    uint8_t head[] = { *was_connected, *frame != NULL };
-
-    *bytes = g_byte_array_append(g_byte_array_new(), head, sizeof(head));
-    if (*frame) {
-        g_byte_array_append(*bytes, (*frame)->data, (*frame)->size);
-    }
-    restricted_input(bytes);
-    *was_connected = (*bytes)->data[0];
-    *logged = (RestrictedFrame){ (*bytes)->data + sizeof(head),
-                                 (*bytes)->len - sizeof(head) };
-    *frame = (*bytes)->data[1] ? logged : NULL;
-}
-
 /* The first exchange has its answer, or has failed (NULL). */
-static void finish(RestrictedService *service, const RestrictedFrame *frame,
-                   bool was_connected)
+void restricted_service_finish(RestrictedService *service,
+                               const RestrictedFrame *frame,
+                               bool was_connected)
 {
     Exchange *exchange = QSIMPLEQ_FIRST(&service->exchanges);
     RestrictedAnswer *answer = exchange->answer;
@@ -103,7 +58,7 @@ static void finish(RestrictedService *service, const RestrictedFrame *frame,
     RestrictedFrame logged;
 
     if (restricted_is_recorded()) {
-        answer_in_the_log(&frame, &logged, &was_connected, &bytes);
+        restricted_service_log(&frame, &logged, &was_connected, &bytes);
     }
     QSIMPLEQ_REMOVE_HEAD(&service->exchanges, next);
     exchange_free(exchange);
@@ -127,13 +82,13 @@ static void report(const RestrictedService *service, Error *err)
     warn_report_err(err);
 }
 
-static void fail(RestrictedService *service, Error *err)
+void restricted_service_failed(RestrictedService *service, Error *err)
 {
     bool was_connected = service->channel != NULL;
 
     report(service, err);
     disconnect(service);
-    finish(service, NULL, was_connected);
+    restricted_service_finish(service, NULL, was_connected);
 }
 
 static void deadline_passed(void *opaque)
@@ -142,11 +97,11 @@ static void deadline_passed(void *opaque)
     Error *err = NULL;
 
     error_setg(&err, "no answer within %u s", service->deadline_s);
-    fail(service, err);
+    restricted_service_failed(service, err);
 }
 
 /* True: the message is out. */
-static bool send_rest(RestrictedService *service, Error **errp)
+bool restricted_service_send(RestrictedService *service, Error **errp)
 {
     while (service->sent < service->out->len) {
         ssize_t n = qio_channel_write(service->channel,
@@ -170,7 +125,7 @@ static size_t expected(const RestrictedService *service)
 }
 
 /* True: a whole message is in. */
-static bool receive_rest(RestrictedService *service, Error **errp)
+bool restricted_service_receive(RestrictedService *service, Error **errp)
 {
     while (service->received < expected(service)) {
         size_t want = expected(service);
@@ -196,13 +151,13 @@ static bool receive_rest(RestrictedService *service, Error **errp)
     return true;
 }
 
-static void receive_done(RestrictedService *service)
+void restricted_service_received(RestrictedService *service)
 {
     g_autoptr(GByteArray) in = g_steal_pointer(&service->in);
     RestrictedFrame frame = { in->data + FRAME_BYTES, in->len - FRAME_BYTES };
 
     g_clear_pointer(&service->out, g_byte_array_unref);
-    finish(service, &frame, true);
+    restricted_service_finish(service, &frame, true);
 }
 
 static gboolean ready(QIOChannel *channel, GIOCondition condition, void *opaque)
@@ -225,12 +180,12 @@ static void transfer(RestrictedService *service)
 {
     Error *err = NULL;
 
-    if (!send_rest(service, &err)) {
-        err ? fail(service, err) : await(service, G_IO_OUT);
-    } else if (receive_rest(service, &err)) {
-        receive_done(service);
+    if (!restricted_service_send(service, &err)) {
+        err ? restricted_service_failed(service, err) : await(service, G_IO_OUT);
+    } else if (restricted_service_receive(service, &err)) {
+        restricted_service_received(service);
     } else {
-        err ? fail(service, err) : await(service, G_IO_IN);
+        err ? restricted_service_failed(service, err) : await(service, G_IO_IN);
     }
 }
 
@@ -240,7 +195,7 @@ static void connected(void *opaque, QIOChannel *channel, Error *err)
 
     service->attempt = NULL;
     if (!channel) {
-        fail(service, err);
+        restricted_service_failed(service, err);
         return;
     }
     service->channel = channel;
@@ -248,7 +203,8 @@ static void connected(void *opaque, QIOChannel *channel, Error *err)
     service_go(service);
 }
 
-static void begin(RestrictedService *service, const Exchange *exchange)
+void restricted_service_begin(RestrictedService *service,
+                              const Exchange *exchange)
 {
     service->out = g_byte_array_new();
     service->in = g_byte_array_new();
@@ -279,69 +235,9 @@ static void service_go(void *opaque)
         return;
     }
     if (!service->out) {
-        begin(service, exchange);
+        restricted_service_begin(service, exchange);
     }
     transfer(service);
-}
-
-static bool connect_now(RestrictedService *service, Error **errp)
-{
-    QIOChannelSocket *channel;
-
-    if (service->channel) {
-        return true;
-    }
-    channel = qio_channel_socket_new();
-    if (qio_channel_socket_connect_sync(channel, service->address, errp) < 0) {
-        object_unref(channel);
-        return false;
-    }
-    service->channel = QIO_CHANNEL(channel);
-    qio_channel_set_blocking(service->channel, false, NULL);
-    return true;
-}
-
-static bool wait_now(const RestrictedService *service, int64_t end_ms,
-                     Error **errp)
-{
-    GPollFD poll = {
-        .fd = QIO_CHANNEL_SOCKET(service->channel)->fd,
-        .events = service->sent < service->out->len ? G_IO_OUT : G_IO_IN,
-    };
-    int64_t left_ms = end_ms - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-
-    if (left_ms <= 0 || g_poll(&poll, 1, left_ms) == 0) {
-        error_setg(errp, "no answer within %u s", service->deadline_s);
-        return false;
-    }
-    return true;
-}
-
-/*
- * The same without the main loop. A recorded guest gets its answer within the
- * instruction that asks: when it comes is no part of the log.
- */
-static void service_go_now(RestrictedService *service)
-{
-    const Exchange *exchange = QSIMPLEQ_FIRST(&service->exchanges);
-    Error *err = NULL;
-
-    if (restricted_is_replayed()) {
-        finish(service, NULL, false);
-        return;
-    }
-    if (!connect_now(service, &err)) {
-        fail(service, err);
-        return;
-    }
-    begin(service, exchange);
-    while (!send_rest(service, &err) || !receive_rest(service, &err)) {
-        if (err || !wait_now(service, exchange->end_ms, &err)) {
-            fail(service, err);
-            return;
-        }
-    }
-    receive_done(service);
 }
 
 RestrictedService *restricted_service_new(const char *name,
@@ -382,7 +278,7 @@ void restricted_service_ask(RestrictedService *service, const void *message,
     exchange->opaque = opaque;
     QSIMPLEQ_INSERT_TAIL(&service->exchanges, exchange, next);
     if (restricted_is_recorded()) {
-        service_go_now(service);
+        restricted_service_go_now(service);
     } else {
         qemu_bh_schedule(service->bh);
     }

@@ -10,6 +10,7 @@
 #include "block/block-global-state.h"
 #include "migration/snapshot.h"
 #include "qapi/error.h"
+#include "qemu/error-report.h"
 #include "qapi/qapi-commands-restricted-memory.h"
 #include "system/block-backend.h"
 #include "system/runstate.h"
@@ -126,10 +127,12 @@ static bool rewind_to(RestrictedMemory *rm, int point, uint64_t *pages,
     }
     restricted_checkpoint_keep(point + 1);
     restricted_flush();
-    restricted_record_moment(rm, &(RmemRecord){
-        .kind = RMEM_K_REWIND, .gpa = cp->record,
-        .pages = MIN(*pages, UINT32_MAX),
-    });
+    if (!restricted_is_recorded()) {
+        restricted_record_moment(rm, &(RmemRecord){
+            .kind = RMEM_K_REWIND, .gpa = cp->record,
+            .pages = MIN(*pages, UINT32_MAX),
+        });
+    }
     forget_its_end();
     return true;
 }
@@ -179,18 +182,24 @@ char *restricted_memory_checkpoint_before(int64_t instructions, int64_t *at)
     return NULL;
 }
 
+/*
+ * QEMU goes on after a failure, finds that it is not where it wants to be, and sets
+ * @errp itself; so the reason is only told.
+ */
 void restricted_memory_go_back(const char *name, Error **errp)
 {
     RestrictedMemory *rm = restricted_memory();
     uint64_t pages = 0;
+    Error *err = NULL;
     int point;
 
     if (!rm) {
         load_snapshot(name, NULL, false, NULL, errp);
         return;
     }
-    if (restricted_vm_may_move(rm, errp) && restricted_may_go_back(errp)
-        && restricted_checkpoint_find(name, &point, errp)) {
-        rewind_to(rm, point, &pages, errp);
+    if (!restricted_vm_may_move(rm, &err) || !restricted_may_go_back(&err)
+        || !restricted_checkpoint_find(name, &point, &err)
+        || !rewind_to(rm, point, &pages, &err)) {
+        warn_report_err(err);
     }
 }

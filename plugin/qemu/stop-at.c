@@ -13,6 +13,7 @@
 #include "hw/core/cpu.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-restricted-memory.h"
+#include "system/runstate.h"
 #include "hw/restricted-memory/qemu/compat.h"
 #include "hw/restricted-memory/qemu/cpu-state.h"
 #include "hw/restricted-memory/qemu/lock.h"
@@ -20,9 +21,10 @@
 #include "hw/restricted-memory/qemu/stop-at.h"
 #include "hw/restricted-memory/qemu/stop.h"
 
-/* Written with the VM stopped or by the record that matches. */
+/* Written with the VM stopped, but for what is atomic. */
 static struct {
     bool armed;                 /* atomic: event or record are to be looked at */
+    bool met;                   /* atomic: the record is there */
     bool has_event, has_gpa;
     RestrictedMemoryEvent event;
     uint64_t page;              /* number of the guest page, with has_gpa */
@@ -69,6 +71,7 @@ void restricted_stop_at_record(RestrictedMemory *rm, const RmemRecord *rec)
         return;
     }
     qatomic_set(&at.armed, false);
+    qatomic_set(&at.met, true);
     restricted_stop_because(RESTRICTED_MEMORY_STOP_REASON_ASKED, place,
                             "record %" PRIu64 " is there",
                             qatomic_read(&rm->core.shared->head));
@@ -107,6 +110,9 @@ void restricted_stop_at_stopped(RestrictedMemory *rm, RunState state)
 {
     CPUState *cpu;
 
+    if (qatomic_xchg(&at.met, false)) {
+        forget_breakpoints();
+    }
     if (state != RUN_STATE_DEBUG || !at.has_pc) {
         return;
     }
@@ -115,6 +121,7 @@ void restricted_stop_at_stopped(RestrictedMemory *rm, RunState state)
             RestrictedPlace place = { cpu, at.pc };
 
             forget_breakpoints();
+            qatomic_set(&at.armed, false);
             restricted_stop_because(RESTRICTED_MEMORY_STOP_REASON_ASKED, place,
                                     "vCPU %d is at 0x%" PRIx64,
                                     cpu->cpu_index, at.pc);
@@ -140,6 +147,15 @@ void qmp_restricted_memory_stop_at(const char *id, bool has_event,
     }
     if (has_gpa && !has_event) {
         error_setg(errp, "gpa says of which event, and there is none");
+        return;
+    }
+    if (has_record && !record) {
+        error_setg(errp, "records are numbered from 1");
+        return;
+    }
+    if (runstate_is_running()) {
+        error_setg(errp, "the VM runs: stop it first, so that the moment does "
+                   "not pass meanwhile");
         return;
     }
     qatomic_set(&at.armed, false);

@@ -28,6 +28,7 @@ from tests.bench import (
     dumps,
     generations,
     memory,
+    replays,
     ring,
     stack_record,
     travel,
@@ -49,6 +50,7 @@ GROUPS: Mapping[str, Group] = {
     "travel": lambda _: travel.figures(),
     "copies": lambda _: copies.figures(),
     "dumps": lambda _: dumps.figures(),
+    "replays": replays.figures,
 }
 
 

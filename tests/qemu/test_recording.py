@@ -112,7 +112,7 @@ async def test_a_replay_stops_at_an_event_of_a_page(boot: Boot, tmp_path: Path) 
         await touch(vm)
         was = journal(vm)
     async with replayed(boot, tmp_path) as vm:
-        await stop_at(vm, event="accept", gpa=page(5) + 8)
+        await stop_at(vm, event="accept", gpa=page(5) + 8, pc=1)
         assert await run_until_stopped(vm) == "paused"
         found = journal(vm)
         assert (int(found[-1]["kind"]), int(found[-1]["gpa"])) == (Kind.ACCEPT, page(5))
@@ -158,8 +158,13 @@ async def test_a_guest_that_hides_its_cpus_is_not_stopped_at_an_instruction(
         tdcall(vm.guest, 1)
         with pytest.raises(CommandRefused, match="CPU state of this guest is encrypted"):
             await stop_at(vm, pc=0x1000)
-        with pytest.raises(CommandRefused, match="gpa says of which event"):
-            await stop_at(vm, gpa=0x1000)
+        for moment, why in (
+            ({"gpa": 0x1000}, "gpa says of which event"),
+            ({"record": 0}, "numbered from 1"),
+            ({"event": "fault"}, "the VM runs: stop it first"),
+        ):
+            with pytest.raises(CommandRefused, match=why):
+                await stop_at(vm, **moment)
 
 
 async def test_a_fault_is_walked_back_to_the_conversion(boot: Boot, tmp_path: Path) -> None:

@@ -59,17 +59,31 @@ def save_area(cr3: int, **changes: int) -> bytes:
     return bytes(area)
 
 
-def prepare(vm: BareMachine, *, counter: int = COUNTER, stride: int = 0, **changes: int) -> Ghcb:
-    """Have a loop that counts at *counter*, and a save area that runs it; return a GHCB.
-
-    With *stride*, it goes on by so many bytes each time, until it leaves the RAM.
-    """
-    code = (
-        b"\x48\xb8" + counter.to_bytes(8, "little")  # mov $counter, %rax
+def counts_at(gpa: int) -> bytes:
+    return (
+        b"\x48\xb8" + gpa.to_bytes(8, "little")  # mov $gpa, %rax
         + b"\xf0\x48\xff\x00"  # lock incq (%rax)
-        + b"\x48\x05" + stride.to_bytes(4, "little")  # add $stride, %rax
-        + b"\xf3\x90\xeb\xf2"  # pause; jmp to incq
+        + b"\xf3\x90\xeb\xf8"  # pause; jmp to incq
     )  # fmt: skip
+
+
+COUNTING = counts_at(COUNTER)
+
+
+def walks_from(gpa: int) -> bytes:
+    """Return a loop that touches the pages of the 16 MiB from *gpa* on, again and again."""
+    return (
+        b"\x48\xb8" + gpa.to_bytes(8, "little")  # mov $gpa, %rax
+        + b"\xf0\x48\xff\x00"  # lock incq (%rax)
+        + b"\x48\x05" + b"\x00\x10\x00\x00"  # add $0x1000, %rax
+        + b"\x25\xff\xff\xff\x00"  # and $0xffffff, %eax
+        + b"\x0d" + gpa.to_bytes(4, "little")  # or $gpa, %eax
+        + b"\xf3\x90\xeb\xe8"  # pause; jmp to incq
+    )  # fmt: skip
+
+
+def prepare(vm: BareMachine, code: bytes = COUNTING, /, **changes: int) -> Ghcb:
+    """Have *code* for another CPU, and a save area that runs it; return a GHCB."""
     vm.guest.write_bytes(CODE, code + bytes(-len(code) % 8))
     vm.guest.write_bytes(VMSA, save_area(vm.gpa_of("root_table"), **changes))
     return Ghcb(vm.guest)
@@ -107,7 +121,7 @@ async def test_breakpoints_of_a_save_area_are_not_in_force(boot: Boot) -> None:
     """Without DebugSwap, DR0 to DR3 are not the guest's.  In QEMU they are 0: so is what is watched."""
     watch_address_0 = 0xF0403
     async with boot(**SNP, cpus=2) as vm:
-        ghcb = prepare(vm, counter=0, dr7=watch_address_0)
+        ghcb = prepare(vm, counts_at(0), dr7=watch_address_0)
         mark(vm)
         before = vm.guest.value("read", 0)
         assert ghcb.exit(AP_CREATION, AP | NOW, VMSA, rax=FEATURES).status == (0, 0)
@@ -136,7 +150,7 @@ async def test_a_page_that_is_no_save_area_is_refused(boot: Boot) -> None:
 async def test_the_books_agree_although_a_cpu_was_at_work(boot: Boot) -> None:
     """The CPU accepts page after page by touching it, also when the block is left."""
     async with boot(**SNP, cpus=2) as vm:
-        ghcb = prepare(vm, counter=page(64), stride=page(1))
+        ghcb = prepare(vm, walks_from(0x3000000))
         mark(vm)
         assert ghcb.exit(AP_CREATION, AP | NOW, VMSA, rax=FEATURES).status == (0, 0)
         before = vm.table.counts().private

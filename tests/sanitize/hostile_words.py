@@ -34,7 +34,7 @@ FAVOURITES = (
     "restricted-memory-discard", "restricted-memory-poison", "restricted-memory-set-policy",
     "restricted-memory-invalidate", "restricted-memory-checkpoint", "restricted-memory-rewind",
     "restricted-memory-checkpoint-drop", "restricted-memory-save", "restricted-memory-restore",
-    "restricted-memory-follow-writes", "restricted-memory-take-writes", "restricted-memory-dump",
+    "restricted-memory-follow-writes", "restricted-memory-take-writes", "restricted-memory-dump", "restricted-memory-stop-at",
     "query-restricted-memory", "query-restricted-memory-ranges", "query-restricted-memory-checkpoints",
     "memsave", "pmemsave", "dump-guest-memory", "stop", "cont", "system_reset", "object-add",
     "object-del", "calc-dirty-rate", "set-vcpu-dirty-limit", "inject-nmi", "balloon", "device-sync-config",

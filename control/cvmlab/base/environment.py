@@ -55,6 +55,7 @@ VARIABLES = (
     Variable(("CVMLAB_SCREENSHOTS",), "in tests: renew the pictures in docs/", "1"),
     Variable(("CVMLAB_UPGRADES",), "in tests: how often a QEMU is replaced (default: 20)"),
     Variable(("CVMLAB_REWINDS",), "in tests: how often a guest is taken back (default: 1000)"),
+    Variable(("CVMLAB_REPLAYS",), "in tests: how many boots are recorded and replayed (default: 20)"),
     Variable(("CVMLAB_COPIES",), "in tests: how often a guest is saved, and forked (default: 50)"),
     Variable(
         ("CVMLAB_ATTACKS", "CVMLAB_REQUESTS", "CVMLAB_SOAK_MINUTES"),

@@ -9,6 +9,7 @@ from cvmlab.boot.restored import plan_without_request
 from cvmlab.machine.command_line import BACKEND_ID
 from cvmlab.replays.moment import parse_moment
 from cvmlab.replays.replay_folder import ReplayFolder
+from cvmlab.results.budgets import Ending
 from cvmlab.vm.launch import Setting
 from cvmlab.vm.vm import Vm
 
@@ -44,6 +45,11 @@ def plan_of(
     symbols = plan.symbols
 
     def address_of(name: str) -> int | None:
+        if not plan.fixed_addresses:
+            raise ConfigError(
+                "where the guest's functions are is not known: its kernel moves itself (KASLR)",
+                hint="record the boot with --append nokaslr, or stop at an event",
+            )
         found = symbols.get()
         return None if found is None else found.address_of(name)
 
@@ -68,3 +74,10 @@ async def prepare(vm: Vm, plan: Plan) -> None:
         await vm.checkpoint(START)
     if plan.until is not None:
         await vm.command("restricted-memory-stop-at", {"id": BACKEND_ID, **plan.until.arguments()})
+
+
+def until_met(ending: Ending, plan: Plan) -> Ending:
+    """Return *ending*, or that the moment did not come, which is no success."""
+    if plan.until is None or plan.spec.gdb is not None or ending.is_wanted or ending.is_wrong:
+        return ending
+    return Ending(marker_missing=f"the guest ended before the moment {plan.until.text!r}")

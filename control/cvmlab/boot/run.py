@@ -21,7 +21,7 @@ from cvmlab.base.stop_signals import stop_signals
 from cvmlab.boot.endings import ended, follow_console, follow_stops, with_console
 from cvmlab.boot.judge import Finished, Start, collect, names
 from cvmlab.boot.plan import Plan
-from cvmlab.boot.replayed import prepare
+from cvmlab.boot.replayed import prepare, until_met
 from cvmlab.dump.take import leave_core
 from cvmlab.machine.spec import OnPanic
 from cvmlab.report.recording import NAMES_FILE, encode_names
@@ -151,7 +151,7 @@ async def _live(vm: Vm, plan: Plan, interrupted: asyncio.Event) -> tuple[Ending,
         ending = await _first(
             interruption(), _guest(vm, plan), follow_console(vm, plan), follow_stops(plan, events)
         )
-    return with_console(ending, vm, plan), time.monotonic_ns()
+    return with_console(until_met(ending, plan), vm, plan), time.monotonic_ns()
 
 
 async def _first(*works: Coroutine[Any, Any, Ending]) -> Ending:

@@ -179,6 +179,7 @@ def restore(
 
 
 _RUN_S = 120.0
+_CUT_SHORT = (124, 130)  # a deadline, and Ctrl-C
 _ATTENDED_S = 24 * 3600.0
 
 
@@ -305,7 +306,7 @@ def replay(
     report_on([finished])
     context.obj.reported = True
     if not gdb:
-        whole = until is None and finished.result.exit_code == 0
+        whole = until is None and finished.result.exit_code not in _CUT_SHORT
         _tell(recording, compared[0], whole=whole)
     raise typer.Exit(finished.result.exit_code)
 

@@ -45,13 +45,19 @@ def parse_moment(text: str, address_of: Callable[[str], int | None]) -> Moment:
         case [event, gpa] if event in EVENTS:
             return Moment(text, event=event, gpa=parse_size(gpa))
         case ["record", number]:
-            return Moment(text, record=parse_size(number))
+            return Moment(text, record=_record(parse_size(number)))
         case [address] if re.fullmatch(r"0x[0-9a-fA-F]+", address):
             return Moment(text, pc=int(address, 16))
         case [name] if re.fullmatch(r"[A-Za-z_][\w.]*", name):
             return Moment(text, pc=_function(name, address_of))
         case _:
             raise ConfigError(f"{text!r} is no moment to stop at", hint=_HINT)
+
+
+def _record(number: int) -> int:
+    if number < 1:
+        raise ConfigError("records are numbered from 1", hint=_HINT)
+    return number
 
 
 def _function(name: str, address_of: Callable[[str], int | None]) -> int:

@@ -37,6 +37,14 @@ class Execution:
     log: Path
     replayed: bool
 
+    def require_overlays(self, spec: BootSpec, overlays: tuple[Path, ...]) -> None:
+        """Raise ConfigError if what the guest writes to its disks would have no place of its own."""
+        if spec.disks and not overlays:
+            raise ConfigError(
+                "the guest's writes to its disks have no place of their own",
+                hint="run `cvmlab build`, which makes qemu-img",
+            )
+
     def spec(self, spec: BootSpec) -> BootSpec:
         """Return *spec* as it is executed: no event may be lost."""
         return replace(spec, events=EventLoss.LOSSLESS)
@@ -55,7 +63,13 @@ def require_recordable(spec: BootSpec) -> None:
             raise ConfigError(sentence, hint="leave one out, or boot without --record")
 
 
-class Recorded(Protocol):
+def require_no_recording(place: Path | None) -> None:
+    """Raise ConfigError if a VM that is not booted is to be recorded."""
+    if place is not None:
+        raise ConfigError("only a boot can be recorded", hint="boot the guest with --record DIR")
+
+
+class Executing(Protocol):
     """The part of Vm that is recorded; ``outcome`` is None until it has ended."""
 
     spec: BootSpec
@@ -77,7 +91,7 @@ class Recorded(Protocol):
 class Recorder:
     """Fills the folder *place* while a VM runs in the QEMU *program*."""
 
-    def __init__(self, vm: Recorded, place: Path, program: Path) -> None:
+    def __init__(self, vm: Executing, place: Path, program: Path) -> None:
         self._vm = vm
         self._place = place.absolute()
         self._program = program
@@ -89,23 +103,29 @@ class Recorder:
         :raise ConfigError: this VM cannot be recorded, or not there.
         """
         require_recordable(self._vm.spec)
-        replay_folder.begin(self._place)
+        replay_folder.begin(self._place, self._vm.spec)
         own = replay_folder.keep_boot_files(self._place, self._vm.spec)
+        disks = [_base(disk.path) for disk in self._vm.spec.disks]
         try:
             yield Execution(self._place / files.LOG, replayed=False)
         finally:
             if self._vm.outcome is not None:  # else it never started
-                self._finish(own)
+                self._finish(own, disks)
 
-    def _finish(self, own_files: Mapping[Path, str]) -> None:
+    def _finish(self, own_files: Mapping[Path, str], disks: list[BaseDisk]) -> None:
         run, spec = self._vm.run, self._vm.spec
-        for source, name in (
-            (run.events, files.EVENTS),
-            (run.console_log, files.CONSOLE),
-            (run.exec_log, files.EXEC),
-        ):
-            if source.exists():
-                shutil.copyfile(source, self._place / name)
+        try:
+            if not _is_whole(self._place / files.LOG):
+                return  # QEMU was killed: what its log says in front is not there
+            for source, name in (
+                (run.events, files.EVENTS),
+                (run.console_log, files.CONSOLE),
+                (run.exec_log, files.EXEC),
+            ):
+                if source.exists():
+                    shutil.copyfile(source, self._place / name)
+        except OSError as error:
+            raise replay_folder.not_written(self._place, error) from error
         manifest = ReplayManifest(
             cvmlab=__version__,
             recorded=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -116,9 +136,15 @@ class Recorder:
             release=self._vm.kernel_release,
             spec=to_document(spec, own_files),
             files={},
-            disks=[_base(disk.path) for disk in spec.disks],
+            disks=disks,
         )
         replay_folder.finish(self._place, manifest)
+
+
+def _is_whole(log: Path) -> bool:
+    """Return whether QEMU has ended the log in good order: it writes the version last."""
+    with log.open("rb") as file:
+        return any(file.read(4))
 
 
 def _base(path: Path) -> BaseDisk:

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, final
 
@@ -20,23 +21,38 @@ from cvmlab.snapshots.spec_document import from_document
 _HINT: Final = "record the boot again"
 
 
-def begin(place: Path) -> None:
-    """Make *place* a folder for a new recording; a recording that is there goes.
+def begin(place: Path, spec: BootSpec) -> None:
+    """Make *place* a folder for a recording of *spec*; a recording that is there goes.
 
-    :raise ConfigError: it has files that are no part of a recording, or cannot be written.
+    :raise ConfigError: it has other files, or those of *spec*, or cannot be written.
     """
+    place = place.absolute()
     try:
         place.mkdir(parents=True, exist_ok=True)
-        odd = sorted({path.name for path in place.iterdir()} - parts.NAMES)
+        found = {path.name for path in place.iterdir()}
+        is_recording = not found.isdisjoint({MANIFEST, parts.LOG})
+        odd = sorted(found - parts.NAMES if is_recording else found)
         if odd:
             raise ConfigError(
                 f"{place} has files that are no part of a recording, such as {odd[0]}",
                 hint="choose an empty folder, or one that is not there yet",
             )
+        for path in _named_files(spec):
+            if path.resolve().is_relative_to(place.resolve()):
+                raise ConfigError(
+                    f"{path} is in the folder that is to be recorded in",
+                    hint="choose another folder",
+                )
         for name in (MANIFEST, *sorted(parts.NAMES - {MANIFEST})):
             (place / name).unlink(missing_ok=True)
     except OSError as error:
-        raise _not_written(place, error) from error
+        raise not_written(place, error) from error
+
+
+def _named_files(spec: BootSpec) -> Iterator[Path]:
+    for path in (spec.kernel, spec.initrd, spec.firmware, *(disk.path for disk in spec.disks)):
+        if isinstance(path, Path):
+            yield path
 
 
 def keep_boot_files(place: Path, spec: BootSpec) -> dict[Path, str]:
@@ -48,7 +64,7 @@ def keep_boot_files(place: Path, spec: BootSpec) -> dict[Path, str]:
         for path, name in own.items():
             shutil.copyfile(path, place / name)
     except OSError as error:
-        raise _not_written(place, error) from error
+        raise not_written(place, error) from error
     return own
 
 
@@ -64,7 +80,7 @@ def finish(place: Path, manifest: ReplayManifest) -> ReplayManifest:
         (place / parts.UNFINISHED).write_bytes(manifest.encode())
         (place / parts.UNFINISHED).replace(place / MANIFEST)
     except OSError as error:
-        raise _not_written(place, error) from error
+        raise not_written(place, error) from error
     return manifest
 
 
@@ -73,7 +89,8 @@ def _entry(path: Path) -> StoredFile:
         return StoredFile(sparse.digest(file.fileno()), os.fstat(file.fileno()).st_size)
 
 
-def _not_written(place: Path, error: OSError) -> ConfigError:
+def not_written(place: Path, error: OSError) -> ConfigError:
+    """Return the error of a recording that cannot be written."""
     return ConfigError(
         f"the recording {place} cannot be written: {error.strerror}", hint="choose another folder"
     )
@@ -97,7 +114,7 @@ class ReplayFolder:
         except OSError as error:
             unfinished = (path / parts.LOG).exists()
             raise ConfigError(
-                f"{path} is a recording that was not finished: cvmlab was killed meanwhile"
+                f"{path} is a recording that was not finished: QEMU or cvmlab ended before"
                 if unfinished
                 else f"{path} is no recording: {error.strerror}",
                 hint="`cvmlab boot --record DIR` makes one",

@@ -188,11 +188,8 @@ async def launch(
         execution_log=None if execution is None else execution.log,
         replays=execution is not None and execution.replayed,
     )
-    if execution is not None and spec.disks and not channels.overlays:
-        raise ConfigError(
-            "what the guest writes to its disks has no place of its own",
-            hint="run `cvmlab build`, which makes qemu-img",
-        )
+    if execution is not None:
+        execution.require_overlays(spec, channels.overlays)
     attestation = spec.profile.attestation
     if spec.quotes and attestation is not None:
         await stack.enter_async_context(SERVICES[attestation.service](run.quote_socket))

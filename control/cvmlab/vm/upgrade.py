@@ -55,8 +55,15 @@ _INTERVAL_S = 0.002
 _RETURN_PATH = {"capability": "return-path", "state": True}
 
 
-def require_upgradable(spec: BootSpec, overlays: Sequence[Path]) -> None:
-    """Raise ConfigError if this VM's QEMU cannot be replaced."""
+def require_upgradable(
+    spec: BootSpec, overlays: Sequence[Path], *, is_logged: bool = False
+) -> None:
+    """Raise ConfigError if this VM's QEMU cannot be replaced; *is_logged*: it is recorded."""
+    if is_logged:
+        raise ConfigError(
+            "a VM that is recorded or replayed cannot be upgraded: its log is one QEMU's",
+            hint="boot it without --record",
+        )
     reason = spec.profile.upgrade_refusal
     if reason is not None:
         can = spec.profiles.where(lambda row: row.upgrade_refusal is None)

@@ -38,8 +38,7 @@ from cvmlab.machine.spec import BootSpec, OnPanic
 from cvmlab.memory.journal import Journal, JournalFile, Records
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.ranges import GpaRange
-from cvmlab.replays.recorder import Execution, Recorder
-from cvmlab.replays.recorder import require_same_qemu as require_recording_qemu
+from cvmlab.replays import recorder as replays
 from cvmlab.replays.replay_folder import ReplayFolder
 from cvmlab.results.selection import Selection
 from cvmlab.runs.run_dir import STATE_FOLDER, RunDir
@@ -153,7 +152,8 @@ class Vm(TimeTravel):
     def of_snapshot(
         cls, origin: SnapshotFolder, setting: Setting, *, paused: bool | None = None
     ) -> Self:
-        """Return a VM that goes on where *origin* was saved, see restore()."""
+        """See restore()."""
+        replays.require_no_recording(setting.record)
         require_same_qemu(origin, program_of(setting))
         stopped = not origin.manifest.running if paused is None else paused
         made = cls(origin.spec, setting=setting, paused=stopped)
@@ -178,8 +178,9 @@ class Vm(TimeTravel):
     def of_recording(
         cls, recording: ReplayFolder, setting: Setting, *, paused: bool = False
     ) -> Self:
-        """Return a VM that executes *recording* again, see replay()."""
-        require_recording_qemu(recording, program_of(setting))
+        """See replay()."""
+        replays.require_no_recording(setting.record)
+        replays.require_same_qemu(recording, program_of(setting))
         made = cls(recording.spec, setting=setting, paused=paused)
         made.recording = recording
         return made
@@ -218,7 +219,7 @@ class Vm(TimeTravel):
         execution = await self._execution()
         origin, self.origin = self.origin, None
         key = None
-        if origin is None and self.setting.keeps_warm:
+        if origin is None and execution is None and self.setting.keeps_warm:
             key = await asyncio.to_thread(warm.key_for, self.spec, program_of(self.setting))
         if key is not None and not self.setting.cold:
             origin = await asyncio.to_thread(warm.find, key)
@@ -242,16 +243,15 @@ class Vm(TimeTravel):
         if not self._paused:
             await self.cont()
 
-    async def _execution(self) -> Execution | None:
-        if self.recording is not None:
-            return Execution(self.recording.log, replayed=True)
+    async def _execution(self) -> replays.Execution | None:
         if self.setting.record is None:
-            return None
-        recorder = Recorder(self, self.setting.record, program_of(self.setting))
+            again = self.recording
+            return None if again is None else replays.Execution(again.log, replayed=True)
+        recorder = replays.Recorder(self, self.setting.record, program_of(self.setting))
         return await asyncio.to_thread(self._stack.enter_context, recorder.recording())
 
     async def _launch(
-        self, origin: SnapshotFolder | None, key: str | None, execution: Execution | None
+        self, origin: SnapshotFolder | None, key: str | None, execution: replays.Execution | None
     ) -> Parts:
         """Start QEMU; boot if the guest that was kept for *key* cannot be used."""
         start = partial(launch, self._stack, self.spec, self.setting, self.run, execution=execution)
@@ -305,8 +305,6 @@ class Vm(TimeTravel):
     def keep_run(self) -> None:
         """Keep the run folder."""
         self._keep = True
-
-    # Parts
 
     @property
     def started(self) -> bool:
@@ -501,7 +499,8 @@ class Vm(TimeTravel):
         )
         setting = replace(setting, qemu=program)
         parts, supervisor = self._running, self._supervisor
-        require_upgradable(self.spec, parts.channels.overlays)
+        channels = parts.channels
+        require_upgradable(self.spec, channels.overlays, is_logged=bool(channels.execution_log))
         if supervisor is None or supervisor.ending:
             raise VmExited("the VM has ended or is ending")
         if self._barrier.is_held:

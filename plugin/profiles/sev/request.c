@@ -190,7 +190,7 @@ static uint64_t wait_for_answer(SevExit *exit, const uint8_t *asked,
     if (!request) {
         begin(exit, asked);
         request = exit->vcpu->request;
-        if (!request->answered) {
+        if (!qatomic_load_acquire(&request->answered)) {
             halt(exit);
         }
     }

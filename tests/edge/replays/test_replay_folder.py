@@ -19,7 +19,7 @@ def recorded(place: Path, disks: tuple[BaseDisk, ...] = ()) -> Path:
     kernel = place.with_name("vmlinuz")
     kernel.write_bytes(b"kernel")
     spec = BootSpec(kernel=kernel)
-    replay_folder.begin(place)
+    replay_folder.begin(place, spec)
     own = replay_folder.keep_boot_files(place, spec)
     for name in (parts.LOG, parts.EVENTS):
         (place / name).write_bytes(name.encode())
@@ -42,19 +42,34 @@ def test_a_recording_has_its_kernel_with_it(tmp_path: Path) -> None:
 
 def test_a_new_recording_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     place = recorded(tmp_path / "one")
-    replay_folder.begin(place)
+    replay_folder.begin(place, BootSpec())
     assert list(place.iterdir()) == []
 
 
 def test_no_file_of_somebody_else_is_touched(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(ConfigError, match=r"no part of a recording, such as mine"):
-        replay_folder.begin(tmp_path)
+        replay_folder.begin(tmp_path, BootSpec())
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", [parts.KERNEL, parts.INITRD, parts.CONSOLE])
+def test_a_folder_with_such_names_is_no_recording(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"no part of a recording, such as {name}"):
+        replay_folder.begin(tmp_path, BootSpec())
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_recording_is_not_made_of_itself(tmp_path: Path) -> None:
+    place = recorded(tmp_path / "one")
+    with pytest.raises(ConfigError, match="is in the folder that is to be recorded in"):
+        replay_folder.begin(place, ReplayFolder.open(place).spec)
+    ReplayFolder.open(place)
+
+
 def test_one_that_was_not_finished_says_so(tmp_path: Path) -> None:
-    replay_folder.begin(tmp_path)
+    replay_folder.begin(tmp_path, BootSpec())
     (tmp_path / parts.LOG).touch()
     with pytest.raises(ConfigError, match="not finished"):
         ReplayFolder.open(tmp_path)

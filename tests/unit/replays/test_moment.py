@@ -27,7 +27,18 @@ def test_a_moment_is_an_event_a_record_or_an_instruction(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "convert 1 2", "record", "record x", "convert here", "12", "no_such_function", "-"]
+    "text",
+    [
+        "",
+        "convert 1 2",
+        "record",
+        "record x",
+        "record 0",
+        "convert here",
+        "12",
+        "no_such_function",
+        "-",
+    ],
 )
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):

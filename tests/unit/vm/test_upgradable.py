@@ -40,3 +40,8 @@ def test_a_vm_that_cannot_be_upgraded_is_refused_with_a_hint(spec: BootSpec, sen
     with pytest.raises(ConfigError, match=sentence) as refused:
         require_upgradable(spec, ())
     assert refused.value.hint
+
+
+def test_a_recorded_vm_stays_in_its_qemu() -> None:
+    with pytest.raises(ConfigError, match="its log is one QEMU's"):
+        require_upgradable(GOOD, (), is_logged=True)
