@@ -289,6 +289,8 @@ def vhost_user_process(path: Path) -> Iterator[None]:
             thread.join(10)
 
 
+@pytest.mark.long  # it builds one
+@pytest.mark.timeout(1200)
 def test_a_qemu_without_the_plugin(tmp_path: Path) -> None:
     sentence = f"Parameter 'qom-type' does not accept value '{TYPE}'"
     line = refusal(machine(stock_qemu_binary(), rom_dirs()))

@@ -12,15 +12,14 @@ from cvmlab.base.errors import ConfigError, NoSourceError
 from cvmlab.base.paths import checkout_dir
 from cvmlab.cli.durations import durations, table
 from cvmlab.debian import apt
-from cvmlab.qemu.build import qemu_binary, rom_dirs, stock_qemu_binary
+from cvmlab.qemu.build import qemu_binary, rom_dirs
 from cvmlab.qemu.versions import VERSIONS
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run tox with ``arguments``, print how long each level took, and return tox's exit code.
 
-    Without arguments all levels run.  QEMU is then built first, patched and unpatched, so that
-    its progress can be seen.
+    Without arguments all levels run.  QEMU is then built first, so that its progress can be seen.
     """
     root = checkout_dir()
     if root is None:
@@ -52,13 +51,11 @@ def report_file(root: Path, arguments: Sequence[str] = ()) -> Path:
 
 
 def _build() -> None:
-    """Build every version of QEMU, patched and not; a version without a source is left out."""
+    """Build every version of QEMU with the plugin; a version without a source is left out."""
     qemu_binary()
-    stock_qemu_binary()
     for version in VERSIONS[1:]:
         try:
             qemu_binary(version.name)
-            stock_qemu_binary(version.name)
         except NoSourceError as error:
             sys.stderr.write(f"cvmlab: {error.message}; its tests are skipped\n")
     rom_dirs()
