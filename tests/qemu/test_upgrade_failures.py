@@ -21,6 +21,7 @@ from cvmlab.base.errors import (
 )
 from cvmlab.memory.records import SHARED
 from cvmlab.qemu.build import stock_qemu_binary
+from cvmlab.qemu.versions import VERSIONS
 from cvmlab.vm.outcome import End
 from cvmlab.vm.vm import Vm
 from tests.qemu.successors import changed, script, signal_successor
@@ -107,7 +108,7 @@ async def test_a_qemu_that_does_not_start_is_given_up(
 
 async def test_a_qemu_without_the_plugin_is_refused(churning: MakeVm) -> None:
     try:
-        stock = stock_qemu_binary(build=False)
+        stock = stock_qemu_binary(VERSIONS[0].name, build=False)
     except BuildError as error:
         pytest.skip(f"there is no unpatched QEMU: {error}")
     async with churning() as vm:

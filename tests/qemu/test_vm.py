@@ -27,6 +27,7 @@ from cvmlab.memory.ranges import PAGE_SIZE, GpaRange
 from cvmlab.memory.records import Actor, Kind
 from cvmlab.memory.states import PageState
 from cvmlab.qemu.build import rom_dirs, stock_qemu_binary
+from cvmlab.qemu.versions import VERSIONS
 from cvmlab.runs.run_dir import load_run
 from cvmlab.vm.outcome import End
 from cvmlab.vm.sync import SyncVm
@@ -234,7 +235,7 @@ def _wait_gone(pidfd: int) -> None:
 
 async def test_an_unpatched_qemu_is_refused(make_vm: MakeVm) -> None:
     try:
-        stock = stock_qemu_binary(build=False)
+        stock = stock_qemu_binary(VERSIONS[0].name, build=False)
     except BuildError as error:
         pytest.skip(f"there is no unpatched QEMU: {error}")
     with pytest.raises(PluginError, match="lacks the restricted-memory plugin") as caught:

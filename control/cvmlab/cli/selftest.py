@@ -12,7 +12,7 @@ from cvmlab.base.errors import ConfigError, NoSourceError
 from cvmlab.base.paths import checkout_dir
 from cvmlab.cli.durations import durations, table
 from cvmlab.debian import apt
-from cvmlab.qemu.build import qemu_binary, rom_dirs
+from cvmlab.qemu.build import qemu_binary, rom_dirs, stock_qemu_binary
 from cvmlab.qemu.versions import VERSIONS
 
 
@@ -51,8 +51,12 @@ def report_file(root: Path, arguments: Sequence[str] = ()) -> Path:
 
 
 def _build() -> None:
-    """Build every version of QEMU with the plugin; a version without a source is left out."""
+    """Build every version of QEMU with the plugin, and the default one without it, too.
+
+    A version without a source is left out.
+    """
     qemu_binary()
+    stock_qemu_binary(VERSIONS[0].name)
     for version in VERSIONS[1:]:
         try:
             qemu_binary(version.name)
