@@ -38,6 +38,11 @@ snapshot = typer.Typer(
 Place = Annotated[
     str, Argument(metavar="NAME|DIR", help="Name of the snapshot, or a folder (with a / in it)")
 ]
+NewName = Annotated[str, Option(metavar="NAME", help="Name of the new VM (default: vm)")]
+RunFolder = Annotated[
+    Path | None, Option(metavar="DIR", help="Keep console, logs and events in DIR")
+]
+Keep = Annotated[bool, Option("--keep", help="Keep the run folder even if it passes")]
 Timeout = Annotated[
     float, Option(metavar="SECONDS", min=0.1, help="Give up after this time (default: 60)")
 ]
@@ -133,7 +138,7 @@ def restore(
     context: typer.Context,
     place: Place,
     *,
-    name: Annotated[str, Option(metavar="NAME", help="Name of the new VM (default: vm)")] = "vm",
+    name: NewName = "vm",
     expect: Annotated[
         str | None,
         Option(metavar="REGEX", help="Pass when REGEX appears on the console, and stop there"),
@@ -147,10 +152,8 @@ def restore(
     timeout: Annotated[
         float | None, Option(metavar="SECONDS", min=0.1, help="Fail after this time (default: 120)")
     ] = None,
-    run_dir: Annotated[
-        Path | None, Option(metavar="DIR", help="Keep console, logs and events in DIR")
-    ] = None,
-    keep: Annotated[bool, Option("--keep", help="Keep the run folder even if it passes")] = False,
+    run_dir: RunFolder = None,
+    keep: Keep = False,
     qemu_version: Annotated[
         str | None, Option(metavar="VERSION", help="QEMU that saved it: 10.0 or 11.1")
     ] = None,
@@ -271,14 +274,12 @@ def replay(
         bool,
         Option("--gdb", help="Wait for gdb on port 1234, which can go back; needs --debuggable"),
     ] = False,
-    name: Annotated[str, Option(metavar="NAME", help="Name of the VM (default: vm)")] = "vm",
+    name: NewName = "vm",
     timeout: Annotated[
         float | None, Option(metavar="SECONDS", min=0.1, help="Fail after this time (default: 600)")
     ] = None,
-    run_dir: Annotated[
-        Path | None, Option(metavar="DIR", help="Keep console, logs and events in DIR")
-    ] = None,
-    keep: Annotated[bool, Option("--keep", help="Keep the run folder even if it passes")] = False,
+    run_dir: RunFolder = None,
+    keep: Keep = False,
     qemu_version: Annotated[
         str | None, Option(metavar="VERSION", help="QEMU that recorded it: 10.0 or 11.1")
     ] = None,

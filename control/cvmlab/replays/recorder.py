@@ -26,7 +26,7 @@ from cvmlab.replays import replay_manifest as files
 from cvmlab.replays.replay_folder import ReplayFolder
 from cvmlab.replays.replay_manifest import ReplayManifest
 from cvmlab.runs.run_dir import RunDir
-from cvmlab.snapshots.manifest import BaseDisk
+from cvmlab.snapshots.manifest import CONSOLE, EVENTS, EXEC, BaseDisk
 from cvmlab.snapshots.spec_document import to_document
 
 
@@ -105,7 +105,7 @@ class Recorder:
         require_recordable(self._vm.spec)
         replay_folder.begin(self._place, self._vm.spec)
         own = replay_folder.keep_boot_files(self._place, self._vm.spec)
-        disks = [_base(disk.path) for disk in self._vm.spec.disks]
+        disks = [BaseDisk.of(disk.path) for disk in self._vm.spec.disks]
         try:
             yield Execution(self._place / files.LOG, replayed=False)
         finally:
@@ -118,9 +118,9 @@ class Recorder:
             if not _is_whole(self._place / files.LOG):
                 return  # QEMU was killed: what its log says in front is not there
             for source, name in (
-                (run.events, files.EVENTS),
-                (run.console_log, files.CONSOLE),
-                (run.exec_log, files.EXEC),
+                (run.events, EVENTS),
+                (run.console_log, CONSOLE),
+                (run.exec_log, EXEC),
             ):
                 if source.exists():
                     shutil.copyfile(source, self._place / name)
@@ -145,11 +145,6 @@ def _is_whole(log: Path) -> bool:
     """Return whether QEMU has ended the log in good order: it writes the version last."""
     with log.open("rb") as file:
         return any(file.read(4))
-
-
-def _base(path: Path) -> BaseDisk:
-    found = path.stat()
-    return BaseDisk(str(path.absolute()), found.st_size, found.st_mtime_ns)
 
 
 def require_same_qemu(recording: ReplayFolder, program: Path) -> None:

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The folder of a recorded boot: written while it runs, valid once its manifest is there."""
 
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, final
+from typing import final
 
 import msgspec
 
@@ -13,12 +11,9 @@ from cvmlab.base.errors import ConfigError
 from cvmlab.machine.spec import BootSpec
 from cvmlab.replays import replay_manifest as parts
 from cvmlab.replays.replay_manifest import MANIFEST, ReplayManifest
-from cvmlab.snapshots import sparse
-from cvmlab.snapshots.manifest import StoredFile
-from cvmlab.snapshots.spec_document import from_document
-
-
-_HINT: Final = "record the boot again"
+from cvmlab.snapshots.manifest import EVENTS
+from cvmlab.snapshots.snapshot_folder import store_file
+from cvmlab.snapshots.spec_document import boot_files, from_document
 
 
 def begin(place: Path, spec: BootSpec) -> None:
@@ -37,7 +32,7 @@ def begin(place: Path, spec: BootSpec) -> None:
                 f"{place} has files that are no part of a recording, such as {odd[0]}",
                 hint="choose an empty folder, or one that is not there yet",
             )
-        for path in _named_files(spec):
+        for path in (*boot_files(spec), *(disk.path for disk in spec.disks)):
             if path.resolve().is_relative_to(place.resolve()):
                 raise ConfigError(
                     f"{path} is in the folder that is to be recorded in",
@@ -49,17 +44,9 @@ def begin(place: Path, spec: BootSpec) -> None:
         raise not_written(place, error) from error
 
 
-def _named_files(spec: BootSpec) -> Iterator[Path]:
-    for path in (spec.kernel, spec.initrd, spec.firmware, *(disk.path for disk in spec.disks)):
-        if isinstance(path, Path):
-            yield path
-
-
 def keep_boot_files(place: Path, spec: BootSpec) -> dict[Path, str]:
     """Copy what QEMU reads at its start; return the names of the copies."""
-    firmware = spec.firmware if isinstance(spec.firmware, Path) else None
-    named = ((spec.kernel, parts.KERNEL), (spec.initrd, parts.INITRD), (firmware, parts.FIRMWARE))
-    own = {path: name for path, name in named if path is not None}
+    own = boot_files(spec)
     try:
         for path, name in own.items():
             shutil.copyfile(path, place / name)
@@ -72,7 +59,7 @@ def finish(place: Path, manifest: ReplayManifest) -> ReplayManifest:
     """Add the digests of the files of *place*, and write the manifest, which makes it whole."""
     try:
         stored = {
-            path.name: _entry(path)
+            path.name: store_file(place, path.name, compress=False)
             for path in sorted(place.iterdir())
             if path.name in parts.NAMES and path.name != parts.UNFINISHED
         }
@@ -82,11 +69,6 @@ def finish(place: Path, manifest: ReplayManifest) -> ReplayManifest:
     except OSError as error:
         raise not_written(place, error) from error
     return manifest
-
-
-def _entry(path: Path) -> StoredFile:
-    with path.open("rb") as file:
-        return StoredFile(sparse.digest(file.fileno()), os.fstat(file.fileno()).st_size)
 
 
 def not_written(place: Path, error: OSError) -> ConfigError:
@@ -123,10 +105,13 @@ class ReplayFolder:
         try:
             spec = from_document(manifest.spec, path)
         except ValueError as error:
-            raise ConfigError(f"{path}: its VM cannot be described: {error}", hint=_HINT) from error
+            raise ConfigError(
+                f"{path}: its VM cannot be described: {error}", hint=parts.AGAIN
+            ) from error
         found = cls(path, manifest, spec)
         found._verify()
-        found._require_disks()
+        for disk in manifest.disks:
+            disk.require_unchanged("recording", parts.AGAIN)
         return found
 
     @property
@@ -137,7 +122,7 @@ class ReplayFolder:
     @property
     def events(self) -> Path:
         """The journal."""
-        return self.path / parts.EVENTS
+        return self.path / EVENTS
 
     def _verify(self) -> None:
         names = set(self.manifest.files)
@@ -148,7 +133,7 @@ class ReplayFolder:
             if name not in parts.NAMES:
                 raise self._damaged(name, "this is no name of a file of a recording")
             try:
-                found = _entry(self.path / name)
+                found = store_file(self.path, name, compress=False)
             except OSError as error:
                 raise self._damaged(name, error.strerror or "it cannot be read") from error
             if found != entry:
@@ -157,19 +142,4 @@ class ReplayFolder:
                 )
 
     def _damaged(self, name: str, why: str) -> ConfigError:
-        return ConfigError(f"the recording {self.path} is damaged: {name}: {why}", hint=_HINT)
-
-    def _require_disks(self) -> None:
-        for disk in self.manifest.disks:
-            try:
-                found = Path(disk.path).stat()
-            except OSError as error:
-                raise ConfigError(
-                    f"the recording needs the disk {disk.path}: {error.strerror}",
-                    hint=f"put it back, or {_HINT}",
-                ) from error
-            if (found.st_size, found.st_mtime_ns) != (disk.bytes, disk.mtime_ns):
-                raise ConfigError(
-                    f"the disk {disk.path} has changed since the boot was recorded",
-                    hint=f"a replay reads it again: {_HINT}",
-                )
+        return ConfigError(f"the recording {self.path} is damaged: {name}: {why}", hint=parts.AGAIN)

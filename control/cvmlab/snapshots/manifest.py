@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The manifest of a snapshot: what was saved, by what, and how its files are known again.  Pure."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -10,7 +11,9 @@ from cvmlab.base.errors import ConfigError
 from cvmlab.base.safe_text import safe_line
 
 
+Kept = TypeVar("Kept")
 FORMAT = 1
+AGAIN = "save the VM again"
 MANIFEST = "manifest.json"
 # Images of memory: sparse, and as large as the file that they are copied into.
 PRIVATE, SHARED, TABLE, RING, STACKS = "private", "shared", "table", "ring", "stacks"
@@ -41,6 +44,27 @@ class BaseDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
     bytes: int
     mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "BaseDisk":
+        """Describe the image at *path* as it is now; raise OSError if it is not there."""
+        found = path.stat()
+        return cls(str(path.absolute()), found.st_size, found.st_mtime_ns)
+
+    def require_unchanged(self, what: str, again: str) -> None:
+        """Raise ConfigError if it is another one now: *what* needs it, and *again* makes a new one."""
+        try:
+            now = BaseDisk.of(Path(self.path))
+        except OSError as error:
+            raise ConfigError(
+                f"the {what} needs the disk {self.path}: {error.strerror}",
+                hint=f"put it back, or {again}",
+            ) from error
+        if now != self:
+            raise ConfigError(
+                f"the disk {self.path} has changed since the {what} was made",
+                hint=f"a guest would find files of two times mixed: {again}",
+            )
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -76,17 +100,26 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 def decode(text: bytes, *, where: str) -> Manifest:
     """Read a manifest; raise ConfigError if it is none of this version.  *where* names the file."""
+    return read_manifest(text, Manifest, "snapshot", AGAIN, where=where, version=FORMAT)
+
+
+def read_manifest(
+    text: bytes, kind: type[Kept], what: str, again: str, *, where: str, version: int
+) -> Kept:
+    """Read the manifest of *what*, a document of *kind* and *version*.
+
+    :raise ConfigError: it is none; the hint is to do *again* what makes one.
+    """
     try:
         found = msgspec.json.decode(text)
         told = found.get("format") if isinstance(found, dict) else None
-        if told != FORMAT:
+        if told != version:
             raise ConfigError(
-                f"{where} is a snapshot of format {safe_line(str(told))}, not {FORMAT}",
-                hint="another version of cvmlab made it: save the VM again",
+                f"{where} is a {what} of format {safe_line(str(told))}, not {version}",
+                hint=f"another version of cvmlab made it: {again}",
             )
-        return msgspec.convert(found, Manifest)
+        return msgspec.convert(found, kind)
     except NO_DOCUMENT as error:
         raise ConfigError(
-            f"{where} is no manifest of a snapshot: {safe_line(str(error))}",
-            hint="save the VM again",
+            f"{where} is no manifest of a {what}: {safe_line(str(error))}", hint=again
         ) from error

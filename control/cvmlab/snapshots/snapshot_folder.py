@@ -174,18 +174,7 @@ class SnapshotFolder:
     def require_disks(self) -> None:
         """Raise ConfigError if a disk below the guest's writes is not what it was."""
         for disk in self.manifest.disks:
-            try:
-                found = Path(disk.path).stat()
-            except OSError as error:
-                raise ConfigError(
-                    f"the snapshot needs the disk {disk.path}: {error.strerror}",
-                    hint="put it back, or save the VM again",
-                ) from error
-            if (found.st_size, found.st_mtime_ns) != (disk.bytes, disk.mtime_ns):
-                raise ConfigError(
-                    f"the disk {disk.path} has changed since the VM was saved",
-                    hint="a guest would find files of two times mixed: save the VM again",
-                )
+            disk.require_unchanged("snapshot", parts.AGAIN)
 
     def verify(self) -> None:
         """Raise ConfigError that names the first file which is not as it was saved."""

@@ -13,9 +13,17 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from cvmlab.machine.spec import BootSpec
+from cvmlab.snapshots.manifest import FIRMWARE, INITRD, KERNEL
 
 
 _ROWS = frozenset({"architecture", "profiles"})
+
+
+def boot_files(spec: BootSpec) -> dict[Path, str]:
+    """Return the files that QEMU reads when the machine starts, each with the name of its copy."""
+    firmware = spec.firmware if isinstance(spec.firmware, Path) else None
+    named = ((spec.kernel, KERNEL), (spec.initrd, INITRD), (firmware, FIRMWARE))
+    return {path: name for path, name in named if path is not None}
 
 
 class _UnreadableError(Exception):

@@ -28,7 +28,7 @@ from cvmlab.snapshots.snapshot_folder import (
     not_written,
     store_file,
 )
-from cvmlab.snapshots.spec_document import to_document
+from cvmlab.snapshots.spec_document import boot_files, to_document
 from cvmlab.vm.launch import Memory, Parts
 from cvmlab.vm.memory_copy import copied_so_far, copy_books, copy_file, copy_memory, drain
 
@@ -160,7 +160,7 @@ async def _freeze(
         release=parts.agent.release,
         spec=to_document(parts.spec, own),
         files={name: StoredFile("", size) for name, size in sizes.items()},
-        disks=[_base(disk.path) for disk in parts.spec.disks],
+        disks=[BaseDisk.of(disk.path) for disk in parts.spec.disks],
     )
 
 
@@ -270,9 +270,7 @@ def _copy_boot_files(folder: Path, parts: Parts) -> dict[Path, str]:
     :raise ConfigError: one was changed since the VM was started.
     """
     spec, started_ns = parts.spec, (parts.run.path / "cmdline").stat().st_mtime_ns
-    firmware = spec.firmware if isinstance(spec.firmware, Path) else None
-    named = ((spec.kernel, files.KERNEL), (spec.initrd, files.INITRD), (firmware, files.FIRMWARE))
-    own = {path: name for path, name in named if path is not None}
+    own = boot_files(spec)
     for path, name in own.items():
         # The cache is by content, and marks a file as used by its time.
         is_cached = path.is_relative_to(cache_dir())
@@ -287,11 +285,6 @@ def _copy_boot_files(folder: Path, parts: Parts) -> dict[Path, str]:
 
 def _storage(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-
-
-def _base(path: Path) -> BaseDisk:
-    found = path.stat()
-    return BaseDisk(str(path.absolute()), found.st_size, found.st_mtime_ns)
 
 
 def _finish(folder: Path, manifest: Manifest, key: str | None, *, compress: bool) -> Manifest:

@@ -11,7 +11,7 @@ from cvmlab.replays import replay_folder
 from cvmlab.replays import replay_manifest as parts
 from cvmlab.replays.replay_folder import ReplayFolder
 from cvmlab.replays.replay_manifest import ReplayManifest
-from cvmlab.snapshots.manifest import BaseDisk
+from cvmlab.snapshots.manifest import CONSOLE, EVENTS, INITRD, KERNEL, BaseDisk
 from cvmlab.snapshots.spec_document import to_document
 
 
@@ -21,7 +21,7 @@ def recorded(place: Path, disks: tuple[BaseDisk, ...] = ()) -> Path:
     spec = BootSpec(kernel=kernel)
     replay_folder.begin(place, spec)
     own = replay_folder.keep_boot_files(place, spec)
-    for name in (parts.LOG, parts.EVENTS):
+    for name in (parts.LOG, EVENTS):
         (place / name).write_bytes(name.encode())
     manifest = ReplayManifest(
         cvmlab="1", recorded="2026-12-01T02:00:00+00:00", qemu_version="10.0.13", qemu_build="b",
@@ -35,7 +35,7 @@ def recorded(place: Path, disks: tuple[BaseDisk, ...] = ()) -> Path:
 
 def test_a_recording_has_its_kernel_with_it(tmp_path: Path) -> None:
     found = ReplayFolder.open(recorded(tmp_path / "one"))
-    assert found.spec.kernel == tmp_path / "one" / parts.KERNEL
+    assert found.spec.kernel == tmp_path / "one" / KERNEL
     assert found.manifest.records == 7
     assert found.log.read_bytes() == parts.LOG.encode()
 
@@ -53,7 +53,7 @@ def test_no_file_of_somebody_else_is_touched(tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", [parts.KERNEL, parts.INITRD, parts.CONSOLE])
+@pytest.mark.parametrize("name", [KERNEL, INITRD, CONSOLE])
 def test_a_folder_with_such_names_is_no_recording(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(ConfigError, match=f"no part of a recording, such as {name}"):
@@ -80,7 +80,7 @@ def test_what_is_no_recording_says_so(tmp_path: Path) -> None:
         ReplayFolder.open(tmp_path)
 
 
-@pytest.mark.parametrize("name", [parts.LOG, parts.EVENTS, parts.KERNEL])
+@pytest.mark.parametrize("name", [parts.LOG, EVENTS, KERNEL])
 def test_a_changed_bit_is_named(tmp_path: Path, name: str) -> None:
     place = recorded(tmp_path / "one")
     content = bytearray((place / name).read_bytes())
@@ -90,7 +90,7 @@ def test_a_changed_bit_is_named(tmp_path: Path, name: str) -> None:
         ReplayFolder.open(place)
 
 
-@pytest.mark.parametrize("name", [parts.LOG, parts.EVENTS])
+@pytest.mark.parametrize("name", [parts.LOG, EVENTS])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     place = recorded(tmp_path / "one")
     (place / name).unlink()

@@ -98,7 +98,7 @@ def test_a_disk_that_has_changed_is_refused(tmp_path: Path) -> None:
     place = written(tmp_path / "one", (BaseDisk(str(disk), found.st_size, found.st_mtime_ns),))
     SnapshotFolder.open(place)
     os.utime(disk, ns=(1, 1))
-    with pytest.raises(ConfigError, match=r"disk has changed since the VM was saved"):
+    with pytest.raises(ConfigError, match=r"disk has changed since the snapshot was made"):
         SnapshotFolder.open(place)
     disk.unlink()
     with pytest.raises(ConfigError, match=r"needs the disk .*: No such file"):
