@@ -27,6 +27,7 @@ from cvmlab.images.cpio import CpioEntry, archive
 from cvmlab.images.initramfs import append_segment
 from cvmlab.profiles.architecture import X86_64
 from cvmlab.qemu.build import qemu_img
+from tests.tools import installed
 
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("state_home")]
@@ -34,6 +35,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("state_home")]
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 COMMAND_TIMEOUT_S = 150.0
+GDB_TIMEOUT_S = 400.0  # to go back it executes the boot twice
 READY_TIMEOUT_S = 150.0
 BLOCK_TIMEOUT_S = 1500
 # For an installed system on a busy machine.
@@ -93,7 +95,11 @@ def missing(expected: list[str], shown: str) -> str | None:
 
 def run(command: str) -> str:
     argv = shlex.split(command)
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
+    timeout_s = COMMAND_TIMEOUT_S
+    if argv[1] == "gdb":
+        installed.require("gdb", "gdb")
+        timeout_s = GDB_TIMEOUT_S
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
     return done.stdout + done.stderr
 
 
@@ -153,7 +159,8 @@ def test_a_changed_readme_line_is_noticed() -> None:
 def commands(block: str) -> list[str]:
     """Return the commands of ours in a ``sh`` block, without their comments."""
     lines = block.replace("\\\n", " ").splitlines()
-    words = [shlex.split(line, comments=True) for line in lines if line.startswith("./cvmlab ")]
+    ours = [line for line in lines if re.match(r"\./cvmlab (?!gdb )", line)]  # a session runs gdb
+    words = [shlex.split(line, comments=True) for line in ours]
     return [completed(shlex.join(line).replace("'~/", "~/'")) for line in words]
 
 
@@ -165,7 +172,10 @@ def completed(command: str) -> str:
 
 
 def test_a_command_keeps_its_words_and_loses_its_comment() -> None:
-    block = "cd x\n./cvmlab boot --kernel ~/y \\\n  --exec 'a #b'    # c\n./cvmlab boot --gdb\n"
+    block = (
+        "cd x\n./cvmlab boot --kernel ~/y \\\n  --exec 'a #b'    # c\n./cvmlab boot --gdb\n"
+        "./cvmlab gdb demo\n"
+    )
     assert commands(block) == [
         f"./cvmlab boot --kernel ~/'y' --exec 'a #b' {PATIENCE}",
         "./cvmlab boot --gdb --dry-run",

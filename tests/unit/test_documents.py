@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def unknown_words(words: list[str]) -> list[str]:
         command = commands["run"]  # `cvmlab matrix FILE` is `cvmlab matrix run FILE`
     known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
     own = words[: words.index("--")] if "--" in words else words
+    if command.context_settings.get("allow_interspersed_args") is False:
+        own = list(takewhile(lambda word: word.startswith("-"), own))  # the rest is a debugger's
     return [word for word in own if re.match(r"--?[a-z]", word) and word.split("=")[0] not in known]
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From words to the guest's files, its command line, and how its functions are named."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,9 @@ from cvmlab.base.progress import Style
 from cvmlab.boot.disk_files import code_of, disk_guest, elf_of, shared_disks, symbols_of
 from cvmlab.boot.words import GuestWords, Words
 from cvmlab.debian.packages import OnStep
-from cvmlab.images.boot_files import image_has, resolve
+from cvmlab.images.boot_files import BootFiles, image_has, resolve
 from cvmlab.images.guest_files import GuestFiles, no_module
+from cvmlab.images.initrd_contents import InitrdModules
 from cvmlab.images.kernel_image import KernelImage, identify
 from cvmlab.images.kernel_tree import has_9p, kernel_config, missing_for_a_disk
 from cvmlab.machine.spec import BootSpec, DiskInterface, Firmware, Net
@@ -68,8 +69,15 @@ def guest_of(words: Words, on_step: OnStep, style: Style) -> GuestFiles:
         load_config=partial(kernel_config, files.kernel),
         load_symbols=partial(symbols_of, guest.symbols or files.system_map, elf),
         load_code=partial(code_of, elf),
-        module_file=no_module if files.modules is None else files.modules.contents,
+        module_file=_module_file(files),
     )
+
+
+def _module_file(files: BootFiles) -> Callable[[str], bytes | None]:
+    """Return what reads a module: from the kernel's package, or else from the initrd."""
+    if files.modules is not None:
+        return files.modules.contents
+    return no_module if files.initrd is None else InitrdModules(files.initrd).contents
 
 
 def _identified(kernel: Path, machine: BootSpec) -> KernelImage:

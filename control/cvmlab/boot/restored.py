@@ -8,6 +8,7 @@ from cvmlab.base.errors import ImageError
 from cvmlab.boot.disk_files import code_of, elf_of, symbols_of
 from cvmlab.boot.plan import Plan
 from cvmlab.images.guest_files import no_module
+from cvmlab.images.initrd_contents import InitrdModules
 from cvmlab.images.kernel_image import identify
 from cvmlab.images.kernel_tree import kernel_config
 from cvmlab.images.symbols import LazySymbols
@@ -72,7 +73,7 @@ def plan_without_request(spec: BootSpec, setting: Setting, *, title: str, timeou
         kernel_config=(lambda: None) if kernel is None else partial(kernel_config, kernel),
         symbols=LazySymbols(partial(symbols_of, None, elf)),
         code=LazyCode(partial(code_of, elf)),
-        module_file=no_module,
+        module_file=no_module if spec.initrd is None else InitrdModules(spec.initrd).contents,
         is_linux=is_linux,
         fixed_addresses=not is_linux or "nokaslr" in words,
     )

@@ -13,6 +13,7 @@ from cvmlab.boot.plan import Plan
 from cvmlab.boot.run import Watch
 from cvmlab.boot.terminal import attend
 from cvmlab.memory.records import Phase
+from cvmlab.vm.operations import read_stop
 from cvmlab.vm.vm import Vm
 
 
@@ -25,8 +26,8 @@ _EXPECTED = {
 
 def watcher(plan: Plan, style: Style, *, verbose: bool, stream: TextIO) -> Watch:
     """Return what run_plan() shall run beside the VM."""
-    if plan.spec.gdb is not None:
-        stream.write(f"waiting for gdb: target remote {plan.spec.gdb.removeprefix('tcp:')}\n")
+    if plan.spec.gdb is not None and plan.until is None:
+        stream.write(_waiting(plan))
 
     if plan.attended:
         return attend
@@ -37,7 +38,26 @@ def watcher(plan: Plan, style: Style, *, verbose: bool, stream: TextIO) -> Watch
     async def phases(vm: Vm) -> None:
         await _show_phases(vm, style, stream)
 
+    async def until_moment(vm: Vm) -> None:
+        await _announce_moment(vm, plan, stream)
+
+    if plan.spec.gdb is not None and plan.until is not None:
+        return until_moment
     return console if verbose or not plan.spec.restricted else phases
+
+
+def _waiting(plan: Plan) -> str:
+    address = (plan.spec.gdb or "").removeprefix("tcp:")
+    return f"waiting for gdb: `cvmlab gdb {plan.setting.name}`, or target remote {address}\n"
+
+
+async def _announce_moment(vm: Vm, plan: Plan, stream: TextIO) -> None:
+    """Say when the guest stands still at the moment that was asked for: gdb may come then."""
+    with vm.qmp_events() as events:
+        async for event in events:
+            if event.name == "RESTRICTED_MEMORY_STOPPED":
+                stream.write(f"stopped: {read_stop(event.data).text}; {_waiting(plan)}")
+                stream.flush()
 
 
 async def _show_phases(vm: Vm, style: Style, stream: TextIO) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands that look into the memory of a debuggable VM: dumps, and a debugger."""
+"""Commands that look into a debuggable VM: dumps, and debuggers."""
 
 import json
 import os
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     register(app, dump)
-    # What follows the VM is drgn's.
+    # What follows the VM is the debugger's.
     words = {"ignore_unknown_options": True, "allow_interspersed_args": False}
     app.command(cls=Command, context_settings=words)(drgn)
+    app.command(cls=Command, context_settings=words)(gdb)
 
 
 def dump(
@@ -123,18 +124,62 @@ def drgn(
     """
     from cvmlab.dump.debuggers import drgn_on_dump, drgn_on_vm
 
-    def step(text: str) -> None:
-        typer.echo(f"cvmlab: {safe(text)}", err=True)
-
     async def work() -> list[str]:
         async with attached(target) as vm:
-            return await drgn_on_vm(vm, words or (), symbols=symbols, on_step=step)
+            return await drgn_on_vm(vm, words or (), symbols=symbols, on_step=_step)
 
     if Path(target).is_file():
-        command = drgn_on_dump(Path(target), words or (), symbols=symbols, on_step=step)
+        command = drgn_on_dump(Path(target), words or (), symbols=symbols, on_step=_step)
     else:
         command = run(work())
+    _become(command)
+
+
+def gdb(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="VM", help="Name or run folder of a VM that was started with --gdb"),
+    ],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGS...", help="Arguments of gdb")
+    ] = None,
+    *,
+    symbols: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="vmlinux with debug information (default: that of the build tree, or names of functions alone)",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.1, help="Wait so long for a replay's moment (default: 600)"
+        ),
+    ] = 600.0,
+) -> None:
+    """Debug the kernel of a VM that was started with --gdb, with the names of its functions.
+
+    A replay is waited for, until it stops at its moment. Options of this command come before the VM.
+    """
+    from cvmlab.dump.gdb import gdb_on_vm
+
+    async def work() -> list[str]:
+        async with attached(name) as vm:
+            return await gdb_on_vm(
+                vm, words or (), symbols=symbols, timeout_s=timeout, on_step=_step
+            )
+
+    _become(run(work()))
+
+
+def _step(text: str) -> None:
+    typer.echo(f"cvmlab: {safe(text)}", err=True)
+
+
+def _become(command: list[str]) -> None:
+    """Run *command* in place of this process, with its terminal."""
     try:
-        os.execvp(command[0], command)  # it takes over the terminal
+        os.execvp(command[0], command)
     except OSError as error:
         raise ConfigError(f"{command[0]} cannot be started: {error.strerror}") from error

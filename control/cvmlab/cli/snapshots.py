@@ -15,7 +15,7 @@ from cvmlab.base.safe_text import safe
 from cvmlab.cli.help_text import Command, CommandGroup, register
 from cvmlab.cli.running import AsJson, VmName, chosen_run
 from cvmlab.cli.session import run, style_of
-from cvmlab.machine.option import GDB_ADDRESS
+from cvmlab.machine.option import GDB_SERVER
 
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def restore(
         Setting(name=name, run_dir=run_dir, keep=keep, qemu_version=qemu_version),
         expect=expect,
         timeout_s=timeout or (_ATTENDED_S if console or gdb else _RUN_S),
-        gdb=GDB_ADDRESS if gdb else None,
+        gdb=GDB_SERVER if gdb else None,
         attended=console,
     )
     (finished,) = run(run_all([plan]))
@@ -295,7 +295,7 @@ def replay(
         recording,
         Setting(name=name, run_dir=run_dir, keep=keep, qemu_version=qemu_version),
         until=until,
-        gdb=GDB_ADDRESS if gdb else None,
+        gdb=GDB_SERVER if gdb else None,
         timeout_s=timeout or (_ATTENDED_S if gdb else REPLAY_TIMEOUT_S),
     )
     compared: list[Comparison] = []

@@ -119,12 +119,28 @@ def find_note(notes: Sequence[Note], name: bytes) -> Note | None:
 
 def release_of(notes: Sequence[Note]) -> str | None:
     """Return the release of the kernel, as VMCOREINFO has it."""
+    return _coreinfo(notes, "OSRELEASE")
+
+
+def kernel_offset_of(notes: Sequence[Note]) -> int | None:
+    """Return how far KASLR has moved the kernel, as VMCOREINFO has it; None if it does not say.
+
+    :raise ImageError: it says something else.
+    """
+    found = _coreinfo(notes, "KERNELOFFSET")
+    try:
+        return None if found is None else int(found, 16)
+    except ValueError as error:
+        raise ImageError(f"the guest's VMCOREINFO has a KERNELOFFSET of {found!r}") from error
+
+
+def _coreinfo(notes: Sequence[Note], wanted: str) -> str | None:
     coreinfo = find_note(notes, COREINFO_NAME)
     if coreinfo is None:
         return None
     for line in coreinfo.content.decode("ascii", "replace").splitlines():
         name, _, value = line.partition("=")
-        if name == "OSRELEASE":
+        if name == wanted:
             return value
     return None
 

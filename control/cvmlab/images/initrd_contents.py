@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Look into a user's initrd: does its init call the agent, and has it a shell?
+"""Look into an initrd: does its init call the agent, has it a shell, which modules has it?
 
 An initrd is one or more cpio archives (``newc``), one after the other, each compressed or not: the
 kernel's Documentation/driver-api/early-userspace/buffer-format.rst.
@@ -8,9 +8,11 @@ kernel's Documentation/driver-api/early-userspace/buffer-format.rst.
 import stat
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 from cvmlab.base.errors import ImageError
+from cvmlab.images import kernel_modules
 from cvmlab.images.kernel_image import decompressed
 
 
@@ -43,6 +45,33 @@ def look_into(data: bytes) -> InitrdContents:
     except (ImageError, ValueError, IndexError):
         return InitrdContents(is_known=False, calls_agent=calls_agent, has_shell=False)
     return InitrdContents(bool(names), calls_agent, _has_shell(names, links))
+
+
+@dataclass(frozen=True)
+class InitrdModules:
+    """The kernel modules in the file *initrd*, which is read when the first is asked for."""
+
+    initrd: Path
+
+    def contents(self, name: str) -> bytes | None:
+        """Return the ELF file of the module *name*, None if there is none that can be read."""
+        path, packed = self._files.get(kernel_modules.normal(name), (None, b""))
+        try:
+            return None if path is None else kernel_modules.unpacked(path, packed)
+        except ImageError:
+            return None
+
+    @cached_property
+    def _files(self) -> dict[str, tuple[PurePosixPath, bytes]]:
+        found: dict[str, tuple[PurePosixPath, bytes]] = {}
+        try:
+            for name, mode, content in _entries(self.initrd.read_bytes()):
+                path = PurePosixPath(name)
+                if stat.S_ISREG(mode) and (module := kernel_modules.name_of_file(path.name)):
+                    found[module] = path, content
+        except (OSError, ImageError, ValueError, IndexError):
+            pass  # what was read before counts
+        return found
 
 
 def _has_shell(names: set[str], links: dict[str, str]) -> bool:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import zstandard
 from elftools.common.exceptions import ELFError
@@ -78,8 +78,8 @@ class ModuleTree:
         """Module files by name."""
         found = {}
         for path in sorted(self.folder.rglob("*.ko*")):
-            if match := _FILE_NAME.fullmatch(path.name):
-                found[normal(match.group(1))] = path
+            if name := name_of_file(path.name):
+                found[name] = path
         return found
 
     @functools.cached_property
@@ -164,8 +164,18 @@ def normal(name: str) -> str:
     return name.replace("-", "_")
 
 
+def name_of_file(file: str) -> str | None:
+    """Return the name of the module in a file of that name, None if it is no module's."""
+    match = _FILE_NAME.fullmatch(file)
+    return None if match is None else normal(match.group(1))
+
+
 def _read(path: Path) -> bytes:
-    packed = path.read_bytes()
+    return unpacked(path, path.read_bytes())
+
+
+def unpacked(path: PurePath, packed: bytes) -> bytes:
+    """Return the ELF file in the content of the module file *path*; raise ImageError if damaged."""
     try:
         match path.suffix:
             case ".xz":
@@ -208,7 +218,7 @@ def _modinfo(path: Path) -> list[str]:
     return data.decode("utf-8", "replace").split("\0")
 
 
-def _damaged(path: Path, error: Exception) -> ImageError:
+def _damaged(path: PurePath, error: Exception) -> ImageError:
     return ImageError(
         f"{path} is damaged: {error}", hint="remove the cached package; it is fetched again"
     )

@@ -70,7 +70,7 @@ class ValueKind(Enum):
 PATHS = frozenset(
     {ValueKind.FILE, ValueKind.FOLDER, ValueKind.PROGRAM, ValueKind.PLACE, ValueKind.DISK}
 )
-GDB_ADDRESS = "127.0.0.1:1234"
+GDB_SERVER = "tcp:127.0.0.1:1234"  # what --gdb alone means
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +227,7 @@ def _firmware(value: object, label: str) -> object:
 
 def _gdb(value: object, _label: str) -> str | None:
     if isinstance(value, bool):
-        return f"tcp:{GDB_ADDRESS}" if value else None
+        return GDB_SERVER if value else None
     return str(value)
 
 

@@ -11,6 +11,7 @@ from cvmlab.dump.notes import (
     Note,
     PageStates,
     find_note,
+    kernel_offset_of,
     release_of,
     split_notes,
 )
@@ -70,3 +71,16 @@ def test_the_release_is_that_of_vmcoreinfo() -> None:
     assert release_of([CPU]) is None
     assert release_of([Note(b"VMCOREINFO", 0, b"PAGESIZE=4096\n")]) is None
     assert find_note([CPU, COREINFO], b"CORE") is CPU
+
+
+def test_kaslr_is_told_by_the_guest() -> None:
+    """Documentation/admin-guide/kdump/vmcoreinfo.rst: KERNELOFFSET, in hex."""
+
+    def moved(line: bytes) -> list[Note]:
+        return [Note(b"VMCOREINFO", 0, b"OSRELEASE=6.12\n" + line)]
+
+    assert kernel_offset_of(moved(b"KERNELOFFSET=1a000000\n")) == 0x1A000000
+    assert kernel_offset_of(moved(b"")) is None
+    assert kernel_offset_of([]) is None
+    with pytest.raises(ImageError, match="KERNELOFFSET of 'far'"):
+        kernel_offset_of(moved(b"KERNELOFFSET=far\n"))

@@ -5,13 +5,14 @@ import bz2
 import gzip
 import lzma
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import zstandard
 
 from cvmlab.images import cpio, initramfs
 from cvmlab.images.cpio import CpioEntry
-from cvmlab.images.initrd_contents import InitrdContents, look_into
+from cvmlab.images.initrd_contents import InitrdContents, InitrdModules, look_into
 
 
 pytestmark = pytest.mark.fault("U4")
@@ -56,3 +57,21 @@ def test_a_missing_shell_is_told() -> None:
 )
 def test_what_cannot_be_read_is_not_judged(data: bytes) -> None:
     assert not look_into(data).is_known or look_into(data).has_shell is False
+
+
+def test_modules_are_read_out_of_an_initrd(tmp_path: Path) -> None:
+    """Names are the kernel's; what is damaged is as if it were not there, and hides nothing."""
+    initrd = tmp_path / "initrd"
+    modules = (
+        CpioEntry.file("lib/modules/6.12/virtio-rng.ko", b"elf"),
+        CpioEntry.file("lib/modules/6.12/ahci.ko.xz", lzma.compress(b"other")),
+        CpioEntry.file("lib/modules/6.12/bad.ko.zst", b"damaged"),
+        CpioEntry.symlink("lib/modules/6.12/link.ko", "ahci.ko.xz"),
+        CpioEntry.file("etc/ahci.ko.conf", b"no module"),
+    )
+    initrd.write_bytes(MICROCODE + gzip.compress(cpio.archive(modules)) + b"rest")
+    found = InitrdModules(initrd)
+    assert found.contents("virtio_rng") == b"elf"
+    assert found.contents("ahci") == b"other"
+    assert [found.contents(name) for name in ("bad", "link", "none")] == [None] * 3
+    assert InitrdModules(tmp_path / "none").contents("ahci") is None

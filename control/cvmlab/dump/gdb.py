@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Start gdb on a VM that has a gdb server, with the names of its kernel's functions."""
+
+import asyncio
+import base64
+import shlex
+import shutil
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from cvmlab.base.channel import Subscription
+from cvmlab.base.errors import CommandRefused, ConfigError, DeadlineExceeded, VmExited
+from cvmlab.debian.cache import kept
+from cvmlab.debian.packages import OnStep, silent
+from cvmlab.dump.notes import kernel_offset_of, split_notes
+from cvmlab.images.debug_info import has_debug_info
+from cvmlab.images.kernel_image import extract_vmlinux, identify
+from cvmlab.images.kernel_tree import build_tree
+from cvmlab.images.symbol_file import function_names
+from cvmlab.images.symbols import from_elf
+from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE
+from cvmlab.vm.attached import AttachedVm
+from cvmlab.vm.qmp import QmpEvent
+
+
+_KEPT = 4
+_REPLAYS = "rr=replay"
+_FIXED = "nokaslr"
+_NOT_STARTED = "prelaunch"
+_START_S = 3.0  # a guest that has not started by then is not about to
+
+
+async def gdb_on_vm(
+    vm: AttachedVm,
+    words: Sequence[str],
+    *,
+    symbols: Path | None,
+    timeout_s: float,
+    on_step: OnStep = silent,
+) -> list[str]:
+    """Return the command that runs gdb on *vm*, with *words* at its end.
+
+    A replay is waited for, until it stands still: gdb attaching to a running guest would remove the
+    moment at which it is to stop.
+
+    :raise ConfigError: the VM has no gdb server, or there is no gdb.
+    :raise ImageError: the names of the kernel's functions cannot be had.
+    :raise DeadlineExceeded: the replay did not come to its moment within *timeout_s*.
+    """
+    program = shutil.which("gdb")
+    if program is None:
+        raise ConfigError("gdb is not installed", hint="install the package gdb")
+    argv = shlex.split((vm.run.path / "cmdline").read_text("utf-8", "surrogateescape"))
+    server = _server(vm.name, _after(argv, "-gdb"))
+    if _REPLAYS in (_after(argv, "-icount") or ""):
+        await _stand_still(vm, timeout_s, on_step)
+    kernel = _after(argv, "-kernel")
+    named: list[str] = []
+    if symbols is not None or kernel is not None:
+        offset = 0 if _FIXED in (_after(argv, "-append") or "").split() else await _offset(vm)
+        named = _names(symbols, None if kernel is None else Path(kernel), offset)
+    return [program, "-q", *named, "-ex", f"target remote {server}", *words]
+
+
+def _after(argv: Sequence[str], option: str) -> str | None:
+    return next((value for word, value in pairwise(argv) if word == option), None)
+
+
+def _server(name: str, option: str | None) -> str:
+    """Return what gdb calls the place that QEMU's -gdb names."""
+    if option is None:
+        raise ConfigError(
+            f"the VM {name} has no gdb server", hint="start it with --gdb (boot, restore, replay)"
+        )
+    return option.split(",", 1)[0].removeprefix("tcp:").removeprefix("unix:")
+
+
+async def _stand_still(vm: AttachedVm, timeout_s: float, on_step: OnStep) -> None:
+    """Return when the guest stands still: at its moment, or at its beginning and stays there."""
+    with vm.connection.events() as events:
+        status = await vm.command("query-status")
+        if status["status"] == _NOT_STARTED and not await _comes(events, "RESUME", _START_S):
+            return
+        if status["status"] == _NOT_STARTED or status["running"]:
+            on_step(f"waiting until the replay {vm.name} stops at its moment")
+            if not await _comes(events, "STOP", timeout_s):
+                raise DeadlineExceeded(f"the replay {vm.name} to stop", timeout_s)
+
+
+async def _comes(events: Subscription[QmpEvent], name: str, timeout_s: float) -> bool:
+    """Return whether an event of that name comes in time; raise VmExited if QEMU ends before."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for event in events:
+                if event.name == name:
+                    return True
+    except TimeoutError:
+        return False
+    raise VmExited("the VM ended before gdb could look at it")
+
+
+async def _offset(vm: AttachedVm) -> int:
+    """Return how far KASLR has moved the kernel, as the guest tells."""
+    try:
+        facts = await vm.describe_core(private=True)
+    except CommandRefused as error:
+        raise ConfigError(f"gdb cannot look into the VM {vm.name}: {error.desc}") from error
+    found = kernel_offset_of(list(split_notes(base64.b64decode(facts.notes))))
+    if found is None:
+        raise ConfigError(
+            "where the guest's functions are is not known: its kernel moves itself (KASLR)",
+            hint="boot it with --append nokaslr",
+        )
+    return found
+
+
+def _names(symbols: Path | None, kernel: Path | None, offset: int) -> list[str]:
+    """Return the words that give gdb the names: of *symbols*, of the build tree, or of kallsyms."""
+    file = symbols
+    if file is None and kernel is not None:
+        tree = build_tree(kernel)
+        own = None if tree is None else tree / "vmlinux"
+        file = own if own is not None and own.is_file() and has_debug_info(own) else _made(kernel)
+    return [] if file is None else ["-ex", f"symbol-file -o {offset:#x} {shlex.quote(str(file))}"]
+
+
+def _made(kernel: Path) -> Path | None:
+    if not identify(kernel).is_linux:
+        return None
+    status = kernel.stat()
+
+    def make(path: Path) -> None:
+        symbols = from_elf(extract_vmlinux(kernel))
+        path.write_bytes(function_names(symbols, DEFAULT_ARCHITECTURE))
+
+    key = [str(kernel.resolve()), str(status.st_mtime_ns), str(status.st_size)]
+    return kept("function-names", ".elf", key, make, keep=_KEPT)
