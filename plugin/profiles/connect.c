@@ -30,11 +30,9 @@ unsigned restricted_connect_threads(void)
 }
 
 /* A listening socket whose queue is full blocks for as long as it is full. */
-static int connect_unix(const RestrictedAttempt *attempt, Error **errp)
+static int connect_unix(const char *path, int64_t end_ms, Error **errp)
 {
-    const char *path = attempt->address->u.q_unix.path;
-    int64_t left = MAX(attempt->end_ms - qemu_clock_get_ms(QEMU_CLOCK_REALTIME),
-                       1);
+    int64_t left = MAX(end_ms - qemu_clock_get_ms(QEMU_CLOCK_REALTIME), 1);
     struct timeval patience = { left / 1000, left % 1000 * 1000 };
     struct sockaddr_un to = { .sun_family = AF_UNIX };
     int fd;
@@ -59,18 +57,34 @@ static int connect_unix(const RestrictedAttempt *attempt, Error **errp)
     return fd;
 }
 
-static void worker(QIOTask *task, void *opaque)
+static int connect_until(SocketAddress *address, int64_t end_ms, Error **errp)
 {
-    RestrictedAttempt *attempt = opaque;
-    const SocketAddress *address = attempt->address;
-    Error *err = NULL;
     bool plain = address->type == SOCKET_ADDRESS_TYPE_UNIX
                  && !(address->u.q_unix.has_abstract
                       && address->u.q_unix.abstract);
 
-    attempt->fd = plain ? connect_unix(attempt, &err)
-                        : socket_connect(attempt->address, &err);
+    return plain ? connect_unix(address->u.q_unix.path, end_ms, errp)
+                 : socket_connect(address, errp);
+}
+
+static void worker(QIOTask *task, void *opaque)
+{
+    RestrictedAttempt *attempt = opaque;
+    Error *err = NULL;
+
+    attempt->fd = connect_until(attempt->address, attempt->end_ms, &err);
     qio_task_set_error(task, err);
+}
+
+static QIOChannel *channel_of(int *fd, Error **errp)
+{
+    QIOChannelSocket *channel = qio_channel_socket_new_fd(*fd, errp);
+
+    if (!channel) {
+        return NULL;
+    }
+    *fd = -1;
+    return QIO_CHANNEL(channel);
 }
 
 static void attempt_free(void *opaque)
@@ -87,7 +101,7 @@ static void attempt_free(void *opaque)
 static void ended(QIOTask *task, void *opaque)
 {
     RestrictedAttempt *attempt = opaque;
-    QIOChannelSocket *channel = NULL;
+    QIOChannel *channel = NULL;
     Error *err = NULL;
 
     threads--;
@@ -95,13 +109,25 @@ static void ended(QIOTask *task, void *opaque)
         return;
     }
     if (!qio_task_propagate_error(task, &err)) {
-        channel = qio_channel_socket_new_fd(attempt->fd, &err);
+        channel = channel_of(&attempt->fd, &err);
     }
-    if (channel) {
-        attempt->fd = -1;
+    attempt->connected(attempt->opaque, channel, err);
+}
+
+QIOChannel *restricted_connect_now(SocketAddress *address, int64_t end_ms,
+                                   Error **errp)
+{
+    int fd = connect_until(address, end_ms, errp);
+    QIOChannel *channel;
+
+    if (fd < 0) {
+        return NULL;
     }
-    attempt->connected(attempt->opaque,
-                       channel ? QIO_CHANNEL(channel) : NULL, err);
+    channel = channel_of(&fd, errp);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return channel;
 }
 
 RestrictedAttempt *restricted_connect(const SocketAddress *address,

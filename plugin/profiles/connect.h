@@ -24,6 +24,10 @@ RestrictedAttempt *restricted_connect(const SocketAddress *address,
 /* Nobody waits for it any more: @connected is not called. BQL. */
 void restricted_connect_cancel(RestrictedAttempt *attempt);
 
+/* The same in this thread, which waits. NULL and @errp if it fails. */
+QIOChannel *restricted_connect_now(SocketAddress *address, int64_t end_ms,
+                                   Error **errp);
+
 /*
  * How many threads connect now. A thread lives for as long as the kernel lets it
  * wait, which may be longer than anybody waits for it. BQL.

@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include "io/channel-socket.h"
 #include "qapi/error.h"
+#include "hw/restricted-memory/profiles/connect.h"
 #include "hw/restricted-memory/profiles/service-parts.h"
 #include "hw/restricted-memory/qemu/recording.h"
 
@@ -32,19 +33,16 @@ void restricted_service_log(const RestrictedFrame **frame,
     *frame = (*bytes)->data[1] ? logged : NULL;
 }
 
-static bool connect_now(RestrictedService *service, Error **errp)
+static bool connect_now(RestrictedService *service, int64_t end_ms,
+                        Error **errp)
 {
-    QIOChannelSocket *channel;
-
     if (service->channel) {
         return true;
     }
-    channel = qio_channel_socket_new();
-    if (qio_channel_socket_connect_sync(channel, service->address, errp) < 0) {
-        object_unref(channel);
+    service->channel = restricted_connect_now(service->address, end_ms, errp);
+    if (!service->channel) {
         return false;
     }
-    service->channel = QIO_CHANNEL(channel);
     qio_channel_set_blocking(service->channel, false, NULL);
     return true;
 }
@@ -74,7 +72,7 @@ void restricted_service_go_now(RestrictedService *service)
         restricted_service_finish(service, NULL, false);
         return;
     }
-    if (!connect_now(service, &err)) {
+    if (!connect_now(service, exchange->end_ms, &err)) {
         restricted_service_failed(service, err);
         return;
     }

@@ -2,6 +2,7 @@
 """What snapshots, forks and warm boots cost: a stock TDX guest of 1 GiB that uses about 250 MiB."""
 
 import asyncio
+import shutil
 import statistics
 import subprocess
 import sys
@@ -9,9 +10,12 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
+from cvmlab.snapshots.store import listed, warm_dir
 from cvmlab.vm.vm import Vm
 from tests.bench.measure import Figure, seconds
 from tests.bench.travel import BOOT_S, busy_guest
@@ -19,6 +23,8 @@ from tests.bench.travel import BOOT_S, busy_guest
 
 ROUNDS = 7
 FORKS = 10
+MATRIX_S = 1800
+EXAMPLE = Path(__file__).parents[2] / "examples" / "matrix.toml"
 WARM = ("boot", "debian", "--coco", "tdx", "--exec", "true", "--warm", "--progress", "none")
 
 
@@ -27,6 +33,7 @@ def figures() -> Iterator[Figure]:
     with TemporaryDirectory() as folder:
         yield from asyncio.run(_figures(Path(folder)))
     yield _warm()
+    yield _warm_matrix()
 
 
 async def _figures(folder: Path) -> list[Figure]:
@@ -88,3 +95,24 @@ def _warm() -> Figure:
     return Figure(
         "warm-boot", statistics.median(times), f"median of {ROUNDS}, best {min(times):.2f} s"
     )
+
+
+def _warm_matrix() -> Figure:
+    """Time the example matrix, whose guests nobody has kept yet, and the same again."""
+    before = set(listed(warm_dir()))
+    try:
+        with TemporaryDirectory() as folder:
+            document = Path(folder, "matrix.toml")
+            # A command line that no boot had before.
+            own = f'warm = true\nappend = "cvmlab.bench={uuid4()}"\n'
+            document.write_text(EXAMPLE.read_text().replace("[defaults]\n", f"[defaults]\n{own}"))
+            first, second = (seconds(partial(_run_matrix, document)) for _ in range(2))
+    finally:
+        for place in set(listed(warm_dir())) - before:
+            shutil.rmtree(place)
+    return Figure("matrix-warm", first / second, f"{first:.0f} s, then {second:.0f} s")
+
+
+def _run_matrix(document: Path) -> None:
+    command = [sys.executable, "-m", "cvmlab", "matrix", str(document), "--progress", "none"]
+    subprocess.run(command, check=True, timeout=MATRIX_S, stdout=subprocess.DEVNULL)

@@ -3,6 +3,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from cvmlab.replays.recorder import Comparison
 from cvmlab.replays.replay_folder import ReplayFolder
 from tests.guest.devices import TSM_REPORT
-from tests.guest.program import Done, cvmlab
+from tests.guest.program import Done, cvmlab, finish, start, wait_for_run
 
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("state_home")]
@@ -74,6 +75,18 @@ def test_what_cannot_be_recorded_or_replayed_says_so(
     assert done.code == 85, done.err
     assert message in done.err
     assert (tmp_path / "mine").read_text() == "no kernel"
+
+
+@pytest.mark.timeout(200)
+def test_a_recording_that_was_cut_off_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "rec"
+    words = ("boot", "debian", "--coco", "generic", "--record", str(folder), "--name", "cut")
+    with start(*words, "--exec", "sleep 100") as process:
+        os.kill(wait_for_run("cut").info.qemu.pid, signal.SIGKILL)
+        done = finish(process)
+    assert done.code == 84, done.err
+    assert f"nothing was recorded in {folder}: QEMU was killed" in done.err
+    assert "a recording that was not finished" in cvmlab("replay", str(folder)).err
 
 
 @pytest.mark.timeout(200)

@@ -22,6 +22,7 @@ from tests.qemu.conftest import Boot
 from tests.qemu.gdbremote import GdbRemote
 from tests.qemu.snp import SNP, to_shared
 from tests.qemu.tdx import SHARED, SUCCESS, map_gpa, tdcall
+from tests.qemu.test_services import UNAVAILABLE, answered, ask, deaf, prepare_quotes, quoting
 from tests.qemu.test_tdx_gdb import address_of, registers
 
 
@@ -93,6 +94,22 @@ async def test_the_journal_of_a_replay_is_the_same_to_the_byte(
     assert len(was) > len(TOUCHED)
     assert (was["htime_ns"] == was["vtime_ns"]).all()
     assert "no exact time" not in (tmp_path / "qemu.log").read_text()
+
+
+async def test_a_service_that_does_not_accept_holds_a_recording_for_its_deadline(
+    boot: Boot, tmp_path: Path
+) -> None:
+    """The guest waits while it is recorded, but no longer; the replay needs no service."""
+    path = tmp_path / "q.sock"
+    with deaf(path):
+        async with recorded(boot, tmp_path, **quoting(path)) as vm:
+            prepare_quotes(vm, 1)
+            assert ask(vm, 0) == SUCCESS
+            assert await answered(vm, 0) == UNAVAILABLE
+            was = journal(vm)
+    async with replayed(boot, tmp_path, **quoting(path)) as vm:
+        await run_until_stopped(vm)
+        assert journal(vm).tobytes() == was.tobytes()
 
 
 async def test_one_answer_that_differs_is_noticed(boot: Boot, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def collect(plan: Plan, vm: Vm, start: Start, ending: Ending, ended_ns: int) -> 
         ),
     )
     lines_left = vm.console.last_lines(CONSOLE_LINES)
-    return Finished(_advised(result), lines_left, naming, tuple(vm.problems))
+    return Finished(_advised(result), lines_left, naming)
 
 
 def _end_of(plan: Plan, records: Records, ended_ns: int) -> int:

@@ -76,7 +76,7 @@ async def run_plan(
             vm.run.close(keep=plan.keep)
         raise
     vm.run.close(keep=keep(finished))
-    return finished
+    return replace(finished, problems=tuple(vm.problems))  # the end of the VM may add one
 
 
 def _vm_of(plan: Plan) -> Vm:

@@ -70,9 +70,11 @@ def require_no_recording(place: Path | None) -> None:
 
 
 class Executing(Protocol):
-    """The part of Vm that is recorded; ``outcome`` is None until it has ended."""
+    """The part of Vm that is recorded; ``outcome`` is None until it has ended, ``problems`` are told
+    beside it."""
 
     spec: BootSpec
+    problems: list[str]
 
     @property
     def run(self) -> RunDir: ...
@@ -116,7 +118,9 @@ class Recorder:
         run, spec = self._vm.run, self._vm.spec
         try:
             if not _is_whole(self._place / files.LOG):
-                return  # QEMU was killed: what its log says in front is not there
+                # What its log says in front is not there.
+                self._vm.problems.append(f"nothing was recorded in {self._place}: QEMU was killed")
+                return
             for source, name in (
                 (run.events, EVENTS),
                 (run.console_log, CONSOLE),
