@@ -138,7 +138,7 @@ class ReplayFolder:
                 raise self._damaged(name, error.strerror or "it cannot be read") from error
             if found != entry:
                 raise self._damaged(
-                    name, f"its digest is {found.sha256[:16]}…, not {entry.sha256[:16]}…"
+                    name, f"its digest is {found.digest[:16]}…, not {entry.digest[:16]}…"
                 )
 
     def _damaged(self, name: str, why: str) -> ConfigError:

@@ -18,7 +18,7 @@ from cvmlab.snapshots.manifest import (
 )
 
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, UNFINISHED = "recording.json", "recording.json.new"
 LOG = "execution.log"  # QEMU's: all that came from outside, and when
 AGAIN = "record the boot again"

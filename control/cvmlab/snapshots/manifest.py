@@ -12,7 +12,7 @@ from cvmlab.base.safe_text import safe_line
 
 
 Kept = TypeVar("Kept")
-FORMAT = 1
+FORMAT = 2  # 1 had SHA-256, which took longer than all else
 AGAIN = "save the VM again"
 MANIFEST = "manifest.json"
 # Images of memory: sparse, and as large as the file that they are copied into.
@@ -28,12 +28,12 @@ NAMES = frozenset({*IMAGES, STATE, HEARD, EVENTS, CONSOLE, EXEC, KERNEL, INITRD,
 
 
 class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of the snapshot; ``sha256`` is that of sparse.digest().
+    """A file of the snapshot; ``digest`` is that of sparse.digest().
 
     ``extents`` of a compressed file are where its content belongs, ``bytes`` is what it had before.
     """
 
-    sha256: str
+    digest: str
     bytes: int
     extents: list[tuple[int, int]] | None = None
 

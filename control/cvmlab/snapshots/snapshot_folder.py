@@ -184,8 +184,8 @@ class SnapshotFolder:
                     found = sparse.digest(fd)
             except OSError as error:
                 raise self._damaged(name, error.strerror or "it cannot be read") from error
-            if found != entry.sha256:
-                raise self._damaged(name, f"its digest is {found[:16]}…, not {entry.sha256[:16]}…")
+            if found != entry.digest:
+                raise self._damaged(name, f"its digest is {found[:16]}…, not {entry.digest[:16]}…")
 
     def _damaged(self, name: str, why: str) -> ConfigError:
         return ConfigError(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+from xxhash import xxh3_128
 
 from cvmlab import __version__
 from cvmlab.base.errors import ConfigError, CvmError
@@ -72,7 +73,7 @@ def key_for(spec: BootSpec, program: Path) -> str | None:
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, xxh3_128).hexdigest()
 
 
 def find(key: str) -> SnapshotFolder | None:

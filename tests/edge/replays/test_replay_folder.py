@@ -101,7 +101,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"format": 1', '"format": 2', "format 2, not 1"),
+        ('"format": 2', '"format": 1', "format 1, not 2"),
         ('"records"', '"record"', "no manifest of a recording"),
         ('"coco"', "coco", "no manifest of a recording"),
         ('"cpus"', '"gpus"', "its VM cannot be described"),

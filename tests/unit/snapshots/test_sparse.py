@@ -77,6 +77,21 @@ def test_a_digest_tells_one_place_from_another_and_survives_lost_holes(stack: Ex
     assert sparse.digest(hole) == sparse.digest(zeros)
 
 
+@given(st.binary(max_size=3 * PAGE), st.integers(0, 3 * PAGE - 1), st.integers(1, 255))
+def test_a_digest_tells_each_bit_and_each_byte_of_length(data: bytes, at: int, change: int) -> None:
+    def of(content: bytes) -> str:
+        with ExitStack() as stack:
+            fd = memfd(stack, 0)
+            os.pwrite(fd, content, 0)
+            return sparse.digest(fd)
+
+    changed = bytearray(data)
+    if at < len(data):
+        changed[at] ^= change
+        assert of(bytes(changed)) != of(data)
+    assert len({of(data), of(data + b"\0"), of(data + b"\1")}) == 3
+
+
 @pytest.mark.parametrize("cut", [0, 1, 20])
 def test_a_cut_file_is_said_to_be_short(stack: ExitStack, cut: int) -> None:
     source, packed = filled(stack, [1, 2, 3]), memfd(stack, 0)
@@ -102,7 +117,8 @@ def test_a_hole_that_is_read_stays_a_hole(stack: ExitStack) -> None:
     """As in a guest's memory that is copied while it runs, and punches holes."""
     fd = filled(stack, [1])
     before = os.fstat(fd).st_blocks
-    assert bytes(sparse._read(fd, 0, PAGES * PAGE)) == content(fd)
+    buffer = memoryview(bytearray(PAGES * PAGE))
+    assert bytes(sparse._read(fd, 0, PAGES * PAGE, buffer)) == content(fd)
     sparse.digest(fd)
     sparse.copy(fd, memfd(stack))
     assert os.fstat(fd).st_blocks == before
