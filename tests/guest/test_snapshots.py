@@ -75,13 +75,13 @@ async def forked(vm: Vm, times: int) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("coco", ["tdx", "sev-snp"])
+@pytest.mark.parametrize("coco", ["tdx"])
 async def test_a_working_guest_is_saved_and_restored(coco: str, tmp_path: Path) -> None:
     await saved_and_restored(working(coco), 3, tmp_path)
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("coco", ["generic", "tdx", "sev-es"])
+@pytest.mark.parametrize("coco", ["sev-es"])
 async def test_a_working_guest_is_forked(coco: str) -> None:
     await forked(working(coco), 3)
 
