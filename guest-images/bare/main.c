@@ -5,7 +5,7 @@
 
 #define LINE_BYTES 256
 
-static command_fn do_ping;
+static command_fn do_ping, do_ticks;
 
 static const struct command {
     const char *name;
@@ -13,6 +13,7 @@ static const struct command {
     command_fn *run;
 } commands[] = {
     { "ping", "", do_ping },
+    { "ticks", "", do_ticks },
     { "read", "x", do_read },
     { "write", "xx", do_write },
     { "add", "xx", do_add },
@@ -58,6 +59,12 @@ static void do_ping(const uint64_t *arg)
 {
     (void)arg;
     answer_value(stray_machine_checks());
+}
+
+static void do_ticks(const uint64_t *arg)
+{
+    (void)arg;
+    answer_value(ticks());
 }
 
 static bool same(const char *a, const char *b)

@@ -11,8 +11,10 @@
 #include "migration/snapshot.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
+#include "qemu/seqlock.h"
 #include "qapi/qapi-commands-restricted-memory.h"
 #include "system/block-backend.h"
+#include "system/cpu-timers-internal.h"
 #include "system/runstate.h"
 #include "hw/restricted-memory/qemu/compat.h"
 #include "hw/restricted-memory/qemu/checkpoint.h"
@@ -49,6 +51,17 @@ static bool empty_overlays(const RestrictedCheckpoint *cp, Error **errp)
     return true;
 }
 
+/*
+ * QEMU gives out no time stamp that is lower than the one before. That one is of
+ * a time which is not any more: the guest would get all of that time at once.
+ */
+static void forget_time_stamps(void)
+{
+    qemu_spin_lock(&timers_state.vm_clock_lock);
+    timers_state.cpu_ticks_prev = 0;
+    qemu_spin_unlock(&timers_state.vm_clock_lock);
+}
+
 /* In this order: a device may write until it is reset, and reads when loaded. */
 static bool go_back(RestrictedMemory *rm, unsigned point, uint64_t *pages,
                     Error **errp)
@@ -65,6 +78,7 @@ static bool go_back(RestrictedMemory *rm, unsigned point, uint64_t *pages,
         return false;
     }
     qatomic_set(&rm->code_awaited, cp->code_awaited);
+    forget_time_stamps();
     if (!restricted_vm_state_load(cp->state, RESTRICTED_TO_ITSELF, errp)) {
         return false;
     }

@@ -30,6 +30,7 @@ from tests.qemu.test_services import (
 
 pytestmark = pytest.mark.qemu
 
+SOME_TIME = 1 << 32  # one or two seconds of ticks
 PROFILES = ["generic", "sw-protected", "tdx", "sev", "sev-es", "sev-snp"]
 
 
@@ -76,6 +77,23 @@ class Traveller:
 async def travelling(boot: Boot, **options: Any) -> AsyncIterator[Traveller]:
     async with boot(**options) as vm:
         yield Traveller(vm)
+
+
+async def test_the_time_stamp_goes_back_as_often_as_the_guest(boot: Boot) -> None:
+    """Else the time of all that is forgotten comes at once, and Linux takes its CPUs for stuck."""
+    async with travelling(boot) as to:
+
+        def stamp() -> int:
+            return to.vm.guest.value("ticks")
+
+        before = stamp()
+        await to.keep("cp")
+        for _ in range(3):
+            while stamp() < before + SOME_TIME:
+                pass
+            await to.back("cp")
+            await to.vm.qmp.execute("cont")
+            assert before < stamp() < before + SOME_TIME
 
 
 @pytest.mark.parametrize("coco", PROFILES)
