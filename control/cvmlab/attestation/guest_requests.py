@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from cvmlab.attestation.service_frames import BadFrameError, read_frame, serve, write_frame
-from cvmlab.attestation.snp_firmware import Launch, SnpGuest
+from cvmlab.attestation.snp_firmware import SnpGuest
 from cvmlab.attestation.snp_messages import VMPCK_BYTES
+from cvmlab.attestation.snp_report import FAKE_SIGNER, Launch, Signer
 from cvmlab.memory.ranges import PAGE_SIZE
 
 
@@ -67,12 +68,14 @@ def answer(guest: SnpGuest, message: bytes) -> bytes:
     return REQUEST_LAYOUT.pack(ANSWER, status, response)
 
 
-async def _attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    guest = SnpGuest(launch_of(await read_frame(reader)))
-    while True:
-        await write_frame(writer, answer(guest, await read_frame(reader)))
-
-
-def guest_request_service(path: Path) -> AbstractAsyncContextManager[Path]:
+def guest_request_service(
+    path: Path, signer: Signer = FAKE_SIGNER
+) -> AbstractAsyncContextManager[Path]:
     """Serve on the Unix socket *path* while the block runs; its end closes all connections."""
-    return serve(path, _attend)
+
+    async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        guest = SnpGuest(launch_of(await read_frame(reader)), signer)
+        while True:
+            await write_frame(writer, answer(guest, await read_frame(reader)))
+
+    return serve(path, attend)

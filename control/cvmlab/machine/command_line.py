@@ -129,7 +129,7 @@ def printable(argv: Sequence[str]) -> str:
 
 
 def _quote_socket(spec: BootSpec, channels: Channels) -> Path | None:
-    return spec.quote_socket or (channels.quote_socket if spec.quotes else None)
+    return spec.quote_socket or (channels.quote_socket if spec.has_quotes else None)
 
 
 def _machine(spec: BootSpec, fds: BackendFds | None, channels: Channels) -> list[str]:
