@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``cvmlab attest``: a test PKI for ``cvmlab boot --attest``, and what a verifier must be told of it."""
+"""``cvmlab attest``: a test PKI for ``cvmlab boot --attest``.  ``cvmlab measure``: what a guest will report."""
 
 import json
 from pathlib import Path
@@ -8,16 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
+from cvmlab.base.errors import ConfigError
 from cvmlab.base.safe_text import safe
-from cvmlab.cli.help_text import Command, CommandGroup
+from cvmlab.cli.help_text import Command, CommandGroup, register
+from cvmlab.cli.row_parameters import with_options
+from cvmlab.machine.option_rows import BY_NAME
 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cvmlab.boot.request import Request
+    from cvmlab.machine.spec import BootSpec
     from cvmlab.pki.authorities import Pki
 
 _SEED_BYTES = 16
+# The boot options that can change what a guest reports.
+_MEASURED = (
+    "image", "kernel", "initrd", "append", "exec", "share", "disk", "coco", "coco_option", "cpu", "cpus",
+    "memory", "firmware", "net", "disk_interface", "quotes", "attest",
+)  # fmt: skip
 
 attest = typer.Typer(
     cls=CommandGroup,
@@ -32,6 +42,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(
         attest, name="attest", help="Make a root of your own for quotes and reports, and show it."
     )
+    register(app, measure)
 
 
 @attest.command(cls=Command)
@@ -118,6 +129,57 @@ def serve(
         tell(f"scenario {word}: {MEANINGS[word]} (emulated: no vendor stands behind it)")
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
+
+
+@with_options(BY_NAME[name] for name in _MEASURED)
+def measure(
+    *,
+    event_log: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Event log of a TD (CCEL), to be replayed into RTMR0 to RTMR3"),
+    ] = None,
+    json_: Annotated[bool, Option("--json", help="Print JSON")] = False,
+    **given: Any,
+) -> None:
+    """Print what a guest of these boot options will report of its launch, without booting it."""
+    from cvmlab.boot.request import Request
+    from cvmlab.measurement.prediction import predict
+
+    request = Request.of(**{BY_NAME[name].keyword: value for name, value in given.items()})
+    rows = [(one.name, one.value, one.note) for one in predict(_machine(request))]
+    if event_log is not None:
+        rows = [row for row in rows if row[1] is not None] + list(_replayed(event_log))
+    if json_:
+        values = {name: value and value.hex() for name, value, _ in rows}
+        typer.echo(json.dumps({"emulated": True, "values": values}, indent=2))
+        return
+    for name, value, note in rows:
+        typer.echo(f"{name:<12} {'-' if value is None else value.hex()}")
+        typer.echo(f"{'':<12} {note}")
+
+
+def _machine(request: "Request") -> "BootSpec":
+    """Return the machine of a request, as a boot makes it; it needs no QEMU."""
+    from cvmlab.base.progress import Style
+    from cvmlab.boot.boot_guest import guest_of
+    from cvmlab.boot.guest_machine import machine_of
+    from cvmlab.boot.read_request import read_request
+    from cvmlab.debian.packages import silent
+
+    words = read_request(request)
+    return machine_of(words, guest_of(words, silent, Style.NONE))
+
+
+def _replayed(path: Path) -> "Iterator[tuple[str, bytes, str]]":
+    from cvmlab.measurement.event_log import events, replay
+
+    try:
+        found = events(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    for number, value in enumerate(replay(found)):
+        names = [event.name for event in found if event.rtmr == number]
+        yield f"RTMR{number}", value, f"{len(names)} events: {', '.join(dict.fromkeys(names))}"
 
 
 def _print_roots(folder: Path, pki: "Pki") -> None:

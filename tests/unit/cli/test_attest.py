@@ -10,7 +10,11 @@ import pytest
 from cvmlab.base.errors import ConfigError
 from cvmlab.cli import main
 from cvmlab.machine.spec import BootSpec
+from cvmlab.measurement.mrtd import mrtd
+from cvmlab.measurement.ovmf_tables import FirmwareImage
 from cvmlab.pki.pki_folder import save
+from tests.fakes import kernel_files
+from tests.fakes.ovmf_images import event_log, ovmf
 from tests.fakes.pkis import small_pki
 
 
@@ -83,3 +87,43 @@ def test_a_boot_that_cannot_sign_is_refused(spec: BootSpec, message: str) -> Non
         spec.validate()
     assert message in caught.value.message
     assert caught.value.hint
+
+
+@pytest.fixture
+def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Words for a guest of files, with firmware that has the tables of OVMF."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "OVMF.fd").write_bytes(ovmf())
+    (tmp_path / "kernel").write_bytes(
+        kernel_files.elf({".note.pvh": kernel_files.pvh_note(0x1000)})
+    )
+    return ["--kernel=kernel", "--firmware=./OVMF.fd"]
+
+
+def measured(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, str | None]:
+    assert main(["measure", *words, "--json"]) == 0
+    values: dict[str, str | None] = json.loads(capsys.readouterr().out)["values"]
+    return values
+
+
+def test_measure_prints_what_a_guest_will_report(
+    guest: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = FirmwareImage.of(ovmf())
+    assert measured([*guest, "--coco=tdx"], capsys) == {
+        "MRTD": mrtd(image).hex(), "RTMR0-3": None,
+    }  # fmt: skip
+    values = measured([*guest, "--coco=sev-snp"], capsys)
+    assert set(values) == {"measurement", "hardware"}
+    assert main(["measure", *guest, "--coco=tdx"]) == 0
+    assert f"MRTD         {mrtd(image).hex()}\n" in capsys.readouterr().out
+
+
+def test_measure_replays_a_log(
+    guest: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log").write_bytes(event_log())
+    values = measured([*guest, "--coco=tdx", "--event-log=log"], capsys)
+    assert [name for name in values if name != "MRTD"] == ["RTMR0", "RTMR1", "RTMR2", "RTMR3"]
+    assert main(["measure", *guest, "--coco=tdx", "--event-log=no"]) == 85
+    assert "no cannot be read: No such file" in capsys.readouterr().err
