@@ -13,8 +13,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
+from cvmlab.attestation.quote_faults import QuoteFault
 from cvmlab.attestation.quote_format import QeCertification, QuoteError, quote
-from cvmlab.attestation.service_frames import read_frame, serve, write_frame
+from cvmlab.attestation.service_frames import pause, read_frame, serve, write_frame
 
 
 GET_QUOTE_REQUEST: Final = 0
@@ -45,11 +46,11 @@ def fake_quote(report: bytes) -> bytes:
     )
 
 
-def answer(message: bytes, make: QuoteMaker = fake_quote) -> bytes:
+def answer(message: bytes, make: QuoteMaker = fake_quote, fault: QuoteFault | None = None) -> bytes:
     """Return the response to a request, both without the length in front."""
-    made, error = b"", 0
+    made, error = b"", 0 if fault is None else fault.status or 0
     try:
-        made = make(_report_of(message))
+        made = b"" if error else make(_report_of(message))
     except QuoteError:
         error = ERROR_INVALID_PARAMETER
     size = _HEADER.size + _SIZES.size + len(made)
@@ -68,10 +69,17 @@ def _report_of(message: bytes) -> bytes:
     return message[start : start + report_size]
 
 
-def quote_service(path: Path, make: QuoteMaker = fake_quote) -> AbstractAsyncContextManager[Path]:
+def quote_service(
+    path: Path, make: QuoteMaker | None = None, fault: QuoteFault | None = None
+) -> AbstractAsyncContextManager[Path]:
     """Serve on the Unix socket *path* while the block runs; its end closes all connections."""
+    honest = make or fake_quote
+    alter = bytes if fault is None else fault.altering()
 
     async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await write_frame(writer, answer(await read_frame(reader), make))
+        message = await read_frame(reader)
+        if fault is not None:
+            await pause(fault.delay_s)
+        await write_frame(writer, answer(message, lambda report: alter(honest(report)), fault))
 
     return serve(path, attend)

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from cvmlab.attestation.guest_requests import guest_request_service
+from cvmlab.attestation.quote_faults import QuoteFault, QuoteFaultKind
 from cvmlab.attestation.quotes import quote_service
 from cvmlab.attestation.signed_quotes import quote_signer
 from cvmlab.attestation.signed_reports import report_signer
-from cvmlab.pki.authorities import Pki
 from cvmlab.pki.pki_folder import load
 from cvmlab.pki.platforms import PLATFORMS
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """``serve(path)`` serves guests on a socket until the block ends, with obviously fake proofs.
+    """``serve(path, signer, fault)`` serves guests on a socket until the block ends.
 
-    ``serve(path, signer)`` serves signed ones, for what ``signer(pki, platform)`` returns.
+    ``signer(pki, platform, wrong_key=)`` makes a signer; without one, proofs are obviously fake.
     """
 
     serve: Callable[..., AbstractAsyncContextManager[Path]]
-    signer: Callable[[Pki, Any], Any]
+    signer: Callable[..., Any]
 
 
 SERVICES: Final[Mapping[str, Service]] = {
@@ -34,14 +34,21 @@ SERVICES: Final[Mapping[str, Service]] = {
 
 
 def attestation_service(
-    name: str, path: Path, pki_folder: Path | None, options: Iterable[str]
+    name: str,
+    path: Path,
+    pki_folder: Path | None = None,
+    options: Iterable[str] = (),
+    fault: str | None = None,
 ) -> AbstractAsyncContextManager[Path]:
     """Return the service *name* on the socket *path*; raise ConfigError if it could not sign.
 
-    Without a folder of a PKI, what it says is obviously fake.
+    Without a folder of a PKI, what it says is obviously fake.  *fault*: how it fails on purpose.
     """
     service = SERVICES[name]
-    if pki_folder is None:
-        return service.serve(path)
-    platform = PLATFORMS[name].of(options)
-    return service.serve(path, service.signer(load(pki_folder), platform))
+    failing = None if fault is None else QuoteFault.of(fault)
+    signer = None
+    if pki_folder is not None:
+        platform = PLATFORMS[name].of(options)
+        wrong_key = failing is not None and failing.kind is QuoteFaultKind.WRONG_KEY
+        signer = service.signer(load(pki_folder), platform, wrong_key=wrong_key)
+    return service.serve(path, signer, failing)

@@ -58,9 +58,15 @@ def raw_signature(key: EllipticCurvePrivateKey, content: bytes) -> bytes:
     )
 
 
-def quote_signer(pki: Pki, platform: TdxPlatform) -> Callable[[bytes], bytes]:
-    """Return what makes a quote of a report on *platform*."""
+def quote_signer(
+    pki: Pki, platform: TdxPlatform, *, wrong_key: bool = False
+) -> Callable[[bytes], bytes]:
+    """Return what makes a quote of a report on *platform*.
+
+    *wrong_key*: another key signs than the one that the quoting enclave vouches for.
+    """
     attestation_key = pki.seed.ec_key(f"attestation key {platform.key}", SECP256R1())
+    used = pki.seed.ec_key("wrong key", SECP256R1()) if wrong_key else attestation_key
     numbers = attestation_key.public_key().public_numbers()
     key = b"".join(part.to_bytes(_COORDINATE_BYTES, "big") for part in (numbers.x, numbers.y))
     certification = _certification(pki, platform, key)
@@ -69,7 +75,7 @@ def quote_signer(pki: Pki, platform: TdxPlatform) -> Callable[[bytes], bytes]:
         return quote(
             report,
             user_data=USER_DATA,
-            sign=lambda content: raw_signature(attestation_key, content),
+            sign=lambda content: raw_signature(used, content),
             key=key,
             certification=certification,
             tee_tcb_svn=bytes(platform.tee_tcb_svn),

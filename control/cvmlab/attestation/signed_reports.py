@@ -5,7 +5,7 @@ import struct
 import uuid
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP384R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
@@ -39,13 +39,17 @@ def report_signature(key: EllipticCurvePrivateKey, content: bytes) -> bytes:
     return b"".join(part.to_bytes(_NUMBER_BYTES, "little") for part in decode_dss_signature(signed))
 
 
-def report_signer(pki: Pki, platform: SnpPlatform) -> Signer:
-    """Return who signs the reports of guests on *platform*: a VLEK comes before the VCEK."""
-    vcek = pki.vcek(platform).ec_key
+def report_signer(pki: Pki, platform: SnpPlatform, *, wrong_key: bool = False) -> Signer:
+    """Return who signs the reports of guests on *platform*: a VLEK comes before the VCEK.
+
+    *wrong_key*: another key signs than that of the certificate.
+    """
+    wrong = pki.seed.ec_key("wrong key", SECP384R1())
+    vcek = wrong if wrong_key else pki.vcek(platform).ec_key
     chip_key = ReportKey.vcek(lambda content: report_signature(vcek, content))
     keys = {ANY_KEY: chip_key, CHIP_KEY: chip_key}
     if platform.csp:
-        vlek = pki.vlek(platform).ec_key
+        vlek = wrong if wrong_key else pki.vlek(platform).ec_key
         provider_key = ReportKey.vlek(lambda content: report_signature(vlek, content))
         keys |= {ANY_KEY: provider_key, PROVIDER_KEY: provider_key}
     processor = Processor(

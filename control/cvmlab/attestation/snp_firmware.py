@@ -94,7 +94,7 @@ def _report_response(launch: Launch, signer: Signer, request: SnpMessage) -> byt
         status = Status.INVALID_KEY
     report = bytes(REPORT_BYTES)
     if status is Status.SUCCESS and key is not None:
-        report = signed_report(launch, data, vmpl, signer.processor, key)
+        report = signer.alter(signed_report(launch, data, vmpl, signer.processor, key))
     return struct.pack("<II24x", status, REPORT_BYTES) + report
 
 

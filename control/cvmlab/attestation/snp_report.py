@@ -69,10 +69,14 @@ class ReportKey:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A processor and its keys, by the word of a request that selects one."""
+    """A processor and its keys, by the word of a request that selects one.
+
+    ``alter`` makes of each report the one that is answered.
+    """
 
     processor: Processor
     keys: Mapping[int, ReportKey]
+    alter: Callable[[bytes], bytes] = bytes
 
     def key(self, selection: int) -> ReportKey | None:
         """Return the key that a request selects; None if there is no such key."""

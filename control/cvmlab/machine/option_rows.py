@@ -119,6 +119,10 @@ _PROFILE = (
         help="With --attest: what the platform is, such as product=milan or fmspc=00906ed50000; repeatable",
     ),
     Option(
+        name="quote_fault", group=Group.PROFILE, forms=_EVERYWHERE, metavar="FAULT",
+        help="With --quotes or --attest: fail on purpose: error:N, truncate, slow:S, wrong-key, replay or never",
+    ),
+    Option(
         name="quote_socket", group=Group.PROFILE, forms=_PROGRAM, kind=ValueKind.PLACE,
         help="Socket of an attestation service",
     ),

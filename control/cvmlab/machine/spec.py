@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from cvmlab.attestation.quote_faults import QuoteFault, QuoteFaultKind
 from cvmlab.base.errors import ConfigError
 from cvmlab.machine.disk_format import DiskFormat, disk_format
 from cvmlab.memory.ranges import PAGE_SIZE, format_size
@@ -115,7 +116,7 @@ class BootSpec:
     (guest_object.py);
     ``quote_socket`` is the socket of an attestation service, ``quotes`` has the VM start its own,
     and ``attest`` is the folder of the test PKI that signs for it, on a platform that
-    ``attest_options`` describe;
+    ``attest_options`` describe; ``quote_fault`` is how the service fails on purpose;
     ``cpu`` is a processor (cpu_models.py) or what QEMU's ``-cpu`` takes, None: the profile's own;
     ``share`` is a folder that the guest may read by 9p;
     ``tb_cache_bytes`` limits QEMU's cache of translated guest code;
@@ -134,6 +135,7 @@ class BootSpec:
     quotes: bool = False
     attest: Path | None = None
     attest_options: tuple[str, ...] = ()
+    quote_fault: str | None = None
     memory_bytes: int = 1 << 30
     cpu: str | None = None
     cpus: int = 1
@@ -182,6 +184,11 @@ class BootSpec:
     def has_quotes(self) -> bool:
         """Whether the VM answers requests for attestation itself."""
         return self.quotes or self.attest is not None
+
+    @property
+    def answers(self) -> tuple[Path | None, tuple[str, ...], str | None]:
+        """What an attestation service must know: who signs, on what platform, and how it fails."""
+        return self.attest, self.attest_options, self.quote_fault
 
     def validate(self) -> None:
         """Raise ConfigError if QEMU could not run this, naming the first thing that is wrong."""
@@ -253,8 +260,21 @@ class BootSpec:
                 "--attest-option says what a signed quote or report has, and nothing signs one",
                 hint="add --attest DIR; `cvmlab attest init DIR` makes it",
             )
+        if self.quote_fault is not None:
+            self._validate_fault(QuoteFault.of(self.quote_fault))
         if attestation is not None and self.attest is not None:
             PLATFORMS[attestation.service].of(self.attest_options)
+
+    def _validate_fault(self, fault: QuoteFault) -> None:
+        if not self.has_quotes:
+            raise ConfigError(
+                "--quote-fault is how a service fails, and there is none",
+                hint="add --quotes, or --attest DIR",
+            )
+        if fault.kind is QuoteFaultKind.WRONG_KEY and self.attest is None:
+            raise ConfigError(
+                "--quote-fault wrong-key: no key signs a fake quote", hint="add --attest DIR"
+            )
 
     def _validate_policies(self) -> None:
         if not self.restricted:

@@ -218,7 +218,7 @@ async def _attest(stack: AsyncExitStack, spec: BootSpec, run: RunDir) -> None:
     row = spec.profile.attestation
     if spec.has_quotes and row is not None:
         await stack.enter_async_context(
-            attestation_service(row.service, run.quote_socket, spec.attest, spec.attest_options)
+            attestation_service(row.service, run.quote_socket, *spec.answers)
         )
 
 

@@ -43,11 +43,13 @@ BY_OPTION = {
     "mapgpa": "max:2M",
     "coco_option": "gpaw=52",
     "attest_option": "pce-svn=9",
+    "quote_fault": "slow:2",
 }
 # What makes a value of an option possible.
 WITH: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("mapgpa", "coco_option", "quotes", "share", "attest"), ("--coco=tdx",)
 )
+WITH["quote_fault"] = ("--coco=tdx", "--quotes")
 WITH["attest_option"] = ("--coco=tdx", "--attest=folder")
 # Words that exclude other options of this test.
 UNFIT = {"coco": ("off",)}
