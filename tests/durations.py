@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cvmlab.base.errors import ConfigError
-from cvmlab.cli.durations import LevelDuration, durations
 from cvmlab.cli.selftest import report_file
+from cvmlab.testing.level_durations import LevelDuration, durations
 
 
 ROOT = Path(__file__).resolve().parents[1]

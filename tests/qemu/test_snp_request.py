@@ -12,7 +12,8 @@ import pytest
 
 from cvmlab.attestation.guest_requests import answer, launch_of
 from cvmlab.attestation.service_frames import read_frame, serve, write_frame
-from cvmlab.attestation.snp_firmware import Launch, SnpGuest
+from cvmlab.attestation.snp_firmware import SnpGuest
+from cvmlab.attestation.snp_report import Launch
 from tests.fakes.snp_guest import INVALID_PARAM, OVERFLOW, opened, report_request, sealed
 from tests.qemu.bare_machine import BareMachine, page
 from tests.qemu.conftest import Boot

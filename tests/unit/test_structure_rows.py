@@ -28,6 +28,7 @@ MAY_NAME = {
     "generations.host.host_view": "a system call number of the machine that cvmlab runs on",
     "cli.doctor": "a system call number of the machine that cvmlab runs on",
     "qemu.recipe": "targets that a test links; cvmlab boots no guests of most of them",
+    "collateral.tcb_documents": "parts of the paths of a vendor's service",
     "base.environment": "a sentence of help names the programs",
 }
 ARCHITECTURE_WORDS = re.compile(

@@ -12,12 +12,21 @@ in the frames of service_frames.py:
 import asyncio
 import struct
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from cvmlab.attestation.service_frames import BadFrameError, read_frame, serve, write_frame
-from cvmlab.attestation.snp_firmware import Launch, SnpGuest
+from cvmlab.attestation.quote_faults import QuoteFault
+from cvmlab.attestation.service_frames import (
+    BadFrameError,
+    pause,
+    read_frame,
+    serve,
+    write_frame,
+)
+from cvmlab.attestation.snp_firmware import SnpGuest
 from cvmlab.attestation.snp_messages import VMPCK_BYTES
+from cvmlab.attestation.snp_report import FAKE_SIGNER, Launch, Signer
 from cvmlab.memory.ranges import PAGE_SIZE
 
 
@@ -56,23 +65,37 @@ def launch_of(message: bytes) -> Launch:
     )
 
 
-def answer(guest: SnpGuest, message: bytes) -> bytes:
-    """Return the ANSWER to a REQUEST; raise BadFrameError if it is not one."""
+def answer(guest: SnpGuest, message: bytes, status: int | None = None) -> bytes:
+    """Return the ANSWER to a REQUEST; raise BadFrameError if it is not one.
+
+    With *status* it is a failure, and the guest is not asked.
+    """
     if len(message) != REQUEST_LAYOUT.size:
         raise BadFrameError(f"a request in {len(message)} bytes")
     kind, _, page = REQUEST_LAYOUT.unpack(message)
     if kind != REQUEST:
         raise BadFrameError(f"a message of type {kind} instead of a request")
-    status, response = guest.answer(page)
-    return REQUEST_LAYOUT.pack(ANSWER, status, response)
+    if status is not None:
+        return REQUEST_LAYOUT.pack(ANSWER, status, bytes(PAGE_SIZE))
+    found, response = guest.answer(page)
+    return REQUEST_LAYOUT.pack(ANSWER, found, response)
 
 
-async def _attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    guest = SnpGuest(launch_of(await read_frame(reader)))
-    while True:
-        await write_frame(writer, answer(guest, await read_frame(reader)))
-
-
-def guest_request_service(path: Path) -> AbstractAsyncContextManager[Path]:
+def guest_request_service(
+    path: Path, signer: Signer | None = None, fault: QuoteFault | None = None
+) -> AbstractAsyncContextManager[Path]:
     """Serve on the Unix socket *path* while the block runs; its end closes all connections."""
-    return serve(path, _attend)
+    used = signer or FAKE_SIGNER
+    if fault is not None:
+        used = replace(used, alter=fault.altering())
+
+    async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        guest = SnpGuest(launch_of(await read_frame(reader)), used)
+        while True:
+            message = await read_frame(reader)
+            if fault is not None:
+                await pause(fault.delay_s)
+            status = None if fault is None else fault.status
+            await write_frame(writer, answer(guest, message, status))
+
+    return serve(path, attend)

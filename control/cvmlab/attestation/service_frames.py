@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,13 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes:
     if size > MAX_MESSAGE_BYTES:
         raise BadFrameError(f"a message of {size} bytes")
     return await reader.readexactly(size)
+
+
+async def pause(seconds: float) -> None:
+    """Wait, for ever if *seconds* is infinite; the end of the service ends it."""
+    if math.isinf(seconds):
+        await asyncio.Event().wait()
+    await asyncio.sleep(seconds)
 
 
 async def write_frame(writer: asyncio.StreamWriter, message: bytes) -> None:

@@ -1,19 +1,54 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The attestation services, by the word that a profile's row has for one."""
+"""The attestation services, by the word that a profile's row has for one, and who signs for them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cvmlab.attestation.guest_requests import guest_request_service
+from cvmlab.attestation.quote_faults import QuoteFault, QuoteFaultKind
 from cvmlab.attestation.quotes import quote_service
+from cvmlab.attestation.signed_quotes import quote_signer
+from cvmlab.attestation.signed_reports import report_signer
+from cvmlab.pki.pki_folder import load
+from cvmlab.pki.platforms import PLATFORMS
 
 
-# Serves guests on a socket at the path until the block ends.
-Service = Callable[[Path], AbstractAsyncContextManager[Path]]
+@dataclass(frozen=True, slots=True)
+class Service:
+    """``serve(path, signer, fault)`` serves guests on a socket until the block ends.
+
+    ``signer(pki, platform, wrong_key=)`` makes a signer; without one, proofs are obviously fake.
+    """
+
+    serve: Callable[..., AbstractAsyncContextManager[Path]]
+    signer: Callable[..., Any]
+
 
 SERVICES: Final[Mapping[str, Service]] = {
-    "tdx-quotes": quote_service,
-    "snp-requests": guest_request_service,
+    "tdx-quotes": Service(quote_service, quote_signer),
+    "snp-requests": Service(guest_request_service, report_signer),
 }
+
+
+def attestation_service(
+    name: str,
+    path: Path,
+    pki_folder: Path | None = None,
+    options: Iterable[str] = (),
+    fault: str | None = None,
+) -> AbstractAsyncContextManager[Path]:
+    """Return the service *name* on the socket *path*; raise ConfigError if it could not sign.
+
+    Without a folder of a PKI, what it says is obviously fake.  *fault*: how it fails on purpose.
+    """
+    service = SERVICES[name]
+    failing = None if fault is None else QuoteFault.of(fault)
+    signer = None
+    if pki_folder is not None:
+        platform = PLATFORMS[name].of(options)
+        wrong_key = failing is not None and failing.kind is QuoteFaultKind.WRONG_KEY
+        signer = service.signer(load(pki_folder), platform, wrong_key=wrong_key)
+    return service.serve(path, signer, failing)

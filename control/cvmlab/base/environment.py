@@ -58,7 +58,10 @@ VARIABLES = (
     Variable(("CVMLAB_REPLAYS",), "in tests: how many boots are recorded and replayed (default: 20)"),
     Variable(("CVMLAB_COPIES",), "in tests: how often a guest is saved, and forked (default: 50)"),
     Variable(
-        ("CVMLAB_ATTACKS", "CVMLAB_REQUESTS", "CVMLAB_SOAK_MINUTES"),
+        ("CVMLAB_KILLS",), "in tests: how often a saved VM's processes are killed (default: 200)"
+    ),
+    Variable(
+        ("CVMLAB_ATTACKS", "CVMLAB_REQUESTS", "CVMLAB_SNAPSHOTS", "CVMLAB_SOAK_MINUTES"),
         "in tests: the length of the attacks of `tox -e sanitize`",
     ),
     Variable(

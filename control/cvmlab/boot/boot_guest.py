@@ -124,7 +124,7 @@ def _drivers(guest: GuestWords, machine: BootSpec, *, by_9p: bool) -> tuple[str,
 
 
 def _tsm_drivers(guest: GuestWords, machine: BootSpec) -> tuple[str, ...]:
-    attestation = machine.profile.attestation if machine.quotes else None
+    attestation = machine.profile.attestation if machine.has_quotes else None
     if attestation is None:
         return ()
     helpers = (name for name in attestation.driver_helpers if image_has(guest.image, (name,)))

@@ -21,6 +21,7 @@ from cvmlab.base.errors import ConfigError, CvmError, InvariantError
 from cvmlab.base.safe_text import safe
 from cvmlab.base.stop_signals import INTERRUPTED
 from cvmlab.cli import (
+    attest,
     baseline,
     boot,
     debugging,
@@ -69,6 +70,7 @@ upgrading.add_to(app)
 snapshots.add_to(app)
 debugging.add_to(app)
 recorded.add_to(app)
+attest.add_to(app)
 publish.add_to(app)
 setup.add_to(app)
 help_topics.add_to(app)

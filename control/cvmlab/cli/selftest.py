@@ -10,10 +10,10 @@ from pathlib import Path
 
 from cvmlab.base.errors import ConfigError, NoSourceError
 from cvmlab.base.paths import checkout_dir
-from cvmlab.cli.durations import durations, table
 from cvmlab.debian import apt
 from cvmlab.qemu.build import qemu_binary, rom_dirs, stock_qemu_binary
 from cvmlab.qemu.versions import VERSIONS
+from cvmlab.testing.level_durations import durations, table
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -129,7 +129,7 @@ def printable(argv: Sequence[str]) -> str:
 
 
 def _quote_socket(spec: BootSpec, channels: Channels) -> Path | None:
-    return spec.quote_socket or (channels.quote_socket if spec.quotes else None)
+    return spec.quote_socket or (channels.quote_socket if spec.has_quotes else None)
 
 
 def _machine(spec: BootSpec, fds: BackendFds | None, channels: Channels) -> list[str]:
@@ -229,12 +229,17 @@ def _firmware(spec: BootSpec) -> list[str]:
     return places if bios is None else [*places, "-bios", bios]
 
 
+def kernel_command_line(spec: BootSpec) -> str:
+    """Return the whole command line of a kernel that QEMU loads."""
+    return f"{spec.architecture.append} {spec.append}".rstrip()
+
+
 def _kernel(spec: BootSpec) -> list[str]:
     if spec.kernel is None:
         # SeaBIOS then resets at once if it finds nothing to boot; it would wait for a minute.
         return [] if spec.allow_reboot else ["-boot", "reboot-timeout=0"]
     initrd = [] if spec.initrd is None else ["-initrd", str(spec.initrd)]
-    append = f"{spec.architecture.append} {spec.append}".rstrip()
+    append = kernel_command_line(spec)
     # Strict, so that SeaBIOS does not touch the disks: it would poll a denied one forever.
     return ["-kernel", str(spec.kernel), *initrd, "-append", append, "-boot", "strict=on"]
 

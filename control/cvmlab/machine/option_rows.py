@@ -109,6 +109,20 @@ _PROFILE = (
         help="Answer attestation requests with fake quotes and reports",
     ),
     Option(
+        name="attest", group=Group.PROFILE, forms=_EVERYWHERE, kind=ValueKind.FOLDER, metavar="DIR",
+        help="Answer attestation requests with quotes and reports that the test PKI in DIR signs; "
+        "`cvmlab attest init` makes one",
+    ),
+    Option(
+        name="attest_option", python="attest_options", group=Group.PROFILE, forms=_EVERYWHERE,
+        metavar="NAME=VALUE", repeatable=True,
+        help="With --attest: what the platform is, such as product=milan or fmspc=00906ed50000; repeatable",
+    ),
+    Option(
+        name="quote_fault", group=Group.PROFILE, forms=_EVERYWHERE, metavar="FAULT",
+        help="With --quotes or --attest: fail on purpose: error:N, truncate, slow:S, wrong-key, replay or never",
+    ),
+    Option(
         name="quote_socket", group=Group.PROFILE, forms=_PROGRAM, kind=ValueKind.PLACE,
         help="Socket of an attestation service",
     ),

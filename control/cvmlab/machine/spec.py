@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from cvmlab.attestation.quote_faults import QuoteFault, QuoteFaultKind
 from cvmlab.base.errors import ConfigError
 from cvmlab.machine.disk_format import DiskFormat, disk_format
 from cvmlab.memory.ranges import PAGE_SIZE, format_size
 from cvmlab.memory.states import Layout
+from cvmlab.pki.platforms import PLATFORMS
 from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE, Architecture
 from cvmlab.profiles.cpu_models import cpu
 from cvmlab.profiles.guest_object import mapgpa_options, require_guest_options
@@ -112,7 +114,9 @@ class BootSpec:
     ``firmware`` is a known one or a file; ``guest_options`` are properties of the confidential-guest
     object, such as "sept-ve-disable=off"; ``mapgpa`` is how a TD's conversions are answered
     (guest_object.py);
-    ``quote_socket`` is the socket of an attestation service, ``quotes`` has the VM start its own;
+    ``quote_socket`` is the socket of an attestation service, ``quotes`` has the VM start its own,
+    and ``attest`` is the folder of the test PKI that signs for it, on a platform that
+    ``attest_options`` describe; ``quote_fault`` is how the service fails on purpose;
     ``cpu`` is a processor (cpu_models.py) or what QEMU's ``-cpu`` takes, None: the profile's own;
     ``share`` is a folder that the guest may read by 9p;
     ``tb_cache_bytes`` limits QEMU's cache of translated guest code;
@@ -129,6 +133,9 @@ class BootSpec:
     mapgpa: str | None = None
     quote_socket: Path | None = None
     quotes: bool = False
+    attest: Path | None = None
+    attest_options: tuple[str, ...] = ()
+    quote_fault: str | None = None
     memory_bytes: int = 1 << 30
     cpu: str | None = None
     cpus: int = 1
@@ -172,6 +179,16 @@ class BootSpec:
     def memory_layout(self) -> Layout:
         """The layout asked for, or else the profile's."""
         return self.layout or self.profiles.layout(self.coco)
+
+    @property
+    def has_quotes(self) -> bool:
+        """Whether the VM answers requests for attestation itself."""
+        return self.quotes or self.attest is not None
+
+    @property
+    def answers(self) -> tuple[Path | None, tuple[str, ...], str | None]:
+        """What an attestation service must know: who signs, on what platform, and how it fails."""
+        return self.attest, self.attest_options, self.quote_fault
 
     def validate(self) -> None:
         """Raise ConfigError if QEMU could not run this, naming the first thing that is wrong."""
@@ -227,11 +244,36 @@ class BootSpec:
             )
         mapgpa_options(self.mapgpa)
         cpu(profile, self.cpu)
-        if (self.quotes or self.quote_socket) and profile.attestation is None:
-            names = known.where(lambda row: row.attestation)
+        self._validate_attestation()
+
+    def _validate_attestation(self) -> None:
+        attestation = self.profile.attestation
+        if (self.has_quotes or self.quote_socket) and attestation is None:
+            names = self.profiles.where(lambda row: row.attestation)
+            word = "--attest" if self.attest is not None else "--quotes"
             raise ConfigError(
                 f"profile {self.coco} has no attestation",
-                hint=f"--coco {either(names)}, or no --quotes",
+                hint=f"--coco {either(names)}, or no {word}",
+            )
+        if self.attest_options and self.attest is None:
+            raise ConfigError(
+                "--attest-option says what a signed quote or report has, and nothing signs one",
+                hint="add --attest DIR; `cvmlab attest init DIR` makes it",
+            )
+        if self.quote_fault is not None:
+            self._validate_fault(QuoteFault.of(self.quote_fault))
+        if attestation is not None and self.attest is not None:
+            PLATFORMS[attestation.service].of(self.attest_options)
+
+    def _validate_fault(self, fault: QuoteFault) -> None:
+        if not self.has_quotes:
+            raise ConfigError(
+                "--quote-fault is how a service fails, and there is none",
+                hint="add --quotes, or --attest DIR",
+            )
+        if fault.kind is QuoteFaultKind.WRONG_KEY and self.attest is None:
+            raise ConfigError(
+                "--quote-fault wrong-key: no key signs a fake quote", hint="add --attest DIR"
             )
 
     def _validate_policies(self) -> None:
@@ -249,6 +291,11 @@ class BootSpec:
                 raise ConfigError(f"there is no file {path}")
         if self.share is not None and not self.share.is_dir():
             raise ConfigError(f"there is no folder {self.share}")
+        if self.attest is not None and not self.attest.is_dir():
+            raise ConfigError(
+                f"there is no folder {self.attest}",
+                hint=f"`cvmlab attest init {self.attest}` makes it",
+            )
 
     def _files(self) -> Iterable[Path]:
         yield from (path for path in (self.kernel, self.initrd) if path is not None)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from cvmlab.attestation.services import SERVICES
+from cvmlab.attestation.services import attestation_service
 from cvmlab.base.errors import (
     BuildError,
     ConfigError,
@@ -190,9 +190,7 @@ async def launch(
     )
     if execution is not None:
         execution.require_overlays(spec, channels.overlays)
-    attestation = spec.profile.attestation
-    if spec.quotes and attestation is not None:
-        await stack.enter_async_context(SERVICES[attestation.service](run.quote_socket))
+    await _attest(stack, spec, run)
     process = _start(stack, spec, setting, run, files, channels, wires)
     try:
         connection = await stack.enter_async_context(
@@ -213,6 +211,15 @@ async def launch(
         wires,
     )  # fmt: skip
     return parts if filling is None else await give_the_guest(parts, filling)
+
+
+async def _attest(stack: AsyncExitStack, spec: BootSpec, run: RunDir) -> None:
+    """Serve the guest's requests for attestation, if it is to have answers."""
+    row = spec.profile.attestation
+    if spec.has_quotes and row is not None:
+        await stack.enter_async_context(
+            attestation_service(row.service, run.quote_socket, *spec.answers)
+        )
 
 
 async def _begin_to_fill(

@@ -11,7 +11,8 @@ import pytest
 from cryptography.exceptions import InvalidTag
 
 from cvmlab.attestation.guest_requests import guest_request_service
-from cvmlab.attestation.snp_firmware import FAKE_ROOT, Launch, SnpGuest
+from cvmlab.attestation.snp_firmware import SnpGuest
+from cvmlab.attestation.snp_report import FAKE_SIGNER, Launch
 from tests.fakes.snp_guest import (
     BAD_MEASUREMENT,
     INVALID_KEY,
@@ -192,7 +193,9 @@ def test_a_derived_key_is_what_its_root_and_its_choice_make_it() -> None:
     mix = struct.pack("<IQI", 0, 0x19, 2) + struct.pack("<IQQ", 5, 0, 0x30000)
     mix += bytes(32) + b"M" * 48 + b"H" * 32 + b"k" * 48
     block = struct.pack(">I", 1) + b"gmsg-keyreq\0" + mix + struct.pack(">I", 256)
-    assert key(fields=0x19, vmpl=2, svn=5) == hmac.digest(FAKE_ROOT, block, "sha256")
+    assert key(fields=0x19, vmpl=2, svn=5) == hmac.digest(
+        FAKE_SIGNER.processor.secret, block, "sha256"
+    )
 
 
 @pytest.mark.parametrize(

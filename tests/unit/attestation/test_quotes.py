@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.attestation.quotes import QuoteError, answer, fake_quote, quote_service
+from cvmlab.attestation.quote_format import QuoteError
+from cvmlab.attestation.quotes import answer, fake_quote, quote_service
 
 
 def numbered(size: int) -> bytes:

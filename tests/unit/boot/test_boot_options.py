@@ -38,9 +38,19 @@ BY_KIND = {
     ValueKind.SIZE: "64M", ValueKind.LIMIT: "kernel=5", ValueKind.SWITCH: True, ValueKind.GDB: True,
     ValueKind.FIRMWARE: "ovmf", ValueKind.OBJECT: object(),
 }  # fmt: skip
-BY_OPTION = {"image": "debian", "mapgpa": "max:2M", "coco_option": "gpaw=52"}
+BY_OPTION = {
+    "image": "debian",
+    "mapgpa": "max:2M",
+    "coco_option": "gpaw=52",
+    "attest_option": "pce-svn=9",
+    "quote_fault": "slow:2",
+}
 # What makes a value of an option possible.
-WITH = dict.fromkeys(("mapgpa", "coco_option", "quotes", "share"), ("--coco=tdx",))
+WITH: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("mapgpa", "coco_option", "quotes", "share", "attest"), ("--coco=tdx",)
+)
+WITH["quote_fault"] = ("--coco=tdx", "--quotes")
+WITH["attest_option"] = ("--coco=tdx", "--attest=folder")
 # Words that exclude other options of this test.
 UNFIT = {"coco": ("off",)}
 # What the guest's files decide: read_request() puts them with the guest, not into the machine.

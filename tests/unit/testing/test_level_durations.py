@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cvmlab.base.errors import ConfigError
-from cvmlab.cli.durations import LevelDuration, durations, table
 from cvmlab.cli.selftest import report_file
+from cvmlab.testing.level_durations import LevelDuration, durations, table
 from tests.durations import BEGIN, END, replaced
 from tests.durations import README as README_FILE
 

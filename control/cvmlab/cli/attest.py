@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``cvmlab attest``: a test PKI for ``cvmlab boot --attest``.  ``cvmlab measure``: what a guest will report."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from cvmlab.base.errors import ConfigError
+from cvmlab.base.safe_text import safe
+from cvmlab.cli.help_text import Command, CommandGroup, register
+from cvmlab.cli.row_parameters import with_options
+from cvmlab.machine.option_rows import BY_NAME
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cvmlab.boot.request import Request
+    from cvmlab.machine.spec import BootSpec
+    from cvmlab.pki.authorities import Pki
+
+_SEED_BYTES = 16
+# The boot options that can change what a guest reports.
+_MEASURED = (
+    "image", "kernel", "initrd", "append", "exec", "share", "disk", "coco", "coco_option", "cpu", "cpus",
+    "memory", "firmware", "net", "disk_interface", "quotes", "attest",
+)  # fmt: skip
+
+attest = typer.Typer(
+    cls=CommandGroup,
+    rich_markup_mode=None,
+    epilog="Whoever trusts such a root trusts an emulator: its keys are no secrets.",
+)
+Folder = Annotated[Path, Argument(metavar="DIR", help="Folder of the test PKI")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.add_typer(
+        attest, name="attest", help="Make a root of your own for quotes and reports, and show it."
+    )
+    register(app, measure)
+
+
+@attest.command(cls=Command)
+def init(
+    folder: Folder,
+    *,
+    seed: Annotated[
+        str | None,
+        Option(
+            metavar="S", help="The same text gives the same keys and certificates (default: new)"
+        ),
+    ] = None,
+) -> None:
+    """Make a test PKI: for TDX a root, PCK CA and TCB signer, for SNP an ARK, ASK and ASVK of each product.
+
+    It takes about ten seconds.
+    """
+    import secrets
+
+    from cvmlab.pki import pki_folder
+    from cvmlab.pki.authorities import Pki
+    from cvmlab.pki.derived import Seed
+
+    pki_folder.require_new(folder)
+    pki = Pki.of(Seed(secrets.token_hex(_SEED_BYTES) if seed is None else seed))
+    pki_folder.save(pki, folder)
+    _print_roots(folder, pki)
+
+
+@attest.command(cls=Command)
+def show(
+    folder: Folder,
+    *,
+    json_: Annotated[bool, Option("--json", help="Print JSON, with the certificates")] = False,
+) -> None:
+    """Print the roots of a test PKI: where they are, and their digests."""
+    from cvmlab.pki.pki_folder import load
+
+    pki = load(folder)
+    if json_:
+        typer.echo(json.dumps({"emulated": True, "seed": pki.seed.text, "roots": _roots(folder, pki)},
+                              indent=2))  # fmt: skip
+        return
+    _print_roots(folder, pki)
+
+
+@attest.command(cls=Command)
+def serve(
+    folder: Folder,
+    *,
+    port: Annotated[
+        int, Option(metavar="N", min=0, max=65535, help="Port on 127.0.0.1 (default: a free one)")
+    ] = 0,
+    scenario: Annotated[
+        str,
+        Option(
+            metavar="WORD",
+            help="How the services answer, such as revoked, expired or 429 (default: good)",
+        ),
+    ] = "good",
+    delay: Annotated[
+        float, Option(metavar="SECONDS", min=0, help="How long `slow` takes (default: 30)")
+    ] = 30,
+) -> None:
+    """Serve what verifiers fetch: a PCCS (/sgx, /tdx; version 4) and a KDS (/vcek, /vlek).
+
+    Each request is a line. Ctrl-C ends it.
+    """
+    import threading
+    from contextlib import suppress
+
+    from cvmlab.base.choices import choose
+    from cvmlab.collateral.scenarios import MEANINGS, Scenario
+    from cvmlab.collateral.web_services import web_services
+    from cvmlab.pki.pki_folder import load
+
+    word = Scenario(choose("--scenario", scenario, Scenario))
+
+    def tell(line: str) -> None:
+        typer.echo(safe(line), err=True)
+
+    with web_services(load(folder), word, port=port, delay_s=delay, told=tell) as address:
+        typer.echo(address)
+        tell(f"scenario {word}: {MEANINGS[word]} (emulated: no vendor stands behind it)")
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+@with_options(BY_NAME[name] for name in _MEASURED)
+def measure(
+    *,
+    event_log: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Event log of a TD (CCEL), to be replayed into RTMR0 to RTMR3"),
+    ] = None,
+    json_: Annotated[bool, Option("--json", help="Print JSON")] = False,
+    **given: Any,
+) -> None:
+    """Print what a guest of these boot options will report of its launch, without booting it."""
+    from cvmlab.boot.request import Request
+    from cvmlab.measurement.prediction import predict
+
+    request = Request.of(**{BY_NAME[name].keyword: value for name, value in given.items()})
+    rows = [(one.name, one.value, one.note) for one in predict(_machine(request))]
+    if event_log is not None:
+        rows = [row for row in rows if row[1] is not None] + list(_replayed(event_log))
+    if json_:
+        values = {name: value and value.hex() for name, value, _ in rows}
+        typer.echo(json.dumps({"emulated": True, "values": values}, indent=2))
+        return
+    for name, value, note in rows:
+        typer.echo(f"{name:<12} {'-' if value is None else value.hex()}")
+        typer.echo(f"{'':<12} {note}")
+
+
+def _machine(request: "Request") -> "BootSpec":
+    """Return the machine of a request, as a boot makes it; it needs no QEMU."""
+    from cvmlab.base.progress import Style
+    from cvmlab.boot.boot_guest import guest_of
+    from cvmlab.boot.guest_machine import machine_of
+    from cvmlab.boot.read_request import read_request
+    from cvmlab.debian.packages import silent
+
+    words = read_request(request)
+    return machine_of(words, guest_of(words, silent, Style.NONE))
+
+
+def _replayed(path: Path) -> "Iterator[tuple[str, bytes, str]]":
+    from cvmlab.measurement.event_log import events, replay
+
+    try:
+        found = events(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    for number, value in enumerate(replay(found)):
+        names = [event.name for event in found if event.rtmr == number]
+        yield f"RTMR{number}", value, f"{len(names)} events: {', '.join(dict.fromkeys(names))}"
+
+
+def _print_roots(folder: Path, pki: "Pki") -> None:
+    typer.echo(safe(f"test PKI of seed {pki.seed.text} (emulated: no vendor stands behind it)"))
+    for root in _roots(folder, pki):
+        typer.echo(safe(f"{root['name']}"))
+        for word in ("pem", "der", "sha256", "sha384"):
+            typer.echo(safe(f"  {word:<7} {root[word]}"))
+
+
+def _roots(folder: Path, pki: "Pki") -> "list[dict[str, Any]]":
+    return list(_each_root(folder, pki))
+
+
+def _each_root(folder: Path, pki: "Pki") -> "Iterator[dict[str, Any]]":
+    """Yield what a verifier may want of each root: files, digests of the DER, and the text."""
+    import hashlib
+
+    from cvmlab.pki.certificates import EMULATED
+    from cvmlab.pki.pki_folder import places
+
+    for place, identity in places(pki):
+        if identity.certificate.subject != identity.certificate.issuer:
+            continue
+        path = folder / place
+        yield {
+            "name": f"{identity.common_name} ({EMULATED})",
+            "pem": str(path.with_suffix(".pem")),
+            "der": str(path.with_suffix(".der")),
+            "sha256": hashlib.sha256(identity.der).hexdigest(),
+            "sha384": hashlib.sha384(identity.der).hexdigest(),
+            "certificate": identity.pem,
+        }

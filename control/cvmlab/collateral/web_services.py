@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The services on a port of this machine, by HTTP."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+
+from typing_extensions import override
+
+from cvmlab.base.errors import ConfigError
+from cvmlab.collateral import kds, pccs
+from cvmlab.collateral.scenarios import STATUSES, Scenario, issue_of
+from cvmlab.collateral.tcb_documents import Technology
+from cvmlab.collateral.web_answers import WebAnswer, WebRequest, refusal
+from cvmlab.pki.authorities import Pki
+
+
+HOST: Final = "127.0.0.1"
+_TIMEOUT_S: Final = 5
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # its end waits for answers that are being sent
+
+
+Respond = Callable[[str], WebAnswer]
+
+
+def respond(pki: Pki, scenario: Scenario, target: str) -> WebAnswer:
+    """Return the answer to a GET of *target*, in a scenario and at this time."""
+    if scenario in STATUSES:
+        status = STATUSES[scenario]
+        return refusal(status, HTTPStatus(status).phrase)
+    request = WebRequest.of(target)
+    issue = issue_of(scenario, datetime.now(UTC))
+    first = request.parts[0] if request.parts else ""
+    if first in set(Technology):
+        return pccs.answer(pki, issue, request)
+    if first in kds.KEYS:
+        return kds.answer(pki, issue, request)
+    words = ", ".join(f"/{word}" for word in (*Technology, *kds.KEYS))
+    return refusal(404, f"paths begin with {words}")
+
+
+@contextmanager
+def web_services(
+    pki: Pki,
+    scenario: Scenario = Scenario.GOOD,
+    *,
+    port: int = 0,
+    delay_s: float = 0,
+    told: Callable[[str], None] = lambda _line: None,
+) -> Iterator[str]:
+    """Serve while the block runs, and yield the address; *told* gets a line for each request.
+
+    Raise ConfigError if the port is in use.
+    """
+    ended = threading.Event()
+
+    def answer(target: str) -> WebAnswer:
+        ended.wait(delay_s if scenario is Scenario.SLOW else 0)
+        return respond(pki, scenario, target)
+
+    server = _server(port, answer, told)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://{HOST}:{server.server_port}"
+    finally:
+        ended.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _server(port: int, answer: Respond, told: Callable[[str], None]) -> ThreadingHTTPServer:
+    class _Handler(BaseHTTPRequestHandler):
+        timeout = _TIMEOUT_S
+
+        def do_GET(self) -> None:
+            made = answer(self.path)
+            self.send_response(made.status)
+            self.send_header("Content-Type", made.kind)
+            self.send_header("Content-Length", str(len(made.content)))
+            for name, value in made.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(made.content)
+
+        @override
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            told(f"{getattr(code, 'value', code)} {self.path}")
+
+        @override
+        def log_message(self, format: str, *args: object) -> None:
+            told(format % args)
+
+    try:
+        return _Server((HOST, port), _Handler)
+    except OSError as error:
+        raise ConfigError(
+            f"port {port} cannot be served: {error.strerror}", hint="give another --port"
+        ) from error

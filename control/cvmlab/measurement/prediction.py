@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From the specification of a boot to what its guest will report of the launch."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cvmlab.base.errors import ConfigError
+from cvmlab.machine.command_line import kernel_command_line
+from cvmlab.machine.spec import BootSpec
+from cvmlab.measurement.kernel_hashes import LoadedKernel
+from cvmlab.measurement.mrtd import mrtd
+from cvmlab.measurement.ovmf_tables import FirmwareImage
+from cvmlab.measurement.snp_digest import PageType, ap_reset, is_measured, launch_digest
+from cvmlab.measurement.vmsa import RESET_VECTOR, vmsa
+
+
+# CPUID 1 EAX of QEMU's models: EPYC-Milan, EPYC-Genoa, EPYC-Turin (target/i386/cpu.c).
+_SIGNATURES: Final = {"milan": 0x00A0_0F11, "genoa": 0x00A1_0F10, "turin": 0x00B0_0F00}
+_ON: Final = ("kernel-hashes=on", "kernel-hashes=true", "kernel-hashes=yes")
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A value, and what there is to know about it; without a value, ``note`` says why."""
+
+    name: str
+    value: bytes | None
+    note: str
+
+
+def predict(spec: BootSpec) -> list[Predicted]:
+    """Return what a guest of *spec* will report; raise ConfigError if nothing attests it."""
+    attestation = spec.profile.attestation
+    if attestation is None:
+        raise ConfigError(
+            f"a guest of profile {spec.coco} reports no measurement",
+            hint="--coco " + " or ".join(spec.profiles.where(lambda row: row.attestation)),
+        )
+    return list(_PREDICTIONS[attestation.service](spec, FirmwareImage.of(_firmware(spec))))
+
+
+def _firmware(spec: BootSpec) -> bytes:
+    path = spec.firmware
+    if not isinstance(path, Path):
+        architecture = spec.architecture
+        own = Path(architecture.roms[0].file).name  # what QEMU loads by itself
+        name = architecture.bios_of(path) or own
+        found = (folder / name for folder in spec.rom_dirs if (folder / name).is_file())
+        path = next(found, Path(name))
+    return _content(path)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _of_a_td(_spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
+    value = mrtd(firmware)
+    if any(value):
+        yield Predicted("MRTD", value, "of the firmware alone; the same on hardware")
+    else:
+        yield Predicted("MRTD", value, "zeros: this firmware is no TDVF, so no launch measures it")
+    yield Predicted(
+        "RTMR0-3",
+        None,
+        "what firmware and kernel measure at run time: give the guest's --event-log",
+    )
+
+
+def _of_an_snp_guest(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
+    kernel = _hashed_kernel(spec)
+    # As the plugin launches a guest: the page of the table is placed with its content, and CPUs are
+    # not measured.
+    here = launch_digest(firmware, kernel, without_hashes=PageType.NORMAL)
+    yield Predicted("measurement", here, "as a guest reports it here: without the CPUs")
+    signature = _SIGNATURES.get(spec.cpu or spec.profile.cpu_model or "")
+    if signature is None or not is_measured(firmware):
+        why = (
+            "the firmware does not know SEV"
+            if signature
+            else "the signature of this CPU is not known"
+        )
+        yield Predicted("hardware", None, f"on hardware, with QEMU and KVM: {why}")
+        return
+    starts = [RESET_VECTOR] + [ap_reset(firmware)] * (spec.cpus - 1)
+    vmsas = [vmsa(start, signature) for start in starts]
+    yield Predicted(
+        "hardware", launch_digest(firmware, kernel, vmsas),
+        f"on hardware, with QEMU and KVM: {spec.cpus} CPU{'s' if spec.cpus > 1 else ''}",
+    )  # fmt: skip
+
+
+def _hashed_kernel(spec: BootSpec) -> LoadedKernel | None:
+    if spec.kernel is None or not any(option in _ON for option in spec.guest_options):
+        return None
+    initrd = b"" if spec.initrd is None else _content(spec.initrd)
+    return LoadedKernel(_content(spec.kernel), initrd, kernel_command_line(spec))
+
+
+# By the word that a profile's row has for its attestation service.
+_PREDICTIONS: Final[Mapping[str, Callable[[BootSpec, FirmwareImage], Iterator[Predicted]]]] = {
+    "tdx-quotes": _of_a_td,
+    "snp-requests": _of_an_snp_guest,
+}

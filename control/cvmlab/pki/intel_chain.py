@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Certificates as Intel issues them for TDX: root, PCK CA, TCB signing, and the PCK of a platform.  Pure.
+
+"Intel SGX PCK Certificate and Certificate Revocation List Profile Specification" has the names and
+the extension.  Verifiers compare common names, so those are Intel's.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
+
+from cvmlab.pki import der
+from cvmlab.pki.certificates import EMULATED, Identity, Subject, distinguished_name, issue
+from cvmlab.pki.derived import Seed
+from cvmlab.pki.platforms import TdxPlatform
+
+
+_SGX: Final = "1.2.840.113741.1.13.1"
+_PPID_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class IntelChain:
+    """What signs for TDX platforms."""
+
+    root: Identity
+    pck_ca: Identity
+    tcb_signing: Identity
+
+
+def intel_chain(seed: Seed) -> IntelChain:
+    """Return the chain of *seed*."""
+    root = issue(_subject(seed, "Intel SGX Root CA", is_authority=True))
+    return IntelChain(
+        root,
+        issue(_subject(seed, "Intel SGX PCK Platform CA", is_authority=True), root),
+        issue(_subject(seed, "Intel SGX TCB Signing"), root),
+    )
+
+
+def pck(seed: Seed, chain: IntelChain, platform: TdxPlatform) -> Identity:
+    """Return the certificate of a platform at its TCB level, and the key that signs QE reports."""
+    extension = x509.UnrecognizedExtension(
+        x509.ObjectIdentifier(_SGX), _sgx_extension(seed, platform)
+    )
+    subject = _subject(
+        seed, "Intel SGX PCK Certificate", key=f"pck {platform.key}", extensions=((extension, False),)
+    )  # fmt: skip
+    return issue(subject, chain.pck_ca)
+
+
+def _subject(
+    seed: Seed,
+    common_name: str,
+    *,
+    key: str = "",
+    is_authority: bool = False,
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
+) -> Subject:
+    name = key or common_name
+    return Subject(
+        name=distinguished_name(common_name, organization_name=EMULATED),
+        key=seed.ec_key(name, SECP256R1()),
+        serial=seed.serial(name),
+        is_authority=is_authority,
+        extensions=extensions,
+    )
+
+
+def _sgx_extension(seed: Seed, platform: TdxPlatform) -> bytes:
+    def pair(suffix: str, value: bytes) -> bytes:
+        return der.sequence(der.identifier(_SGX + suffix), value)
+
+    components = (
+        pair(f".2.{number}", der.integer(svn)) for number, svn in enumerate(platform.cpu_svn, 1)
+    )
+    tcb = der.sequence(
+        *components,
+        pair(".2.17", der.integer(platform.pce_svn)),
+        pair(".2.18", der.octets(bytes(platform.cpu_svn))),
+    )
+    return der.sequence(
+        pair(".1", der.octets(seed.data(f"ppid {platform.fmspc.hex()}", _PPID_BYTES))),
+        pair(".2", tcb),
+        pair(".3", der.octets(platform.pce_id)),
+        pair(".4", der.octets(platform.fmspc)),
+        pair(".5", der.enumerated(0)),
+    )

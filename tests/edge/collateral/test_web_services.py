@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The services by HTTP, and as a command."""
+
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cvmlab.base.errors import ConfigError
+from cvmlab.collateral.scenarios import Scenario
+from cvmlab.collateral.web_services import web_services
+from cvmlab.pki.pki_folder import save
+from tests.fakes.pkis import small_pki
+from tests.verifiers import get
+
+
+def test_a_port_in_use_is_said() -> None:
+    with web_services(small_pki()) as address:
+        port = int(address.rpartition(":")[2])
+        with (
+            pytest.raises(
+                ConfigError, match=f"port {port} cannot be served: Address already in use"
+            ),
+            web_services(small_pki(), port=port),
+        ):
+            pass
+
+
+def test_each_request_is_told() -> None:
+    told: list[str] = []
+    with web_services(small_pki(), told=told.append) as address:
+        get(f"{address}/vcek/v1/Milan/crl")
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            get(f"{address}/what")
+        caught.value.close()
+    assert told == ["200 /vcek/v1/Milan/crl", "404 /what"]
+
+
+def test_a_slow_service_ends_at_once() -> None:
+    """A client that gave up does not keep it."""
+    with (
+        web_services(small_pki(), Scenario.SLOW, delay_s=300) as address,
+        pytest.raises(TimeoutError),
+    ):
+        urllib.request.urlopen(f"{address}/vcek/v1/Milan/crl", timeout=0.2)
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    save(small_pki(), tmp_path / "pki")
+    command = [sys.executable, "-m", "cvmlab", "attest", "serve", str(tmp_path / "pki")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, "--scenario", "expired"], text=True, **pipes) as process:  # type: ignore[call-overload]
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_stopped(
+    number: signal.Signals, serving: "subprocess.Popen[str]"
+) -> None:
+    assert serving.stdout is not None
+    content, _ = get(f"{serving.stdout.readline().strip()}/vcek/v1/Milan/cert_chain")
+    assert content.decode().count("BEGIN CERTIFICATE") == 2
+    serving.send_signal(number)
+    _, told = serving.communicate(timeout=20)
+    assert serving.returncode == 0
+    assert "scenario expired: documents and lists are past their next update (emulated" in told
+    assert "200 /vcek/v1/Milan/cert_chain" in told
