@@ -96,8 +96,8 @@ def test_the_network_reaches_the_guest() -> None:
     ("interface", "name", "image"),
     [
         ("virtio-blk", "vda", "debian-arm64"),
-        ("nvme", "nvme0n1", "debian-arm64-devices"),
-        ("ahci", "sda", "debian-arm64-generic"),
+        ("nvme", "nvme0n1", "debian-arm64"),
+        ("ahci", "sda", "debian-arm64"),
     ],
 )
 def test_a_disk_is_read_as_it_is(tmp_path: Path, interface: str, name: str, image: str) -> None:

@@ -31,15 +31,20 @@ _HEAD_INPUT_BYTES = 4096
 _DAMAGE = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, ValueError, IndexError)
 
 
-def decompressed(data: bytes, tail_bytes: int = 0) -> bytes | None:
+def decompressed(data: bytes, tail_bytes: int = 0, *, whole: bool = False) -> bytes | None:
     """Return what *data* is compressed from, None if by no program that the kernel's build uses.
 
-    *tail_bytes* follow the compressed data.  Raise ImageError if it is damaged.
+    *tail_bytes* follow the compressed data.  Raise ImageError if it is damaged; with *whole* also if
+    its end is missing, where nothing else tells it.
     """
     try:
         for magic, make in _FORMATS:
             if data.startswith(magic):
-                return make().decompress(data)
+                decompressor = make()
+                found = decompressor.decompress(data)
+                if whole and not getattr(decompressor, "eof", True):
+                    raise ImageError("is damaged: its end is missing")
+                return found
         if data.startswith(_LZ4_LEGACY):
             return _decompress_lz4(data[len(_LZ4_LEGACY) : len(data) - tail_bytes])
     except _DAMAGE as error:

@@ -26,6 +26,8 @@ from cvmlab.images.kernel_image import (
 from cvmlab.profiles.architecture import AARCH64, Architecture
 
 
+Addresses = npt.NDArray[np.uint64]
+
 _SECTOR = 512
 _PAYLOAD_SINCE = 0x0208  # version of the boot protocol
 _SIZE_BYTES = 4  # of the size that follows a kernel
@@ -36,6 +38,7 @@ _IDENT = b"\x7fELF\x02\x01\x01"  # 64 bits, little-endian, version 1
 _ET_EXEC, _EV_CURRENT, _PT_LOAD, _READ_EXECUTE = 2, 1, 1, 5
 _IMAGE_AT = 4096
 _R_AARCH64_RELATIVE = 0x403
+_MIN_ADDRESSES = 16  # in a part of the kernel as large as the step by which it may be linked
 _KEPT = 16  # unpacked kernels, of some 40 MiB each
 
 
@@ -87,9 +90,9 @@ def _part(path: Path, data: bytes, start: int, length: int) -> bytes:
     return data[start : start + length]
 
 
-def _decompress(path: Path, payload: bytes, tail_bytes: int = 0) -> bytes:
+def _decompress(path: Path, payload: bytes, tail_bytes: int = 0, *, whole: bool = False) -> bytes:
     try:
-        found = decompressed(payload, tail_bytes)
+        found = decompressed(payload, tail_bytes, whole=whole)
     except ImageError as error:
         raise ImageError(f"the kernel inside {path} {error.message}") from error
     if found is None:
@@ -111,9 +114,9 @@ def _arm64_image(path: Path, data: bytes) -> bytes:
     image = data
     if kernel.kind is KernelKind.EFI_ZBOOT:
         start, length = unpack(path, "<II", data, 8)
-        image = _decompress(path, _part(path, data, start, length))
+        image = _decompress(path, _part(path, data, start, length), whole=True)
     elif kernel.kind is KernelKind.ARM64_COMPRESSED:
-        image = _decompress(path, data)
+        image = _decompress(path, data, whole=True)
     if not is_arm64_image(image):
         raise ImageError(f"the kernel inside {path} is damaged", hint="fetch or build it again")
     return image
@@ -122,18 +125,16 @@ def _arm64_image(path: Path, data: bytes) -> bytes:
 def _arm64_elf(path: Path, image: bytes) -> bytes:
     """Return *image* as an ELF file of one segment, relocated to where it is linked to run.
 
-    An Image does not say where that is, but its relocations do: each has a place and a value, both
-    addresses of the kernel.  Its own words at these places are zeros.
+    Relocations have values for places where the Image itself has zeros.
     """
     words = np.frombuffer(image, "<u8", len(image) // 8).copy()
     places, values = _relocations(words)
-    if not len(places):
+    start = _linked_at(words, values)
+    if start is None:
         raise ImageError(
-            f"where the kernel {path} runs is not known: it has no relocations",
+            f"where the kernel {path} runs is not known: it has few addresses of its own",
             hint="give its System.map or vmlinux with --symbols",
         )
-    step = AARCH64.symbols.link_step
-    start = int(min(places.min(), values.min())) // step * step
     at = (places - np.uint64(start)) // np.uint64(8)
     inside = at < len(words)
     words[at[inside]] = values[inside]
@@ -150,7 +151,20 @@ def _arm64_elf(path: Path, image: bytes) -> bytes:
     return header.ljust(_IMAGE_AT, b"\0") + words.tobytes() + tail
 
 
-def _relocations(words: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], ...]:
+def _linked_at(words: Addresses, values: Addresses) -> int | None:
+    """Return where the kernel is linked to run, None if nothing tells.
+
+    An Image does not say it, but it is full of addresses of itself: in its words, or in the values of
+    its relocations.  Others, such as where modules may be, are few.
+    """
+    rules = AARCH64.symbols
+    addresses = np.concatenate([values, words[words >= rules.kernel_space]])
+    parts, counts = np.unique(addresses // np.uint64(rules.link_step), return_counts=True)
+    crowded = parts[counts >= _MIN_ADDRESSES]
+    return int(crowded[0]) * rules.link_step if len(crowded) else None
+
+
+def _relocations(words: Addresses) -> tuple[Addresses, Addresses]:
     """Return places and values of the relocations (Elf64_Rela) among the words of an Image."""
     kinds = np.flatnonzero(words[1:-1] == _R_AARCH64_RELATIVE) + 1
     places, values = words[kinds - 1], words[kinds + 1]

@@ -118,7 +118,7 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         (
             "boot -k kernel --firmware ovfm",
             "--firmware: there is no 'ovfm'",
-            "did you mean ovmf? known are seabios, ovmf",
+            "did you mean ovmf? known are seabios, ovmf, direct",
         ),
         (
             "boot -k kernel --progress fancy",
