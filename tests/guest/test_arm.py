@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cvmlab import SyncVm
 from cvmlab.images.boot_files import resolve
 from cvmlab.images.symbols import from_elf
 from cvmlab.images.vmlinux import extract_vmlinux
@@ -74,6 +75,18 @@ def test_a_kernel_file_says_itself_what_it_is(tmp_path: Path, compress: object) 
     kernel = tmp_path / "kernel"
     kernel.write_bytes(compress(plain) if callable(compress) else plain)
     assert output("--kernel", str(kernel), "--exec", "uname -m") == "aarch64"
+
+
+def test_python_boots_an_arm_guest() -> None:
+    guest = resolve("debian-arm64", exec_command="exit 3")
+    with SyncVm(
+        arch=guest.arch,
+        coco="off",
+        kernel=guest.kernel,
+        initrd=guest.initrd,
+        append=guest.append,
+    ) as vm:
+        assert vm.wait_exit(timeout_s=120).guest_status == 3
 
 
 @pytest.mark.parametrize("firmware", ["direct", "ovmf"])

@@ -66,7 +66,7 @@ def from_document(document: Mapping[str, Any], folder: Path) -> BootSpec:
 
     :raise ValueError: a field is missing, unknown or makes no sense.
     """
-    said = dict(document) if isinstance(document, Mapping) else {}
+    said = dict(document or {})
     row = ARCHITECTURES.get(str(said.pop(_ARCHITECTURE, "")))
     if row is None:
         raise ValueError(_OTHER_VERSION.format(BootSpec.__name__))

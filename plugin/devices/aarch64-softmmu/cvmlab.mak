@@ -31,7 +31,6 @@ CONFIG_PVPANIC_PCI=y
 # Refused next to a restricted backend; here so that the refusal can be tested
 CONFIG_VIRTIO_BALLOON=y
 CONFIG_VIRTIO_MEM=y
-CONFIG_VIRTIO_PMEM=y
 CONFIG_VIRTIO_IOMMU=y
 CONFIG_NVDIMM=y
 CONFIG_VHOST_USER_BLK=y
