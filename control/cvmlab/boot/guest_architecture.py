@@ -24,7 +24,7 @@ def architecture_of(said: Mapping[str, Any]) -> Architecture:
     if asked is not None and name != asked.name:
         raise ConfigError(
             f"{what} for {name}, but --arch is {asked.name}",
-            hint=f"leave --arch out, or give another one, for {asked.name}",
+            hint=f"leave --arch out, or boot a guest for {asked.name}",
         )
     # A kernel for an architecture without a row is refused later, by its format.
     return ARCHITECTURES.get(name) or DEFAULT_ARCHITECTURE

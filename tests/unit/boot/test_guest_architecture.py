@@ -58,17 +58,17 @@ def test_the_architecture_is_that_of_the_guest(
         (
             {"kernel": "pc", "arch": "aarch64"},
             "pc is a kernel for x86_64, but --arch is aarch64",
-            "leave --arch out, or give another one, for aarch64",
+            "leave --arch out, or boot a guest for aarch64",
         ),
         (
             {"kernel": "arm", "arch": "x86_64"},
             "arm is a kernel for aarch64, but --arch is x86_64",
-            "leave --arch out, or give another one, for x86_64",
+            "leave --arch out, or boot a guest for x86_64",
         ),
         (
             {"image": "debian-disk", "arch": "aarch64"},
             "debian-disk is for x86_64, but --arch is aarch64",
-            "leave --arch out, or give another one, for aarch64",
+            "leave --arch out, or boot a guest for aarch64",
         ),
         (
             {"kernel": "arm", "coco": "tdx"},

@@ -158,7 +158,7 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         (
             "boot -k arm --arch x86_64",
             "arm is a kernel for aarch64, but --arch is x86_64",
-            "leave --arch out, or give another one, for x86_64",
+            "leave --arch out, or boot a guest for x86_64",
         ),
         (
             "boot -k disk.raw",
