@@ -68,3 +68,24 @@ def bzimage(
     version = f"{release} (builder@host) #1 SMP\0".encode()
     setup[0x380 : 0x380 + len(version)] = version
     return bytes(setup) + payload
+
+
+def arm64_image(body: bytes = b"", release: str = "") -> bytes:
+    """Return an arm64 Image: a header of 64 bytes, the banner of *release*, and *body* at 0x1000."""
+    head = bytes(0x38) + b"ARM\x64" + bytes(4)
+    banner = f"Linux version {release} (builder@host) #1 SMP\0".encode() if release else b""
+    return (head + banner).ljust(0x1000, b"\0") + body
+
+
+def zboot(payload: bytes, machine: int = 0xAA64) -> bytes:
+    """Return an EFI zboot image: a PE file that unpacks *payload*."""
+    head = bytearray(b"MZ\0\0zimg".ljust(0x40, b"\0"))
+    head[0x3C] = 0x40
+    pe = b"PE\0\0" + machine.to_bytes(2, "little")
+    struct.pack_into("<II", head, 8, len(head) + len(pe), len(payload))
+    return bytes(head) + pe + payload
+
+
+def relocation(place: int, value: int) -> bytes:
+    """Return an Elf64_Rela of the kind R_AARCH64_RELATIVE."""
+    return struct.pack("<QQQ", place, 0x403, value)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cvmlab.images.boot_files import resolve
-from cvmlab.images.kernel_image import extract_vmlinux
 from cvmlab.images.symbols import Symbols, from_elf
+from cvmlab.images.vmlinux import extract_vmlinux
 from cvmlab.machine.spec import BootSpec
 from cvmlab.memory.journal import JournalFile
 from cvmlab.memory.records import NO_DEVICE, Actor, Kind

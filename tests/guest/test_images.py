@@ -12,8 +12,8 @@ import zstandard
 from cvmlab.base.errors import ImageError
 from cvmlab.images.boot_files import BootFiles, overlay, resolve
 from cvmlab.images.initramfs import append_segment, exec_segment
-from cvmlab.images.kernel_image import extract_vmlinux
 from cvmlab.images.symbols import from_elf
+from cvmlab.images.vmlinux import extract_vmlinux
 from cvmlab.qemu.build import qemu_img
 from tests.guest.plain_boot import boot
 

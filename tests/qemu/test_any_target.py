@@ -42,7 +42,7 @@ def programs() -> Path:
     return install(Flavour.TARGETS) / "bin"
 
 
-@pytest.mark.parametrize("name", Flavour.TARGETS.programs)
+@pytest.mark.parametrize("name", Flavour.TARGETS.programs())
 def test_each_emulator_links_and_runs(programs: Path, name: str) -> None:
     assert " version 1" in run(programs / name, "--version").stdout
 

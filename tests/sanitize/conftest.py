@@ -52,13 +52,13 @@ def sanitizers_are_told() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def sanitized_qemu() -> Path:
     """Return the QEMU that reports memory errors and undefined behaviour; built the first time."""
-    return install(Flavour.SANITIZED) / "bin" / Flavour.SANITIZED.programs[0]
+    return install(Flavour.SANITIZED) / "bin" / Flavour.SANITIZED.programs()[0]
 
 
 @pytest.fixture(scope="session")
 def planted_qemu() -> Path:
     """Return the same with a memory error in it."""
-    return install(Flavour.PLANTED) / "bin" / Flavour.PLANTED.programs[0]
+    return install(Flavour.PLANTED) / "bin" / Flavour.PLANTED.programs()[0]
 
 
 @pytest.fixture(scope="session")

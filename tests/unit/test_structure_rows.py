@@ -93,6 +93,8 @@ def test_only_rows_name_a_profile_or_an_architecture() -> None:
         ("tdx", True),
         ("sev-snp-guest", True),
         ("q35,smm=off", True),
+        ("qemu-system-aarch64", True),
+        ("virtio-blk", False),
         ("console=ttyS0", True),
         ("--target-list=x86_64-softmmu", True),
         ("boot it with --coco tdx", False),
@@ -146,14 +148,29 @@ def test_each_service_and_each_measured_hardware_has_a_profile() -> None:
     assert {row.costs for row in PROFILES} - {None} == {cost.coco for cost in costs.load()}
 
 
+def test_each_firmware_and_each_profile_is_of_an_architecture() -> None:
+    assert {word for row in ARCHITECTURES for word in row.firmware_words} == set(Firmware)
+    for row in PROFILES:
+        assert row.architectures
+        assert set(row.architectures) <= set(ARCHITECTURES.names)
+
+
+def test_what_names_a_thing_of_one_architecture_names_no_other() -> None:
+    for fact in ("name", "debian", "qemu", "qemu_variable", "target", "console", "agent"):
+        assert len({getattr(row, fact) for row in ARCHITECTURES}) == len(ARCHITECTURES.names)
+    assert len({row.machine.type for row in ARCHITECTURES}) == len(ARCHITECTURES.names)
+
+
 @pytest.mark.parametrize("row", list(ARCHITECTURES), ids=lambda row: row.name)
 def test_the_facts_of_an_architecture_fit_together(row: Architecture) -> None:
     machine = row.machine
-    assert {word for word, _ in row.bios} == set(Firmware)
+    assert set(row.firmware_words) <= set(Firmware)
+    assert {row.kernel_firmware, row.disk_firmware} <= set(row.firmware_words)
     files = {Path(rom.file).name for rom in row.roms}
     assert {file for _, file in row.bios if file is not None} <= files
     assert set(row.kernel.kinds) <= set(KernelKind)
-    assert Path(row.kernel.in_build_tree).name in row.kernel.kinds
+    assert set(row.kernel.unpacked) <= set(row.kernel.kinds)
+    assert any(kind.endswith(Path(row.kernel.in_build_tree).name) for kind in row.kernel.kinds)
     assert f"console={row.console}" in row.append
     assert row.agent != row.console
     assert machine.min_memory_bytes < machine.large_memory_bytes < machine.max_memory_bytes

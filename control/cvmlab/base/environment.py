@@ -24,6 +24,7 @@ class Variable:
 
 VARIABLES = (
     Variable(("CVMLAB_QEMU",), "the qemu-system-x86_64 with the plugin to use, instead of building one"),
+    Variable(("CVMLAB_QEMU_AARCH64",), "the same for Arm guests: the qemu-system-aarch64"),
     Variable(("CVMLAB_STOCK_QEMU",), "the qemu-system-x86_64 without the plugin to compare with"),
     Variable(("CVMLAB_ROM_DIRS",), "folders of firmware, separated by colons; none is fetched"),
     Variable(

@@ -17,6 +17,7 @@ from cvmlab.images.initrd_contents import InitrdModules
 from cvmlab.images.kernel_image import KernelImage, identify
 from cvmlab.images.kernel_tree import has_9p, kernel_config, missing_for_a_disk
 from cvmlab.machine.spec import BootSpec, DiskInterface, Firmware, Net
+from cvmlab.profiles.architecture import Architecture
 
 
 # NVMe is built into Debian's cloud kernels.
@@ -38,8 +39,8 @@ def guest_of(words: Words, on_step: OnStep, style: Style) -> GuestFiles:
     """Return the files of the guest that *words* name, fetched and built where they have to be."""
     guest = words.guest
     if guest.boots_from_disk:
-        return disk_guest(guest, style)
-    by_9p = guest.share is not None and _has_9p(guest, on_step)
+        return disk_guest(guest, words.machine.architecture, style)
+    by_9p = guest.share is not None and _has_9p(guest, words.machine.architecture, on_step)
     files = resolve(
         guest.image,
         kernel=guest.kernel,
@@ -66,7 +67,7 @@ def guest_of(words: Words, on_step: OnStep, style: Style) -> GuestFiles:
         release=files.release,
         is_linux=is_linux,
         fixed_addresses=not is_linux or _NO_KASLR in parameters,
-        load_config=partial(kernel_config, files.kernel),
+        load_config=partial(kernel_config, files.origin),
         load_symbols=partial(symbols_of, guest.symbols or files.system_map, elf),
         load_code=partial(code_of, elf),
         module_file=_module_file(files),
@@ -82,9 +83,10 @@ def _module_file(files: BootFiles) -> Callable[[str], bytes | None]:
 
 def _identified(kernel: Path, machine: BootSpec) -> KernelImage:
     image = identify(kernel)
-    if image.needs_efi and machine.firmware is Firmware.SEABIOS:
+    if image.needs_efi and machine.firmware in (Firmware.SEABIOS, Firmware.DIRECT):
+        who = "SeaBIOS" if machine.firmware is Firmware.SEABIOS else "QEMU"
         raise ConfigError(
-            f"{kernel} is an {image.kind}, which SeaBIOS does not start",
+            f"{kernel} is an {image.kind}, which {who} does not start",
             hint="add --firmware ovmf",
         )
     return image
@@ -96,7 +98,7 @@ def _append(guest: GuestWords) -> str:
     return f"{_SHELL} {given}".rstrip() if wants_shell else given
 
 
-def _has_9p(guest: GuestWords, on_step: OnStep) -> bool:
+def _has_9p(guest: GuestWords, architecture: Architecture, on_step: OnStep) -> bool:
     """Return whether the guest gets its shared folder by 9p; raise ConfigError if by no way."""
     if guest.kernel is not None:
         by_9p = has_9p(guest.kernel)
@@ -110,7 +112,7 @@ def _has_9p(guest: GuestWords, on_step: OnStep) -> bool:
         return by_9p
     if guest.initrd is not None:
         return False  # what it loads is not known; a disk needs the fewest drivers
-    return image_has(guest.image, _NINE_P_DRIVERS, on_step=on_step)
+    return image_has(guest.image, _NINE_P_DRIVERS, arch=architecture, on_step=on_step)
 
 
 def _drivers(guest: GuestWords, machine: BootSpec, *, by_9p: bool) -> tuple[str, ...]:
@@ -127,5 +129,9 @@ def _tsm_drivers(guest: GuestWords, machine: BootSpec) -> tuple[str, ...]:
     attestation = machine.profile.attestation if machine.has_quotes else None
     if attestation is None:
         return ()
-    helpers = (name for name in attestation.driver_helpers if image_has(guest.image, (name,)))
+    helpers = (
+        name
+        for name in attestation.driver_helpers
+        if image_has(guest.image, (name,), arch=machine.architecture)
+    )
     return (*helpers, attestation.driver)

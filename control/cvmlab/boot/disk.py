@@ -11,13 +11,13 @@ from cvmlab.profiles.profile import Profile, Profiles, either
 _CLOUD_INIT = "cloud-init"
 
 
-def default_firmware(guest: GuestWords, profile: Profile) -> Firmware:
+def default_firmware(guest: GuestWords, machine: BootSpec) -> Firmware:
     """Return the firmware that can boot *guest*, where none is named."""
     if guest.disk_recipe is not None:
         return Firmware.OVMF
-    if guest.boots_from_disk and profile.sharing_firmware is not None:
-        return Firmware(profile.sharing_firmware)
-    return Firmware.SEABIOS
+    if not guest.boots_from_disk:
+        return Firmware(machine.architecture.kernel_firmware)
+    return Firmware(machine.profile.sharing_firmware or machine.architecture.disk_firmware)
 
 
 def require_bootable(guest: GuestWords, spec: BootSpec) -> None:
@@ -33,6 +33,11 @@ def require_bootable(guest: GuestWords, spec: BootSpec) -> None:
                 f"{option} has no effect on a guest that boots from its own disk",
                 hint="add --kernel, or boot an image that is not a disk",
             )
+    if spec.firmware is Firmware.DIRECT:
+        raise ConfigError(
+            "--firmware direct starts a kernel, and a disk needs firmware that looks for one",
+            hint="--firmware ovmf, or give a kernel with --kernel",
+        )
     if spec.firmware is Firmware.SEABIOS and guest.disk_recipe is not None:
         raise ConfigError(f"{guest.image} boots by EFI only", hint="--firmware ovmf")
     refusal = spec.profile.disk_refusal(str(spec.firmware))

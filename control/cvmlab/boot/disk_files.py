@@ -10,17 +10,18 @@ from cvmlab.base.progress import Style
 from cvmlab.boot.words import GuestWords
 from cvmlab.images import disk_image, nocloud_seed
 from cvmlab.images.guest_files import GuestFiles
-from cvmlab.images.kernel_image import extract_vmlinux
 from cvmlab.images.shared_folder import folder_image
 from cvmlab.images.symbols import Symbols, from_elf, load
+from cvmlab.images.vmlinux import extract_vmlinux
 from cvmlab.machine.spec import SHARE_NAME, Disk
+from cvmlab.profiles.architecture import Architecture
 from cvmlab.unwind import code
 from cvmlab.unwind.code import Code
 
 
-def disk_guest(guest: GuestWords, style: Style) -> GuestFiles:
+def disk_guest(guest: GuestWords, architecture: Architecture, style: Style) -> GuestFiles:
     """Return the files of *guest*, with a seed if it is told anything."""
-    late_disks = _late_disks(guest)
+    late_disks = _late_disks(guest, architecture)
     if guest.disk_recipe is None:
         if guest.symbols is None:
             return GuestFiles(late_disks=late_disks)
@@ -64,22 +65,22 @@ def shared_disks(folder: Path | None) -> tuple[Disk, ...]:
     return () if folder is None else (Disk(folder_image(folder), serial=SHARE_NAME),)
 
 
-def _late_disks(guest: GuestWords) -> tuple[Disk, ...]:
-    data = _user_data(guest)
+def _late_disks(guest: GuestWords, architecture: Architecture) -> tuple[Disk, ...]:
+    data = _user_data(guest, architecture.agent)
     seeds = () if data is None else (Disk(nocloud_seed.image(data), guest.disk_interface),)
     return (*seeds, *shared_disks(guest.share))
 
 
-def _user_data(guest: GuestWords) -> bytes | None:
+def _user_data(guest: GuestWords, port: str) -> bytes | None:
     users = _users_data(guest.user_data)
     # An image of ours that is told nothing, nor waited for, shows that it boots, and ends.
     is_test = guest.disk_recipe is not None and guest.is_left_alone
     ends = guest.exec is not None or (is_test and users is None)
     if not ends and guest.share is None:
         return users
-    return nocloud_seed.user_data(
-        nocloud_seed.script(guest.exec, power_off=ends, share=guest.share is not None), users
-    )
+    is_shared = guest.share is not None
+    ours = nocloud_seed.script(guest.exec, power_off=ends, share=is_shared, port=port)
+    return nocloud_seed.user_data(ours, users)
 
 
 def _users_data(path: Path | None) -> bytes | None:

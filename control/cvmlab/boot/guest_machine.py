@@ -19,7 +19,7 @@ def machine_of(words: Words, guest: GuestFiles) -> BootSpec:
         append=guest.append,
         disks=(*guest.disks, *asked.disks, *guest.late_disks),
         share=guest.share,
-        rom_dirs=asked.rom_dirs or tuple(rom_dirs()),
+        rom_dirs=asked.rom_dirs or tuple(rom_dirs(asked.architecture)),
         # What happened in a phase is known from events only.
         events=EventLoss.LOSSLESS if words.judge.by_phase else asked.events,
     )

@@ -284,7 +284,8 @@ def _words(plan: Plan) -> Mapping[str, str]:
 
 
 def _qemu(vm: Vm, plan: Plan) -> Qemu:
-    known = identity(plan.setting.qemu_version) if plan.own_qemu else {}
+    version, architecture = plan.setting.qemu_version, plan.spec.architecture
+    known = identity(version, architecture) if plan.own_qemu else {}
     return Qemu(
         version=vm.qemu_version,
         patch=known.get("patch_hash") or None,

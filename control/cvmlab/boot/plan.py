@@ -20,6 +20,7 @@ from cvmlab.images.guest_files import GuestFiles
 from cvmlab.images.symbols import LazySymbols
 from cvmlab.machine.command_line import EXAMPLE_FDS, Channels, command_line
 from cvmlab.machine.spec import BootSpec
+from cvmlab.profiles.architecture import Architecture
 from cvmlab.profiles.profile import Profiles
 from cvmlab.profiles.profile_rows import PROFILES
 from cvmlab.qemu.build import install, qemu_binary
@@ -66,7 +67,8 @@ class Plan:
         """The QEMU command; descriptor numbers and run folder are those of no real run."""
         folder = self.setting.run_dir or runs_dir() / self.setting.name
         fds = EXAMPLE_FDS if self.spec.restricted else None
-        qemu = locate_qemu(self.setting.qemu, self.setting.qemu_version)
+        asked = self.setting
+        qemu = locate_qemu(asked.qemu, asked.qemu_version, self.spec.architecture)
         return command_line(qemu, self.spec, Channels.example(folder), fds)
 
 
@@ -83,7 +85,7 @@ def plan(
     *build*: make QEMU if it is missing, and show progress in *style*.  *profiles*: what --coco may be.
     """
     words = read_request(request, profiles)
-    qemu = _qemu(words.setting, build=build, style=style)
+    qemu = _qemu(words.setting, words.machine.architecture, build=build, style=style)
     guest = guest_of(words, on_step, style)
     return _plan(words, guest, machine_of(words, guest), qemu)
 
@@ -115,9 +117,9 @@ def _plan(words: Words, guest: GuestFiles, machine: BootSpec, qemu: Path) -> Pla
     )
 
 
-def _qemu(setting: Setting, *, build: bool, style: Style) -> Path:
+def _qemu(setting: Setting, architecture: Architecture, *, build: bool, style: Style) -> Path:
     chosen, version = setting.qemu, setting.qemu_version
-    is_named = chosen is not None or (version is None and "CVMLAB_QEMU" in os.environ)
+    is_named = chosen is not None or (version is None and architecture.qemu_variable in os.environ)
     if build and not is_named:
-        install(Flavour.PATCHED, version, style=style)
-    return locate_qemu(chosen or qemu_binary(version, build=False))
+        install(Flavour.PATCHED, version, style=style, architecture=architecture)
+    return locate_qemu(chosen or qemu_binary(version, architecture, build=False))

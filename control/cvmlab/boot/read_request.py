@@ -11,6 +11,7 @@ from typing import Any
 from cvmlab.base.choices import choose
 from cvmlab.base.errors import ConfigError
 from cvmlab.boot.disk import default_firmware, require_bootable
+from cvmlab.boot.guest_architecture import architecture_of
 from cvmlab.boot.request import Request
 from cvmlab.boot.words import GuestWords, JudgeWords, Measured, Words
 from cvmlab.images.boot_files import NO_INITRD
@@ -46,8 +47,9 @@ def read_request(request: Request, profiles: Profiles = PROFILES) -> Words:
     _require_one_source(said)
     _require_one_qemu(said)
     if "kernel" in said:
-        said["kernel"] = kernel_file(said["kernel"])
+        said["kernel"] = kernel_file(said["kernel"], said.get("arch"))
     _require_paths(said)
+    said["arch"] = architecture_of(said)
     if "symbols" in said:
         require_symbols(said["symbols"])
     if isinstance(said.get("firmware"), Path):
@@ -162,7 +164,7 @@ def _machine(said: Mapping[str, Any], guest: GuestWords, profiles: Profiles) -> 
             replace(disk, interface=guest.disk_interface) if "disk_interface" in said else disk
             for disk in machine.disks
         ),
-        firmware=known.get("firmware") or default_firmware(guest, machine.profile),
+        firmware=known.get("firmware") or default_firmware(guest, machine),
         debuggable=machine.debuggable or machine.gdb is not None,
     )
 

@@ -55,11 +55,12 @@ def plan_without_request(spec: BootSpec, setting: Setting, *, title: str, timeou
     is_linux = kernel is None or identify(kernel).is_linux
     elf = _no_kernel if kernel is None else elf_of(kernel)
     words = f"{spec.architecture.append} {spec.append}".split()
+    qemu = locate_qemu(setting.qemu, setting.qemu_version, spec.architecture)
     return Plan(
         title=title,
         variant=(),
         spec=spec,
-        setting=replace(setting, qemu=locate_qemu(setting.qemu, setting.qemu_version), keep=True),
+        setting=replace(setting, qemu=qemu, keep=True),
         keep=setting.keep or setting.run_dir is not None,
         paused=False,
         attended=False,

@@ -51,6 +51,7 @@ def build(
             help="QEMU 10.x or 11.x source: folder, tarball or .dsc (default: from Debian)",
         ),
     ] = None,
+    arch: Annotated[str | None, option("arch")] = None,
     stock: Annotated[
         bool, typer.Option("--stock", help="Build QEMU without the plugin, to compare with")
     ] = False,
@@ -78,25 +79,29 @@ def build(
 ) -> None:
     """Build QEMU with the plugin and print its path."""
     from cvmlab.cli.training import training
+    from cvmlab.profiles.architecture import ARCHITECTURES, DEFAULT_ARCHITECTURE
     from cvmlab.qemu import build as building
 
     if wheel is not None:
         from cvmlab.qemu.wheel import build_wheel
 
-        if qemu_version or qemu_source or stock or sanitize or force:
+        if qemu_version or qemu_source or stock or sanitize or force or arch:
             raise ConfigError(
                 "--wheel packs the QEMU that is already built",
                 hint="run `cvmlab build` with the other options first",
             )
-        typer.echo(build_wheel(wheel, train=training(stock=False), style=style_of(progress)))
+        train = training(stock=False, architecture=DEFAULT_ARCHITECTURE)
+        typer.echo(build_wheel(wheel, train=train, style=style_of(progress)))
         return
 
+    architecture = ARCHITECTURES.choose("--arch", arch or DEFAULT_ARCHITECTURE.name)
     status = building.main(
         qemu_version=qemu_version,
         qemu_source=qemu_source,
         stock=stock,
         tuning="pgo" if pgo else None,
-        train=training(stock=stock),
+        train=training(stock=stock, architecture=architecture),
+        architecture=architecture,
         sanitize=sanitize,
         force=force,
         style=style_of(progress),

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cvmlab.base.errors import BuildError
+from cvmlab.profiles.architecture import Architecture
 
 
 _DEADLINE_S = 600.0  # a QEMU that counts is some times slower
 
 
-def training(*, stock: bool) -> Callable[[Path], None]:
+def training(*, stock: bool, architecture: Architecture) -> Callable[[Path], None]:
     """Return what boots a stock kernel in the QEMU that it is given, which ends by QMP's `quit`."""
 
     def train(qemu: Path) -> None:
@@ -18,14 +19,15 @@ def training(*, stock: bool) -> Callable[[Path], None]:
         from cvmlab import SyncVm, images
         from cvmlab.qemu.firmware import rom_dirs
 
-        guest = images.resolve("debian", exec_command="true")
-        for coco in ("off",) if stock else _attesting():
+        guest = images.resolve(arch=architecture, exec_command="true")
+        for coco in _attesting(architecture) if not stock else ("off",):
             with SyncVm(
+                arch=architecture,
                 coco=coco,
                 kernel=guest.kernel,
                 initrd=guest.initrd,
                 append=guest.append,
-                rom_dirs=tuple(rom_dirs()),
+                rom_dirs=tuple(rom_dirs(architecture)),
                 qemu=qemu,
                 start_timeout_s=_DEADLINE_S,
                 stop_timeout_s=_DEADLINE_S,
@@ -37,8 +39,9 @@ def training(*, stock: bool) -> Callable[[Path], None]:
     return train
 
 
-def _attesting() -> tuple[str, ...]:
-    """Return the newest technology of each vendor: those are the ones that attest."""
-    from cvmlab.profiles.profile_rows import PROFILES
+def _attesting(architecture: Architecture) -> tuple[str, ...]:
+    """Return the newest technology of each vendor: those are the ones that attest; else no profile."""
+    from cvmlab.profiles.profile_rows import NO_PROFILE, PROFILES
 
-    return tuple(row.name for row in PROFILES if row.attestation is not None)
+    there = (row for row in PROFILES if architecture.name in row.architectures)
+    return tuple(row.name for row in there if row.attestation is not None) or (NO_PROFILE,)

@@ -238,7 +238,7 @@ def _kernel_parts(archive: Archive, package: str) -> tuple[str, ...]:
     if not parts:
         raise ImageError(
             f"{package} ({archive.suite}) is not a kernel and depends on none",
-            hint=f"name a package such as linux-image-cloud-{_ARCH}",
+            hint=f"name a package such as linux-image-cloud-{archive.arch}",
         )
     return tuple(sorted(parts, key=lambda name: (not name.startswith("linux-image-"), name)))
 

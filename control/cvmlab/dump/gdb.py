@@ -15,11 +15,12 @@ from cvmlab.debian.cache import kept
 from cvmlab.debian.packages import OnStep, silent
 from cvmlab.dump.notes import kernel_offset_of, split_notes
 from cvmlab.images.debug_info import has_debug_info
-from cvmlab.images.kernel_image import extract_vmlinux, identify
+from cvmlab.images.kernel_image import identify
 from cvmlab.images.kernel_tree import build_tree
 from cvmlab.images.symbol_file import function_names
 from cvmlab.images.symbols import from_elf
-from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE
+from cvmlab.images.vmlinux import extract_vmlinux
+from cvmlab.profiles.architecture import ARCHITECTURES, DEFAULT_ARCHITECTURE, Architecture
 from cvmlab.vm.attached import AttachedVm
 from cvmlab.vm.qmp import QmpEvent
 
@@ -48,10 +49,9 @@ async def gdb_on_vm(
     :raise ImageError: the names of the kernel's functions cannot be had.
     :raise DeadlineExceeded: the replay did not come to its moment within *timeout_s*.
     """
-    program = shutil.which("gdb")
-    if program is None:
-        raise ConfigError("gdb is not installed", hint="install the package gdb")
     argv = shlex.split((vm.run.path / "cmdline").read_text("utf-8", "surrogateescape"))
+    architecture = _architecture(argv)
+    program = _program(architecture)
     server = _server(vm.name, _after(argv, "-gdb"))
     if _REPLAYS in (_after(argv, "-icount") or ""):
         await _stand_still(vm, timeout_s, on_step)
@@ -59,8 +59,25 @@ async def gdb_on_vm(
     named: list[str] = []
     if symbols is not None or kernel is not None:
         offset = 0 if _FIXED in (_after(argv, "-append") or "").split() else await _offset(vm)
-        named = _names(symbols, None if kernel is None else Path(kernel), offset)
+        file = None if kernel is None else Path(kernel)
+        named = _names(symbols, file, offset, architecture)
     return [program, "-q", *named, "-ex", f"target remote {server}", *words]
+
+
+def _architecture(argv: Sequence[str]) -> Architecture:
+    """Return the row of the machine that QEMU was started with."""
+    machine = (_after(argv, "-machine") or "").partition(",")[0]
+    rows = (row for row in ARCHITECTURES if row.machine.type == machine)
+    return next(rows, DEFAULT_ARCHITECTURE)
+
+
+def _program(architecture: Architecture) -> str:
+    """Return the gdb that knows *architecture*."""
+    found = next(filter(None, map(shutil.which, architecture.gdb)), None)
+    if found is None:
+        name = architecture.gdb[0]
+        raise ConfigError(f"{name} is not installed", hint=f"install the package {name}")
+    return found
 
 
 def _after(argv: Sequence[str], option: str) -> str | None:
@@ -115,24 +132,27 @@ async def _offset(vm: AttachedVm) -> int:
     return found
 
 
-def _names(symbols: Path | None, kernel: Path | None, offset: int) -> list[str]:
+def _names(
+    symbols: Path | None, kernel: Path | None, offset: int, architecture: Architecture
+) -> list[str]:
     """Return the words that give gdb the names: of *symbols*, of the build tree, or of kallsyms."""
     file = symbols
     if file is None and kernel is not None:
         tree = build_tree(kernel)
         own = None if tree is None else tree / "vmlinux"
-        file = own if own is not None and own.is_file() and has_debug_info(own) else _made(kernel)
+        has_own = own is not None and own.is_file() and has_debug_info(own)
+        file = own if has_own else _made(kernel, architecture)
     return [] if file is None else ["-ex", f"symbol-file -o {offset:#x} {shlex.quote(str(file))}"]
 
 
-def _made(kernel: Path) -> Path | None:
+def _made(kernel: Path, architecture: Architecture) -> Path | None:
     if not identify(kernel).is_linux:
         return None
     status = kernel.stat()
 
     def make(path: Path) -> None:
         symbols = from_elf(extract_vmlinux(kernel))
-        path.write_bytes(function_names(symbols, DEFAULT_ARCHITECTURE))
+        path.write_bytes(function_names(symbols, architecture))
 
     key = [str(kernel.resolve()), str(status.st_mtime_ns), str(status.st_size)]
     return kept("function-names", ".elf", key, make, keep=_KEPT)

@@ -18,8 +18,9 @@ from cvmlab.images.kernel_image import KernelImage, identify
 from cvmlab.images.kernel_modules import ModuleTree
 from cvmlab.images.kernel_tree import build_tree
 from cvmlab.images.recipes import DiskRecipe, ImageRecipe, load
+from cvmlab.images.vmlinux import started_kernel
 from cvmlab.machine.disk_format import disk_format as format_of
-from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE, Architecture
+from cvmlab.profiles.architecture import ARCHITECTURES, DEFAULT_ARCHITECTURE, Architecture
 
 
 NO_INITRD = Path("none")  # as initrd: boot without one
@@ -37,11 +38,13 @@ _QEMU_IMG_DEADLINE_S = 60
 class BootFiles:
     """The files to boot.  ``append`` comes after the machine's own kernel parameters.
 
+    ``kernel`` is what QEMU starts, ``origin`` the file that it was unpacked from, or the same.
     ``release`` is the output of ``uname -r``, if known; ``system_map`` is never Debian's placeholder.
     ``modules`` are those of the kernel's package, if it is from one.
     """
 
     kernel: Path
+    origin: Path
     initrd: Path | None
     append: str
     release: str | None
@@ -79,12 +82,13 @@ def resolve(
     extra_modules: Sequence[str] = (),
     exec_command: str | None = None,
     share: bool = False,
-    arch: Architecture = DEFAULT_ARCHITECTURE,
+    arch: Architecture | None = None,
     on_step: OnStep = silent,
 ) -> BootFiles:
     """Return the files to boot; fetch and build what is not in the cache.
 
-    *image* is a recipe or the name of one (None: the default); or *kernel* is the user's own.
+    *image* is a recipe or the name of one (None: the default); or *kernel* is the user's own.  With
+    *arch*, it has to be for that architecture, and the default is the one of it.
     Without *initrd*, an image or a Linux kernel without ``root=`` gets our initramfs; NO_INITRD
     means none.  *exec_command* is a line of shell to run in the guest: our init runs it, or the
     user's own if it calls ``/cvmlab/agent``; instead of another one, ours is started.  *share*: the
@@ -93,15 +97,18 @@ def resolve(
     if kernel is not None and image is not None:
         raise ConfigError("an image and --kernel cannot be combined", hint="leave one of them out")
     if kernel is None:
-        recipe = image if isinstance(image, ImageRecipe) else _recipe(image)
+        recipe = image if isinstance(image, ImageRecipe) else _recipe(image, arch)
         found = _from_recipe(recipe, on_step)
         words, names = f"{recipe.append} {append}".strip(), (*recipe.modules, *extra_modules)
     else:
         found, words, names = _Kernel(identify(kernel), None), append, tuple(extra_modules)
-    found.image.require_bootable(arch)
-    chosen = _initrd(found, initrd, names, _Task(exec_command, share), words)
+    row = arch or ARCHITECTURES.get(found.image.arch) or DEFAULT_ARCHITECTURE
+    found.image.require_bootable(row)
+    task = _Task(exec_command, share, row)
+    chosen = _initrd(found, initrd, names, task, words)
     return BootFiles(
-        kernel=found.image.path,
+        kernel=started_kernel(found.image.path, row),
+        origin=found.image.path,
         initrd=chosen.path,
         append=f"{words} {chosen.append}".strip(),
         release=found.modules.release if found.modules else found.image.release,
@@ -111,9 +118,18 @@ def resolve(
     )
 
 
-def image_has(image: str | None, modules: Sequence[str], *, on_step: OnStep = silent) -> bool:
-    """Return whether the kernel of *image* has all *modules*, built in or not."""
-    tree = _from_recipe(_recipe(image), on_step).modules
+def image_has(
+    image: str | None,
+    modules: Sequence[str],
+    *,
+    arch: Architecture | None = None,
+    on_step: OnStep = silent,
+) -> bool:
+    """Return whether the kernel of *image* has all *modules*, built in or not.
+
+    Without a name it is the default of *arch*.
+    """
+    tree = _from_recipe(_recipe(image, arch), on_step).modules
     return tree is not None and all(name in tree.files or name in tree.builtin for name in modules)
 
 
@@ -172,12 +188,12 @@ def main(*, as_json: bool) -> int:
     for info in infos:
         mark = "*" if info.is_default else " "
         state = f"{info.size_bytes >> 20} MiB, {info.release}" if info.is_cached else "not fetched"
-        sys.stdout.write(f"{mark} {info.name:18}{info.suite:11}{info.description}  ({state})\n")
+        sys.stdout.write(f"{mark} {info.name:24}{info.suite:11}{info.description}  ({state})\n")
     return 0
 
 
-def _recipe(name: str | None) -> ImageRecipe:
-    found = load().find(name)
+def _recipe(name: str | None, arch: Architecture | None) -> ImageRecipe:
+    found = load().find(name, arch)
     if isinstance(found, DiskRecipe):
         raise ConfigError(
             f"{name} is a disk: the guest boots its own kernel, so there is none to give",
@@ -204,12 +220,15 @@ class _Task:
 
     command: str | None
     share: bool
+    arch: Architecture
 
     def segment(self, *, init: bool = False) -> bytes:
         """Return the archive that tells the agent; empty if there is nothing to do."""
         if self.command is None and not self.share:
             return b""
-        return initramfs.exec_segment(self.command, share=self.share, init=init)
+        return initramfs.exec_segment(
+            self.command, port=self.arch.agent, share=self.share, init=init
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,19 +276,20 @@ def _ours(kernel: _Kernel, modules: Sequence[str], task: _Task) -> Path:
             f"{kernel.image.path} is not from a package, so it has no modules to add",
             hint="build the drivers into the kernel, or give an initrd that has them",
         )
-    tree = kernel.modules
-    unpacked = unpack(fetch(*_BUSYBOX))
+    tree, arch = kernel.modules, task.arch
+    unpacked = unpack(fetch(*_BUSYBOX, arch=arch.debian))
     segment = task.segment()
     # The names of both folders identify their contents.
     names = [unpacked.name, str(tree.folder) if tree and modules else "", *modules]
-    key = [_LAYOUT, initramfs.scripts_digest(), *names, "segment"]
+    key = [_LAYOUT, initramfs.scripts_digest(arch.agent), *names, "segment"]
 
     def make() -> bytes:
         busybox = next((unpacked / p for p in _BUSYBOX_PATHS if (unpacked / p).is_file()), None)
         if busybox is None:
             raise ImageError(f"the package {_BUSYBOX[0]} has no busybox")
         loaded = tree.load_order(modules) if tree else ()
-        return initramfs.append_segment(initramfs.build(busybox.read_bytes(), loaded), segment)
+        ours = initramfs.build(busybox.read_bytes(), loaded, port=arch.agent)
+        return initramfs.append_segment(ours, segment)
 
     return initramfs.cached([*key, segment], make)
 

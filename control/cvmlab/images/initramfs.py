@@ -20,18 +20,28 @@ from cvmlab.debian import cache
 from cvmlab.images import cpio
 from cvmlab.images.cpio import CpioEntry
 from cvmlab.images.kernel_modules import Module
+from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE
 
 
 EXEC_PATH = "cvmlab/exec"
 SHARE_PATH = "cvmlab/share"
 USERS_INIT = "cvmlab/init"
+_PORT = b"SERIAL_PORT"  # what the agent's script has for the port that the architecture's row names
 _KEPT = 64  # cached initrds; a test suite has a few dozen commands
 _MOUNT_POINTS = ("dev", "proc", "sys", "tmp")
 _APPLET_DIRS = ("bin", "sbin", "usr/bin", "usr/sbin")
 
 
-def build(busybox: bytes, modules: Sequence[Module] = ()) -> bytes:
-    """Return our initramfs; *busybox* is a static binary, *modules* are loaded in their order."""
+def build(
+    busybox: bytes,
+    modules: Sequence[Module] = (),
+    *,
+    port: str = DEFAULT_ARCHITECTURE.agent,
+) -> bytes:
+    """Return our initramfs; *busybox* is a static binary, *modules* are loaded in their order.
+
+    *port* is the serial port on which the agent speaks.
+    """
     entries = [
         *map(CpioEntry.directory, (*_MOUNT_POINTS, *_APPLET_DIRS)),
         CpioEntry.character_device(
@@ -41,19 +51,25 @@ def build(busybox: bytes, modules: Sequence[Module] = ()) -> bytes:
         CpioEntry.symlink("bin/sh", "busybox"),
         CpioEntry.file("init", _script("init"), 0o755),
         CpioEntry.file("bin/wait-for", _script("wait-for"), 0o755),
-        _agent(),
+        _agent(port),
         *_module_entries(modules),
     ]
     return cpio.archive(entries)
 
 
-def exec_segment(command: str | None, *, share: bool = False, init: bool = False) -> bytes:
+def exec_segment(
+    command: str | None,
+    *,
+    port: str = DEFAULT_ARCHITECTURE.agent,
+    share: bool = False,
+    init: bool = False,
+) -> bytes:
     """Return an archive with the agent, and with *command*, a line or more of shell, for it to run.
 
     *share*: the host offers a shared folder, without which the command shall not run.  *init*: with
     a first process, USERS_INIT, for an initrd whose own does not call the agent.
     """
-    entries = [_agent()]
+    entries = [_agent(port)]
     if init:
         entries.append(CpioEntry.file(USERS_INIT, _script("init-for-users"), 0o755))
     if command is not None:
@@ -73,14 +89,14 @@ def cached(key: Sequence[bytes | str], make: Callable[[], bytes]) -> Path:
     return cache.kept("initrd", ".cpio", key, lambda path: _write(path, make()), keep=_KEPT)
 
 
-def scripts_digest() -> str:
+def scripts_digest(port: str) -> str:
     """Return a digest of the scripts that build() packs."""
-    return cache.digest([_script(name) for name in ("init", "agent", "wait-for")])
+    return cache.digest([_script("init"), agent(port), _script("wait-for")])
 
 
-def agent() -> bytes:
-    """Return the script that runs a command in the guest and reports its exit status."""
-    return _script("agent")
+def agent(port: str = DEFAULT_ARCHITECTURE.agent) -> bytes:
+    """Return the script that runs a command in the guest and reports its exit status on *port*."""
+    return _script("agent").replace(_PORT, port.encode())
 
 
 def exec_script(command: str) -> bytes:
@@ -90,8 +106,8 @@ def exec_script(command: str) -> bytes:
     return f"#!/bin/sh\n{command}\n".encode("utf-8", "surrogateescape")
 
 
-def _agent() -> CpioEntry:
-    return CpioEntry.file("cvmlab/agent", agent(), 0o755)
+def _agent(port: str) -> CpioEntry:
+    return CpioEntry.file("cvmlab/agent", agent(port), 0o755)
 
 
 def _script(name: str) -> bytes:

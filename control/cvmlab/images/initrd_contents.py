@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from cvmlab.base.errors import ImageError
 from cvmlab.images import kernel_modules
-from cvmlab.images.kernel_image import decompressed
+from cvmlab.images.decompression import decompressed
 
 
 AGENT = b"cvmlab/agent"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Read the kallsyms tables out of a stripped x86-64 vmlinux.
+"""Read the kallsyms tables out of a stripped vmlinux of x86-64, or an arm64 Image (vmlinux.py).
 
 Nothing in the file names the tables, so they are found by their structure, and a result is accepted
 only if it is consistent: every 256th name starts where its marker says, the names end where the

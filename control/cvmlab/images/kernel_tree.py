@@ -6,8 +6,10 @@ import zlib
 from pathlib import Path
 
 from cvmlab.base.errors import ConfigError, ImageError
-from cvmlab.images.kernel_image import extract_vmlinux, identify
-from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE, Architecture
+from cvmlab.images.kernel_image import identify
+from cvmlab.images.vmlinux import extract_vmlinux
+from cvmlab.profiles.architecture import ARCHITECTURES, Architecture
+from cvmlab.profiles.profile import either
 
 
 # kernel/configs.c
@@ -16,25 +18,32 @@ _NINE_P = frozenset({"CONFIG_NET_9P_VIRTIO=y", "CONFIG_9P_FS=y"})
 _DISK = ("CONFIG_VIRTIO_PCI=y", "CONFIG_VIRTIO_BLK=y", "CONFIG_EXT4_FS=y")
 
 
-def kernel_file(
-    given: Path | None, architecture: Architecture = DEFAULT_ARCHITECTURE
-) -> Path | None:
-    """Return *given*, or the kernel in it if it is a build tree; raise ConfigError if it has none."""
+def kernel_file(given: Path | None, architecture: Architecture | None = None) -> Path | None:
+    """Return *given*, or the kernel in it if it is a build tree; raise ConfigError if it has none.
+
+    Without *architecture*, the first one that the tree has a kernel of counts.
+    """
     if given is None or not given.is_dir():
         return given
-    kernel = given / architecture.kernel.in_build_tree
-    if not kernel.is_file():
+    rows = tuple(ARCHITECTURES) if architecture is None else (architecture,)
+    places = [given / row.kernel.in_build_tree for row in rows]
+    kernel = next((place for place in places if place.is_file()), None)
+    if kernel is None:
+        wanted = either(row.kernel.in_build_tree for row in rows)
         raise ConfigError(
-            f"--kernel: the folder {given} has no {architecture.kernel.in_build_tree}",
-            hint=f"run make {kernel.name} there, or give the path of a kernel",
+            f"--kernel: the folder {given} has no {wanted}",
+            hint=f"run make {places[0].name} there, or give the path of a kernel",
         )
     return kernel
 
 
-def build_tree(kernel: Path, architecture: Architecture = DEFAULT_ARCHITECTURE) -> Path | None:
+def build_tree(kernel: Path) -> Path | None:
     """Return the build tree that *kernel* lies in, or None if it lies elsewhere."""
-    place = Path(architecture.kernel.in_build_tree).parts
-    return kernel.parents[len(place) - 1] if kernel.parts[-len(place) :] == place else None
+    for row in ARCHITECTURES:
+        place = Path(row.kernel.in_build_tree).parts
+        if kernel.parts[-len(place) :] == place:
+            return kernel.parents[len(place) - 1]
+    return None
 
 
 def kernel_config(kernel: Path) -> str | None:

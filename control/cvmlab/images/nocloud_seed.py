@@ -19,6 +19,7 @@ from pycdlib import PyCdlib
 
 from cvmlab.debian import cache
 from cvmlab.images.initramfs import agent, exec_script
+from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE
 
 
 _LABEL = "cidata"  # the label that NoCloud looks for
@@ -38,12 +39,18 @@ mkdir -p /run/cvmlab
 """
 
 
-def script(command: str | None, *, power_off: bool, share: bool = False) -> bytes:
+def script(
+    command: str | None,
+    *,
+    power_off: bool,
+    share: bool = False,
+    port: str = DEFAULT_ARCHITECTURE.agent,
+) -> bytes:
     """Return the script that runs the agent, with *command* if there is one.
 
-    *share*: the host offers a shared folder.
+    *share*: the host offers a shared folder.  *port* is the guest's second serial port.
     """
-    parts = [_HEAD, _unpack("agent", agent())]
+    parts = [_HEAD, _unpack("agent", agent(port))]
     if share:
         parts.append(": >/run/cvmlab/share\n")
     if command is not None:

@@ -70,16 +70,33 @@ class DiskRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Recipes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file: ``default`` names one of ``image``; no name is in both tables."""
+    """The whole file: ``default`` names one of ``image``; no name is in both tables.
+
+    Of another architecture than that of ``default``, the first image is the default.
+    """
 
     default: str
     image: dict[str, ImageRecipe]
     disk: dict[str, DiskRecipe] = {}
 
-    def find(self, name: str | None) -> ImageRecipe | DiskRecipe:
-        """Return the recipe *name*, or the default; raise ConfigError with a suggestion."""
+    def find(
+        self, name: str | None, architecture: Architecture | None = None
+    ) -> ImageRecipe | DiskRecipe:
+        """Return the recipe *name*, or the default of *architecture*; raise ConfigError with a suggestion."""
         known: dict[str, ImageRecipe | DiskRecipe] = {**self.image, **self.disk}
-        return known[choose("image", name or self.default, known)]
+        return known[choose("image", name or self.default_of(architecture), known)]
+
+    def default_of(self, architecture: Architecture | None) -> str:
+        """Return the image to boot if none is named: ``default``, or the first one of *architecture*."""
+        if architecture is None or self.image[self.default].arch == architecture.name:
+            return self.default
+        names = (name for name, image in self.image.items() if image.arch == architecture.name)
+        found = next(names, None)
+        if found is None:
+            raise ConfigError(
+                f"there is no image for {architecture.name}", hint="give a kernel with --kernel"
+            )
+        return found
 
 
 def load(path: Path | None = None) -> Recipes:

@@ -11,7 +11,7 @@ function is known (infer_slide) and look up through with_slide().
 import io
 import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -117,13 +117,22 @@ class Symbols:
         Return None if no slide or several do, because a wrong name is worse than none.
         """
         wanted = frozenset(functions)
-        fitting = [
+        fitting = {
             slide
-            for slide in range(0, rules.kaslr_range, rules.kaslr_step)
-            if addresses
-            and all(self.with_slide(slide).function(item) in wanted for item in addresses)
-        ]
-        return fitting[0] if len(fitting) == 1 else None
+            for slide in self._slides(addresses[0] if addresses else -1, wanted, rules)
+            if all(self.with_slide(slide).function(item) in wanted for item in addresses)
+        }
+        return fitting.pop() if len(fitting) == 1 else None
+
+    def _slides(self, address: int, functions: frozenset[str], rules: SymbolRules) -> Iterator[int]:
+        """Yield the slides that put *address* into one of *functions*."""
+        step = rules.kaslr_step
+        for index, name in enumerate(self.names):
+            if name in functions:
+                start = int(self.addresses[index])
+                end = int(self.addresses[index + 1]) if index + 1 < len(self) else 1 << 64
+                first = max(0, -((end - 1 - address) // step)) * step
+                yield from range(first, min(address - start + 1, rules.kaslr_range), step)
 
 
 def _names_code(symbol: Symbol) -> bool:

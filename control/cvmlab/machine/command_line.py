@@ -182,7 +182,7 @@ def _incoming(channels: Channels) -> list[str]:
 def _machine_type(spec: BootSpec, *, has_backend: bool, has_guest: bool) -> str:
     machine = spec.architecture.machine
     words = [machine.type, *machine.options]
-    if all(disk.interface is not DiskInterface.AHCI for disk in spec.disks):
+    if not _has_ahci(spec):
         words += machine.without_ahci
     if has_backend:
         words.append(f"memory-backend={BACKEND_ID}")
@@ -286,7 +286,7 @@ def _serial_ports(channels: Channels) -> list[str]:
 
 def _disks(spec: BootSpec, channels: Channels) -> list[str]:
     overlays = channels.overlays
-    argv: list[str] = []
+    argv = _options("-device", spec.architecture.machine.ahci) if _has_ahci(spec) else []
     for number, disk in enumerate(spec.disks):
         name = f"disk{number}"
         drive = (
@@ -299,6 +299,10 @@ def _disks(spec: BootSpec, channels: Channels) -> list[str]:
             drive = f"if=none,id={name},driver=blkreplay,image={name}-file"
         argv += ["-drive", drive, "-device", _disk_device(spec, disk, number)]
     return argv
+
+
+def _has_ahci(spec: BootSpec) -> bool:
+    return any(disk.interface is DiskInterface.AHCI for disk in spec.disks)
 
 
 def _recorded_disk(name: str, overlay: Path) -> str:

@@ -51,6 +51,7 @@ class ValueKind(Enum):
 
     TEXT = auto()
     WORD = auto()  # one of a few; the row has them
+    ROW = auto()  # the name of an architecture, or its row
     PATTERN = auto()  # a regular expression
     NUMBER = auto()
     SECONDS = auto()
@@ -150,6 +151,12 @@ def _text(value: object, _label: str) -> str:
     return str(value)
 
 
+def _architecture(value: object, label: str) -> object:
+    from cvmlab.profiles.architecture import ARCHITECTURES, Architecture
+
+    return value if isinstance(value, Architecture) else ARCHITECTURES.choose(label, str(value))
+
+
 def _pattern(value: object, label: str) -> str:
     try:
         re.compile(str(value))
@@ -237,6 +244,7 @@ def _as_it_is(value: object, _label: str) -> object:
 
 _READERS: Mapping[ValueKind, Callable[[Any, str], Any]] = {
     ValueKind.TEXT: _text,
+    ValueKind.ROW: _architecture,
     ValueKind.PATTERN: _pattern,
     ValueKind.NUMBER: _number,
     ValueKind.SECONDS: _seconds,

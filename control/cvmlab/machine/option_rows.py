@@ -34,6 +34,12 @@ def _profiles() -> Iterable[str]:
     return PROFILES.names
 
 
+def _architectures() -> Iterable[str]:
+    from cvmlab.profiles.architecture import ARCHITECTURES
+
+    return ARCHITECTURES.names
+
+
 def budget_options(measures: Measures = MEASURES) -> Iterable[Option]:
     """Yield an option for each budget of the table of measures."""
     for budget in measures.budgets:
@@ -158,6 +164,11 @@ _PROFILE = (
 
 _MACHINE = (
     Option(
+        name="arch", field="architecture", group=Group.MACHINE, forms=_EVERYWHERE,
+        kind=ValueKind.ROW, choices=_architectures, metavar="NAME",
+        help="Architecture of the guest: {choices} (default: that of its kernel, else {default})",
+    ),
+    Option(
         name="memory", field="memory_bytes", short="-m", group=Group.MACHINE, forms=_AXIS,
         kind=ValueKind.SIZE, metavar="SIZE", help="Guest memory (default: {default})",
     ),
@@ -173,7 +184,8 @@ _MACHINE = (
     Option(
         name="firmware", group=Group.MACHINE, forms=_AXIS, kind=ValueKind.FIRMWARE, metavar="NAME|FILE",
         choices=_words("Firmware"),
-        help="Firmware: {choices}, or a file (default: {default}; ovmf where a disk needs it)",
+        help="Firmware: {choices}, or a file (default: {default}, direct where there is none of that name; "
+        "ovmf where a disk needs it)",
     ),
     Option(
         name="net", group=Group.MACHINE, forms=_EVERYWHERE, kind=ValueKind.WORD, choices=_words("Net"),

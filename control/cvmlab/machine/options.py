@@ -10,8 +10,9 @@ from typing import Any
 from cvmlab.base.errors import ConfigError
 from cvmlab.machine.option import PYTHON, Form, Option, ValueKind
 from cvmlab.machine.option_rows import OPTIONS, having
-from cvmlab.machine.spec import BootSpec
+from cvmlab.machine.spec import BootSpec, Firmware
 from cvmlab.memory.ranges import format_size
+from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE
 
 
 def boot_spec(**given: object) -> BootSpec:
@@ -21,7 +22,9 @@ def boot_spec(**given: object) -> BootSpec:
     ConfigError for what is no option or no value.
     """
     require_known(given, keywords(Form.SPEC), "a VM")
-    return BootSpec(**read(given, Form.SPEC))
+    said = read(given, Form.SPEC)
+    machine = said.get("architecture", DEFAULT_ARCHITECTURE)
+    return BootSpec(**{"firmware": Firmware(machine.kernel_firmware), **said})
 
 
 def take_setting(options: dict[str, object]) -> dict[str, Any]:
@@ -82,7 +85,8 @@ def default_of(option: Option) -> str:
         if field.name == option.target and option.forms & Form.SPEC:
             is_size = option.kind is ValueKind.SIZE
             value = format_size(field.default) if is_size else field.default  # type: ignore[arg-type]
-            return str(value.value if isinstance(value, Enum) else value)
+            named = getattr(value, "name", value) if option.kind is ValueKind.ROW else value
+            return str(value.value if isinstance(value, Enum) else named)
     return ""
 
 

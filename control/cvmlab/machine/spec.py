@@ -66,8 +66,14 @@ class OnPanic(StrEnum):
 
 
 class Firmware(StrEnum):
+    """Words for firmware; ``direct`` is none: QEMU starts the kernel itself.
+
+    An architecture has some of them; ``ovmf`` is EDK II there, whatever Debian calls it.
+    """
+
     SEABIOS = "seabios"
     OVMF = "ovmf"
+    DIRECT = "direct"
 
 
 class Net(StrEnum):
@@ -124,8 +130,8 @@ class BootSpec:
     random numbers repeat; ``allow_unaware``, ``fail_on`` and ``on_panic`` say what is no failure of
     the guest's kernel, or is one; ``extra`` is passed to QEMU unchanged, at the end.
 
-    ``architecture`` and ``profiles`` are no options but rows: what the machine is, and what ``coco``
-    is looked up in.
+    ``architecture`` is the row that says what the machine is; ``profiles`` are no option but the rows
+    that ``coco`` is looked up in.
     """
 
     coco: str = DEFAULT_PROFILE
@@ -192,8 +198,10 @@ class BootSpec:
 
     def validate(self) -> None:
         """Raise ConfigError if QEMU could not run this, naming the first thing that is wrong."""
+        self.profile.require_architecture(self.architecture.name)
         self._validate_profile()
         self._validate_sizes()
+        self._validate_firmware()
         if self.kernel is None and (self.initrd is not None or self.append):
             raise ConfigError("--initrd and --append need --kernel", hint="add --kernel FILE")
         self._validate_policies()
@@ -276,6 +284,14 @@ class BootSpec:
                 "--quote-fault wrong-key: no key signs a fake quote", hint="add --attest DIR"
             )
 
+    def _validate_firmware(self) -> None:
+        known = self.architecture.firmware_words
+        if isinstance(self.firmware, Firmware) and self.firmware not in known:
+            raise ConfigError(
+                f"{self.architecture.name} has no firmware {self.firmware}",
+                hint=f"--firmware {', '.join(known)}, or a file",
+            )
+
     def _validate_policies(self) -> None:
         if not self.restricted:
             return
@@ -315,5 +331,5 @@ def require_memory_size(size_bytes: int, architecture: Architecture = DEFAULT_AR
     if size_bytes > limit:
         raise ConfigError(
             f"guest memory must be at most {format_size(limit)} (got {format_size(size_bytes)})",
-            hint="that is all that a PC can address",
+            hint=f"that is all that a machine of type {architecture.machine.type} can address",
         )

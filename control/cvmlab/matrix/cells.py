@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from cvmlab.machine.spec import AccessPolicy, BootSpec, Firmware
 from cvmlab.matrix.document_schema import ALL, Boot, CellRule, Matrix, NamedGuest
 from cvmlab.memory.measures import MEASURES
 from cvmlab.memory.ranges import parse_size
+from cvmlab.profiles.architecture import ARCHITECTURES, Architecture
 from cvmlab.profiles.profile_rows import NO_PROFILE, PROFILES
 from cvmlab.results.budgets import Budget
 
@@ -117,7 +118,7 @@ def _cell(matrix: Matrix, number: int, axis: Axis) -> Cell:
         words=(*_boot_words(options), *axis.words()),
         timeout_s=options.get("timeout"),
         memory_bytes=parse_size(axis.memory) + tb_cache_bytes + _OVERHEAD_BYTES,
-        ignored=next(iter(ignored), None) or _unsupported(axis),
+        ignored=next(iter(ignored), None) or _unsupported(axis, options.get("arch")),
         unstable=next(iter(unstable), None),
     )
 
@@ -151,30 +152,43 @@ def _guest_options(guests: Mapping[str, NamedGuest], name: str) -> dict[str, Any
     return options
 
 
-def _unsupported(axis: Axis) -> str | None:
+def _unsupported(axis: Axis, arch: str | None) -> str | None:
     """Return why no VM can be like that, though each value of it is fine.
 
     Raises ConfigError for a value that is not.
     """
-    size = parse_size(axis.memory)
-    BootSpec(coco=NO_PROFILE, memory_bytes=size, cpus=axis.cpus).validate()
-    spec = BootSpec(
-        coco=axis.coco,
-        memory_bytes=size,
-        cpus=axis.cpus,
-        firmware=_firmware(axis.firmware),
-        on_host_access=AccessPolicy(axis.on_host_access),
-    )
-    try:
-        spec.validate()
-    except ConfigError as error:
-        return error.message
-    return None
+    rows = tuple(ARCHITECTURES) if arch is None else (ARCHITECTURES.choose("arch", arch),)
+    plain = BootSpec(coco=NO_PROFILE, memory_bytes=parse_size(axis.memory), cpus=axis.cpus)
+    if (wrong := _problem(plain, None, rows)) is not None:
+        raise wrong
+    access = AccessPolicy(axis.on_host_access)
+    wanted = replace(plain, coco=axis.coco, on_host_access=access)
+    problem = _problem(wanted, _firmware(axis.firmware), rows)
+    return None if problem is None else problem.message
 
 
-def _firmware(word: str) -> Firmware:
+def _problem(
+    spec: BootSpec, firmware: Firmware | None, rows: Sequence[Architecture]
+) -> ConfigError | None:
+    """Return what is wrong with *spec* on the first of *rows*, None if any can have it.
+
+    The architecture is that of the kernel, which is not read here.
+    """
+    problems = []
+    for row in rows:
+        own = firmware or Firmware(row.kernel_firmware)
+        try:
+            replace(spec, architecture=row, firmware=own).validate()
+        except ConfigError as error:
+            problems.append(error)
+        else:
+            return None
+    return problems[0]
+
+
+def _firmware(word: str) -> Firmware | None:
     # A file's contents are not known here: nothing is said against it.
-    return Firmware(word) if word in list(Firmware) else Firmware.SEABIOS
+    return Firmware(word) if word in list(Firmware) else None
 
 
 def _boot_words(options: Mapping[str, Any]) -> Iterator[str]:

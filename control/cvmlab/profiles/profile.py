@@ -70,6 +70,7 @@ class Profile:
     """One row: all that tells a profile from the others.  No fact has a default.
 
     ``restricted``          the guest has restricted memory, and a table in the rules file
+    ``architectures``       those whose QEMU has it, by name
     ``guest_object``        None: QEMU needs no such object
     ``cpu_model``           its guests' processor, a name of cpu_models.py; None: the machine's own
     ``interface``           None: the guest knows nothing of the profile, and speaks to nobody
@@ -87,6 +88,7 @@ class Profile:
 
     name: str
     restricted: bool
+    architectures: tuple[str, ...]
     guest_object: GuestObject | None
     cpu_model: str | None
     interface: Interface | None
@@ -98,6 +100,15 @@ class Profile:
     costs: str | None
     thin_functions: tuple[str, ...]
     fault_words: tuple[tuple[str, str], ...]
+
+    def require_architecture(self, name: str) -> None:
+        """Raise ConfigError unless guests of the architecture *name* can have the profile."""
+        if name not in self.architectures:
+            raise ConfigError(
+                f"profile {self.name} is for guests of {either(self.architectures)}, and this one is "
+                f"of {name}",
+                hint="--coco off, or another guest",
+            )
 
     def disk_refusal(self, firmware: str) -> str | None:
         """Return why *firmware* cannot boot from a disk, None if it can."""

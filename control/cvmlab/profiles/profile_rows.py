@@ -7,6 +7,7 @@ To add a profile, add its row here and its rules to plugin/core/transitions.toml
 from dataclasses import replace
 from typing import Final
 
+from cvmlab.profiles.architecture import ARCHITECTURES, X86_64
 from cvmlab.profiles.profile import (
     Attestation,
     DiskRefusal,
@@ -78,6 +79,7 @@ _SEV_WORDS: Final = (
 _GENERIC: Final = Profile(
     name="generic",
     restricted=True,
+    architectures=(X86_64.name,),
     guest_object=None,
     cpu_model=None,
     interface=None,
@@ -96,6 +98,7 @@ _NO_HANDLER: Final = "on hardware it dies at the first CPUID, port or MSR that r
 _TDX: Final = Profile(
     name="tdx",
     restricted=True,
+    architectures=(X86_64.name,),
     guest_object=GuestObject(type="tdx-guest", defaults=()),
     cpu_model="sapphire-rapids",
     interface=Interface(
@@ -134,6 +137,7 @@ _SEV_INTERFACE: Final = Interface(
 _SEV: Final = Profile(
     name="sev",
     restricted=True,
+    architectures=(X86_64.name,),
     guest_object=GuestObject(type="sev-guest", defaults=_SEV_PROCESSOR),
     cpu_model="milan",
     interface=_SEV_INTERFACE,
@@ -204,6 +208,7 @@ PROFILES: Final = Profiles(
             _GENERIC,
             name="off",
             restricted=False,
+            architectures=ARCHITECTURES.names,
             upgrade_refusal="its memory belongs to the QEMU process",
         ),
     )

@@ -23,13 +23,15 @@ from cvmlab.base.paths import checkout_dir
 from cvmlab.base.progress import Part, Style, Task, task
 from cvmlab.base.steps import Steps
 from cvmlab.debian import apt
+from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE, Architecture
 from cvmlab.qemu import source as qemu_source
 from cvmlab.qemu.recipe import (
     COMPILER,
     Flavour,
     Recipe,
+    build_name,
+    build_record,
     builds_dir,
-    built_version,
     choice,
     fetch_source,
     find,
@@ -95,45 +97,46 @@ def compile_qemu(
     flavour: Flavour,
     version: QemuVersion | None,
     source: Source | None,
+    architecture: Architecture,
     *,
     asked: Tuning | None,
     force: bool,
     style: Style,
     train: Train | None,
 ) -> Path:
-    """Build and install that flavour; return its folder.  Raise BuildError.
+    """Build and install that flavour for *architecture*; return its folder.  Raise BuildError.
 
     Without a source, Debian's is fetched.  A build that another process finished meanwhile is
     taken as it is, unless ``force``.  PGO needs a profile: without one, ``train`` makes it.
     """
     apt.ensure([apt.Need.BUILD], style=style)
-    tuning = flavour.tunings(asked)[-1]
+    tuning, name = flavour.tunings(asked)[-1], build_name(flavour, architecture)
     with exclusive(builds_dir() / "lock", "build of QEMU", deadline_s=_LOCK_DEADLINE_S):
         if tuning is Tuning.PGO:
-            with _task(flavour, Tuning.TRAINING, version, style) as running:
+            with _task(name, Tuning.TRAINING, version, style) as running:
                 source = _source(version, source, running, force=force)
-                _profile(flavour, source, version, running, force=force, train=train)
-        with _task(flavour, tuning, version, style) as running:
+                training = recipe_for(flavour, source, Tuning.TRAINING, architecture)
+                _profile(training, version, running, force=force, train=train)
+        with _task(name, tuning, version, style) as running:
             running.enter(_FETCH.name)
             chosen = _source(version, source, running, force=force)
-            found = None if force else find(flavour, chosen, version, tuning)
-            recipe = recipe_for(flavour, chosen, tuning)
+            found = None if force else find(flavour, chosen, version, tuning, architecture)
+            recipe = recipe_for(flavour, chosen, tuning, architecture)
             installed = found or _make(recipe, version, running, force=force)
     remember(chosen, version, installed)
     return installed
 
 
 def _task(
-    flavour: Flavour, tuning: Tuning, version: QemuVersion | None, style: Style
+    name: str, tuning: Tuning, version: QemuVersion | None, style: Style
 ) -> AbstractContextManager[Task]:
-    name = f"{version.name} " if version else ""
+    number = f"{version.name} " if version else ""
     parts = _TO_TRAIN if tuning is Tuning.TRAINING else _PHASES
-    return task(f"QEMU {name}({flavour}, {tuning})", parts, style=style, stream=sys.stderr)
+    return task(f"QEMU {number}({name}, {tuning})", parts, style=style, stream=sys.stderr)
 
 
 def _profile(
-    flavour: Flavour,
-    source: Source,
+    training: Recipe,
     version: QemuVersion | None,
     running: Task,
     *,
@@ -141,17 +144,17 @@ def _profile(
     train: Train | None,
 ) -> None:
     """See that there is a profile of just this source and plugin: build, run, collect."""
-    profile = profile_of(flavour, source)
+    profile = profile_of(training)
     if profile.is_file() and not force:
         return
     if train is None:
         raise BuildError(
             "there is no profile of this QEMU, which PGO goes by",
-            hint=f"run `cvmlab build --pgo{' --stock' if flavour is Flavour.STOCK else ''}`",
+            hint=f"run `cvmlab build --pgo{' --stock' if training.flavour is Flavour.STOCK else ''}`",
         )
-    work = _compiled(recipe_for(flavour, source, Tuning.TRAINING), version, running, force=force)
+    work = _compiled(training, version, running, force=force)
     running.enter(_TRAIN.name)
-    train(work.build / flavour.programs[0])
+    train(work.build / training.programs[0])
     collect_profile(work.build, profile)
     shutil.rmtree(work.root, ignore_errors=True)
 
@@ -179,10 +182,10 @@ def _make(recipe: Recipe, version: QemuVersion | None, running: Task, *, force: 
 def _compiled(recipe: Recipe, version: QemuVersion | None, running: Task, *, force: bool) -> Work:
     """Return the folder with the programs that the recipe makes."""
     _require_space(builds_dir())
-    work = Work(builds_dir() / f"work-{recipe.flavour}-{recipe.tree_key()}")
+    work = Work(builds_dir() / f"work-{recipe.name}-{recipe.tree_key()}")
     if force or not recipe.tuning.uses_ccache:  # then no object of an earlier build fits
         shutil.rmtree(work.root, ignore_errors=True)
-    log = builds_dir() / f"build-{recipe.flavour}.log"
+    log = builds_dir() / f"build-{recipe.name}.log"
     log.unlink(missing_ok=True)
     steps = Steps(log=log, tick=running.tick, env=_environment(work))
     _prepare(work, recipe, steps, running)
@@ -190,7 +193,7 @@ def _compiled(recipe: Recipe, version: QemuVersion | None, running: Task, *, for
     _configure(work, recipe, steps, running)
     running.enter(_COMPILE.name)
     steps.run(
-        ["ninja", "-C", work.build, f"-j{_jobs()}", *recipe.flavour.programs],
+        ["ninja", "-C", work.build, f"-j{_jobs()}", *recipe.programs],
         what="compiling QEMU",
         deadline_s=_COMPILE_DEADLINE_S,
         on_line=lambda line: _follow(line, running, recipe.tuning),
@@ -206,7 +209,7 @@ def _prepare(work: Work, recipe: Recipe, steps: Steps, running: Task) -> None:
         shutil.rmtree(work.root, ignore_errors=True)
         work.root.mkdir(parents=True)
         recipe.source.unpack(work.tree, steps)
-        qemu_source.place(work.tree, qemu_source.device_files())
+        qemu_source.place(work.tree, recipe.devices)
         if patched:
             _patch(work.tree, steps)
         work.ready.touch()
@@ -253,7 +256,7 @@ def _configure(work: Work, recipe: Recipe, steps: Steps, running: Task) -> None:
         cwd=work.build,
     )
     if recipe.tuning is Tuning.PGO:
-        place_profile(profile_of(recipe.flavour, recipe.source), work.build)
+        place_profile(profile_of(recipe), work.build)
 
 
 def _has_meson(python: Path) -> bool:
@@ -281,15 +284,16 @@ def _install(work: Work, recipe: Recipe, key: str) -> Path:
     partial = Path(mkdtemp(dir=builds_dir(), prefix="partial-"))
     try:
         (partial / "bin").mkdir()
-        for name in recipe.flavour.programs:
+        for name in recipe.programs:
             shutil.copy2(work.build / name, partial / "bin" / name)
-        qemu = partial / "bin" / recipe.flavour.programs[0]
+        qemu = partial / "bin" / recipe.programs[0]
         if recipe.flavour.has_plugin:
             _require_backend(qemu)
         record = {
             "version": program_version(qemu),
             "patch_hash": key if recipe.flavour.has_plugin else "",
             "flavour": recipe.flavour,
+            "architecture": recipe.architecture.name,
             "tuning": recipe.tuning,
             "profile": recipe.profile,
             "source": recipe.source.to_json(),
@@ -316,18 +320,20 @@ def _require_backend(qemu: Path) -> None:
 def _prune(work: Work, recipe: Recipe) -> None:
     """Remove what later builds of this version of QEMU will not use.
 
-    That is other trees of this flavour, old builds and old profiles.  Other versions keep theirs.
+    That is other trees of this flavour, old builds and old profiles.  Other versions and architectures
+    keep theirs.
     """
     flavour = recipe.flavour
     keep = flavour.has_plugin and recipe.tuning.uses_ccache and checkout_dir() is not None
     ours = series_of(tree_version(work.tree))
-    for folder in builds_dir().glob(f"work-{flavour}-*"):
+    for folder in builds_dir().glob(f"work-{recipe.name}-*"):
         if not keep if folder == work.root else _series_of(Work(folder)) in (ours, None):
             shutil.rmtree(folder, ignore_errors=True)
     for leftover in builds_dir().glob("partial-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     records = _newest_first(builds_dir().glob("*/build.json"))
-    same = [path.parent for path in records if _built_series(path.parent) == ours]
+    mine = (ours, recipe.architecture.name)
+    same = [path.parent for path in records if _built_for(path.parent) == mine]
     for old in same[_KEPT_BUILDS:]:
         shutil.rmtree(old, ignore_errors=True)
     for profile in _newest_first(builds_dir().glob("profiles/*"))[_KEPT_PROFILES:]:
@@ -345,9 +351,15 @@ def _series_of(work: Work) -> str | None:
         return None  # it was never unpacked
 
 
-def _built_series(installed: Path) -> str | None:
-    version = built_version(installed)
-    return None if version is None else series_of(version)
+def _built_for(installed: Path) -> tuple[str, str] | None:
+    """Return the series and the architecture of a finished build."""
+    record = build_record(installed)
+    if record is None:
+        return None
+    name = record.get(
+        "architecture", DEFAULT_ARCHITECTURE.name
+    )  # of builds from before there were two
+    return series_of(str(record["version"])), name
 
 
 def _environment(work: Work) -> dict[str, str]:

@@ -13,29 +13,28 @@ from cvmlab.base.errors import ImageError
 from cvmlab.base.paths import cache_dir
 from cvmlab.base.resources import bundle_dir
 from cvmlab.debian import packages
-from cvmlab.profiles.architecture import ARCHITECTURES, DEFAULT_ARCHITECTURE, Architecture
+from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE, Architecture
 
 
 SUITE = "trixie"
-_ROMS = tuple(rom for row in ARCHITECTURES for rom in row.roms)
 
 
-def rom_dirs() -> list[Path]:
+def rom_dirs(architecture: Architecture = DEFAULT_ARCHITECTURE) -> list[Path]:
     """Return the folders for QEMU's -L: CVMLAB_ROM_DIRS, the bundled one, or Debian's."""
     named = os.environ.get("CVMLAB_ROM_DIRS")
     if named:
         return [Path(folder) for folder in named.split(":") if folder]
-    carried = bundle_dir()
+    carried = bundle_dir() if architecture is DEFAULT_ARCHITECTURE else None
     if carried is not None:
         return [carried / "share"]
-    root = link() if is_complete() else update()
-    return list(dict.fromkeys((root / rom.file).parent for rom in _ROMS))
+    root = link(architecture) if is_complete(architecture) else update(architecture)
+    return list(dict.fromkeys((root / rom.file).parent for rom in architecture.roms))
 
 
 def ovmf(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Path:
     """Return OVMF, code and variables in one file."""
     name = str(architecture.bios_of("ovmf"))
-    for folder in rom_dirs():
+    for folder in rom_dirs(architecture):
         if (folder / name).is_file():
             return folder / name
     raise ImageError(
@@ -43,30 +42,32 @@ def ovmf(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Path:
     )
 
 
-def is_complete() -> bool:
+def is_complete(architecture: Architecture = DEFAULT_ARCHITECTURE) -> bool:
     """Return whether every package that this version of cvmlab uses has been fetched."""
-    return all((link() / rom.file).is_file() for rom in _ROMS)
+    return all((link(architecture) / rom.file).is_file() for rom in architecture.roms)
 
 
-def package_names() -> tuple[str, ...]:
+def package_names(architecture: Architecture = DEFAULT_ARCHITECTURE) -> tuple[str, ...]:
     """Return the Debian packages that firmware and ROMs come from."""
-    return tuple(rom.package for rom in _ROMS)
+    return tuple(rom.package for rom in architecture.roms)
 
 
-def link() -> Path:
+def link(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Path:
     """Return the link to the firmware in use; it may not exist."""
-    return cache_dir() / "firmware" / SUITE
+    of_others = "" if architecture is DEFAULT_ARCHITECTURE else f"-{architecture.name}"
+    return cache_dir() / "firmware" / f"{SUITE}{of_others}"
 
 
-def update() -> Path:
+def update(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Path:
     """Fetch the packages and use their contents from now on; return the link to them.
 
     Raise ImageError.
     """
-    unpacked = packages.unpack(*(packages.fetch(name, SUITE) for name in package_names()))
-    link().parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=link().parent) as folder:
+    names, place = package_names(architecture), link(architecture)
+    unpacked = packages.unpack(*(packages.fetch(name, SUITE) for name in names))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=place.parent) as folder:
         new = Path(folder, "link")
         new.symlink_to(unpacked)
-        new.replace(link())
-    return link()
+        new.replace(place)
+    return place

@@ -19,7 +19,7 @@ from cvmlab.base.errors import BuildError, CvmError, NoSourceError
 from cvmlab.base.paths import cache_dir
 from cvmlab.debian import packages
 from cvmlab.debian.pool import fetch_pinned
-from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE
+from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE, Architecture
 from cvmlab.qemu.series import patches, series_dir, series_of
 from cvmlab.qemu.source import (
     Source,
@@ -33,16 +33,14 @@ from cvmlab.qemu.tuning import Tuning, profile_at, profile_digest
 from cvmlab.qemu.versions import DEFAULT_VERSION, QemuVersion
 
 
-CONFIGURE_OPTIONS = (
-    f"--target-list={DEFAULT_ARCHITECTURE.target}",
-    "--without-default-features",
-    "--without-default-devices",
-    f"--with-devices-{DEFAULT_ARCHITECTURE.name}=cvmlab",
+_MINIMAL = ("--without-default-features", "--without-default-devices")
+_EMULATOR = (
     "--disable-install-blobs",
     "--disable-debug-info",  # a fifth of the compile time
     "--enable-system",
     "--enable-tcg",
-    "--enable-kvm",  # sev-guest and friends depend on it, not on /dev/kvm
+)
+_FEATURES = (
     "--enable-slirp",
     "--enable-fdt=system",
     "--enable-pixman",
@@ -64,11 +62,13 @@ CONFIGURE_OPTIONS = (
     "--disable-werror",
     "--disable-download",  # what its Python lacks, cvmlab depends on
 )
+_TARGETS = ("x86_64-softmmu", "aarch64-softmmu")
 _TARGETS_OPTIONS = (
-    "--target-list=x86_64-softmmu,aarch64-softmmu,x86_64-linux-user",
+    f"--target-list={','.join(_TARGETS)},x86_64-linux-user",
     "--with-devices-aarch64=cvmlab",
 )
-PROGRAMS = (DEFAULT_ARCHITECTURE.qemu, "qemu-img", "qemu-io")
+_TOOLS = ("qemu-img", "qemu-io")
+PROGRAMS = (DEFAULT_ARCHITECTURE.qemu, *_TOOLS)
 TARGETS_PROGRAMS = ("qemu-system-x86_64", "qemu-system-aarch64", "qemu-x86_64")
 COMPILER = "gcc"
 _BACKEND_TYPE = "memory-backend-restricted"
@@ -96,15 +96,28 @@ class Flavour(StrEnum):
         """Tell whether the plugin is in it."""
         return self is not Flavour.STOCK
 
-    @property
-    def programs(self) -> tuple[str, ...]:
+    def programs(self, architecture: Architecture = DEFAULT_ARCHITECTURE) -> tuple[str, ...]:
         """Name the programs to build; the first one is an emulator."""
-        return _PROGRAMS.get(self, PROGRAMS)
+        if self is Flavour.TARGETS:
+            return TARGETS_PROGRAMS
+        tools = () if self in (Flavour.SANITIZED, Flavour.PLANTED) else _TOOLS
+        return (architecture.qemu, *tools)
 
-    @property
-    def options(self) -> tuple[str, ...]:
+    def targets(self, architecture: Architecture = DEFAULT_ARCHITECTURE) -> tuple[str, ...]:
+        """Name the targets with devices."""
+        return _TARGETS if self is Flavour.TARGETS else (architecture.target,)
+
+    def options(self, architecture: Architecture = DEFAULT_ARCHITECTURE) -> tuple[str, ...]:
         """Return what configure is told; of two target lists the last one counts."""
-        return CONFIGURE_OPTIONS + _OPTIONS.get(self, ())
+        return (
+            f"--target-list={architecture.target}",
+            *_MINIMAL,
+            f"--with-devices-{architecture.name}=cvmlab",
+            *_EMULATOR,
+            *architecture.configure,
+            *_FEATURES,
+            *_OPTIONS.get(self, ()),
+        )
 
     def tunings(self, asked: Tuning | None) -> tuple[Tuning, ...]:
         """Return how it may be optimized, best first; the last one is built if none is there.
@@ -117,11 +130,6 @@ class Flavour(StrEnum):
 
 
 _SANITIZED_OPTIONS = ("--enable-asan", "--enable-ubsan", "--enable-debug-info")
-_PROGRAMS = {
-    Flavour.TARGETS: TARGETS_PROGRAMS,
-    Flavour.SANITIZED: PROGRAMS[:1],
-    Flavour.PLANTED: PROGRAMS[:1],
-}
 _OPTIONS = {
     Flavour.TARGETS: _TARGETS_OPTIONS,
     Flavour.SANITIZED: _SANITIZED_OPTIONS,
@@ -137,12 +145,28 @@ class Recipe:
     source: Source
     tuning: Tuning
     compiler: str
+    architecture: Architecture
     profile: str = ""  # the hash of what PGO goes by
+
+    @property
+    def name(self) -> str:
+        """Return what its log and its tree are called."""
+        return build_name(self.flavour, self.architecture)
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """Name the programs to build; the first one is an emulator."""
+        return self.flavour.programs(self.architecture)
+
+    @property
+    def devices(self) -> dict[Path, Path]:
+        """Return the lists of devices that it is built with."""
+        return device_files(self.flavour.targets(self.architecture))
 
     @property
     def options(self) -> tuple[str, ...]:
         """Return what configure is told."""
-        return self.flavour.options + self.tuning.options
+        return self.flavour.options(self.architecture) + self.tuning.options
 
     def key(self) -> str:
         """Return the name of the finished build's folder."""
@@ -151,12 +175,22 @@ class Recipe:
 
     def tree_key(self) -> str:
         """Return what decides the configured tree; the plugin's own files are copied over it."""
-        fixed = (patches(series_dir()) if self.flavour.has_plugin else {}) | device_files()
+        fixed = (patches(series_dir()) if self.flavour.has_plugin else {}) | self.devices
         return _hash(self.flavour, self.source.key, self.compiler, *self.options, digest(fixed))
 
 
+def build_name(flavour: Flavour, architecture: Architecture) -> str:
+    """Return a word for the builds of a flavour for an architecture."""
+    is_default = architecture is DEFAULT_ARCHITECTURE
+    return flavour.value if is_default else f"{architecture.name}-{flavour}"
+
+
 def find(
-    flavour: Flavour, source: Source, version: QemuVersion | None, asked: Tuning | None = None
+    flavour: Flavour,
+    source: Source,
+    version: QemuVersion | None,
+    asked: Tuning | None = None,
+    architecture: Architecture = DEFAULT_ARCHITECTURE,
 ) -> Path | None:
     """Return the finished build of that source, if there is one and it is of that version.
 
@@ -166,7 +200,7 @@ def find(
         if tuning is Tuning.PGO and not any(_profiles_dir().glob("*")):
             continue  # without hashing the plugin for nothing
         try:
-            folder = builds_dir() / recipe_for(flavour, source, tuning).key()
+            folder = builds_dir() / recipe_for(flavour, source, tuning, architecture).key()
         except BuildError:
             return None  # no compiler yet, so nothing was built here
         built = built_version(folder)
@@ -191,17 +225,22 @@ def build_record(installed: Path) -> dict[str, Any] | None:
     return record
 
 
-def recipe_for(flavour: Flavour, source: Source, tuning: Tuning) -> Recipe:
+def recipe_for(
+    flavour: Flavour,
+    source: Source,
+    tuning: Tuning,
+    architecture: Architecture = DEFAULT_ARCHITECTURE,
+) -> Recipe:
     """Return what a build of ``source`` would be made from, here and now."""
-    recipe = Recipe(flavour, source, tuning, compiler_version())
+    recipe = Recipe(flavour, source, tuning, compiler_version(), architecture)
     if tuning is not Tuning.PGO:
         return recipe
-    return replace(recipe, profile=profile_digest(profile_of(flavour, source)))
+    return replace(recipe, profile=profile_digest(profile_of(recipe)))
 
 
-def profile_of(flavour: Flavour, source: Source) -> Path:
-    """Return where the profile for a build of ``source`` is, or will be."""
-    training = Recipe(flavour, source, Tuning.TRAINING, compiler_version())
+def profile_of(recipe: Recipe) -> Path:
+    """Return where the profile for a build is, or will be."""
+    training = replace(recipe, tuning=Tuning.TRAINING, profile="")
     return profile_at(_profiles_dir(), training.key())
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -120,10 +120,14 @@ def plugin_files() -> dict[Path, Path]:
     return placed | {Path("qapi", file.name): file for file in _files(plugin / "qapi")}
 
 
-def device_files() -> dict[Path, Path]:
-    """Return the device lists, by target, which the unpatched QEMU gets too."""
+def device_files(targets: Iterable[str]) -> dict[Path, Path]:
+    """Return the device lists of *targets*, which the unpatched QEMU gets too."""
     lists = plugin_dir() / "devices"
-    return {_DEVICES_HOME / file.relative_to(lists): file for file in _files(lists)}
+    return {
+        _DEVICES_HOME / file.relative_to(lists): file
+        for target in sorted(targets)
+        for file in _files(lists / target)
+    }
 
 
 def digest(files: dict[Path, Path]) -> str:

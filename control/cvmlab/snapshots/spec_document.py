@@ -6,17 +6,20 @@ architecture and profiles are found again by their names.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from cvmlab.machine.spec import BootSpec
+from cvmlab.profiles.architecture import ARCHITECTURES
 from cvmlab.snapshots.manifest import FIRMWARE, INITRD, KERNEL
 
 
-_ROWS = frozenset({"architecture", "profiles"})
+_ARCHITECTURE = "architecture"
+_ROWS = frozenset({_ARCHITECTURE, "profiles"})
+_OTHER_VERSION = "it is no description of a {} of this version"
 
 
 def boot_files(spec: BootSpec) -> dict[Path, str]:
@@ -32,7 +35,7 @@ class _UnreadableError(Exception):
 
 def to_document(spec: BootSpec, own_files: Mapping[Path, str]) -> dict[str, Any]:
     """Return *spec* as a document; *own_files* names the files that are copied with it."""
-    return {
+    return {_ARCHITECTURE: spec.architecture.name} | {
         field.name: _encode(getattr(spec, field.name), own_files)
         for field in fields(spec)
         if field.name not in _ROWS
@@ -63,8 +66,12 @@ def from_document(document: Mapping[str, Any], folder: Path) -> BootSpec:
 
     :raise ValueError: a field is missing, unknown or makes no sense.
     """
-    spec: BootSpec = _object(BootSpec, document, folder, _ROWS)
-    return spec
+    said = dict(document or {})
+    row = ARCHITECTURES.get(str(said.pop(_ARCHITECTURE, "")))
+    if row is None:
+        raise ValueError(_OTHER_VERSION.format(BootSpec.__name__))
+    spec: BootSpec = _object(BootSpec, said, folder, _ROWS)
+    return replace(spec, architecture=row)
 
 
 def _object(
@@ -72,7 +79,7 @@ def _object(
 ) -> Any:
     wanted = {field.name for field in fields(kind)} - omitted
     if not isinstance(document, Mapping) or set(document) != wanted:
-        raise ValueError(f"it is no description of a {kind.__name__} of this version")
+        raise ValueError(_OTHER_VERSION.format(kind.__name__))
     hints = get_type_hints(kind)
     values = {}
     for name in sorted(wanted):

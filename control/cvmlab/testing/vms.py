@@ -12,9 +12,11 @@ from cvmlab.boot.judge import naming_of
 from cvmlab.boot.plan import Plan, plan
 from cvmlab.boot.request import Request
 from cvmlab.machine.option import PYTHON, Form, Group
+from cvmlab.machine.option_rows import BY_NAME
 from cvmlab.machine.options import by_keyword, keywords
 from cvmlab.memory.journal import JournalFile, Records
 from cvmlab.memory.records import Phase
+from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE
 from cvmlab.qemu.build import qemu_binary
 from cvmlab.qemu.firmware import rom_dirs
 from cvmlab.report.text import say_access, say_conversion
@@ -159,8 +161,10 @@ def _made(options: dict[str, Any]) -> _Booted:
         )
     try:
         if "qemu" not in options:
-            qemu_binary(options.get("qemu_version"), build=False)
-            rom_dirs()
+            asked = options.get("arch", options.get("architecture"))
+            row = BY_NAME["arch"].read(asked or DEFAULT_ARCHITECTURE)
+            qemu_binary(options.get("qemu_version"), row, build=False)
+            rom_dirs(row)
         if options.keys() <= _OF_A_VM - _NEEDS_OUR_GUEST:
             return _Booted(SyncVm(**options), None)
         planned = plan(Request.of(**options), build=False)

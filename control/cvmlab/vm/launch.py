@@ -37,6 +37,7 @@ from cvmlab.memory.journal import Journal, JournalFile, Ring
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.records import describe
 from cvmlab.memory.states import Layout, profiles
+from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE, Architecture
 from cvmlab.replays.recorder import Execution
 from cvmlab.runs.run_dir import MemoryFiles, ProcessId, RunDir, VmInfo
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
@@ -138,21 +139,29 @@ class Parts:
     wires: Wires
 
 
-def locate_qemu(chosen: Path | None, version: str | None = None) -> Path:
-    """Return *chosen*, or what `cvmlab build` made of *version*, or CVMLAB_QEMU, or its default."""
-    named = chosen or (os.environ.get("CVMLAB_QEMU") if version is None else None)
+def locate_qemu(
+    chosen: Path | None,
+    version: str | None = None,
+    architecture: Architecture = DEFAULT_ARCHITECTURE,
+) -> Path:
+    """Return *chosen*, or what `cvmlab build` made of *version*, or the one that a variable names.
+
+    Without these, it is the default version for *architecture*.
+    """
+    variable = os.environ.get(architecture.qemu_variable)
+    named = chosen or (variable if version is None else None)
     if named is None:
         from cvmlab.qemu.build import qemu_binary
 
-        return qemu_binary(version)
+        return qemu_binary(version, architecture)
     found = shutil.which(named)
     if found is None:
         raise ConfigError(f"{named} is not a program", hint="run `cvmlab build`")
     return Path(found)
 
 
-def program_of(setting: Setting) -> Path:
-    return locate_qemu(setting.qemu, setting.qemu_version)
+def program_of(setting: Setting, spec: BootSpec) -> Path:
+    return locate_qemu(setting.qemu, setting.qemu_version, spec.architecture)
 
 
 async def launch(
@@ -292,7 +301,7 @@ def _make_overlays(
     from cvmlab.qemu.build import qemu_img
 
     try:
-        program = qemu_img(setting.qemu_version, build=False)
+        program = qemu_img(setting.qemu_version, spec.architecture, build=False)
     except BuildError:
         return ()
     made = []
@@ -313,7 +322,7 @@ def _with_roms(spec: BootSpec, setting: Setting) -> BootSpec:
         return spec
     from cvmlab.qemu.firmware import rom_dirs
 
-    return replace(spec, rom_dirs=tuple(rom_dirs()))
+    return replace(spec, rom_dirs=tuple(rom_dirs(spec.architecture)))
 
 
 def _make_files(
@@ -344,7 +353,7 @@ def _start(
     wires: Wires,
 ) -> QemuProcess:
     fds = None if files is None else files.fds
-    argv = command_line(program_of(setting), spec, channels, fds)
+    argv = command_line(program_of(setting, spec), spec, channels, fds)
     run.write("cmdline", printable(argv) + "\n")
     inherited = [*wires.theirs, *(() if fds is None else fds.all)]
     process = QemuProcess(argv, pass_fds=inherited, log_path=run.qemu_log)

@@ -48,7 +48,7 @@ def start_successor(
         qmp_socket=qmp_socket,
         cpr_socket=cpr_socket,
     )
-    argv = command_line(program_of(setting), source.spec, channels, memory.files.fds)
+    argv = command_line(program_of(setting, source.spec), source.spec, channels, memory.files.fds)
     log = run.path / f"qemu-{number}.log"
     log.unlink(missing_ok=True)
     process = QemuProcess(

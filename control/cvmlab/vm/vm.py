@@ -154,7 +154,7 @@ class Vm(TimeTravel):
     ) -> Self:
         """See restore()."""
         replays.require_no_recording(setting.record)
-        require_same_qemu(origin, program_of(setting))
+        require_same_qemu(origin, program_of(setting, origin.spec))
         stopped = not origin.manifest.running if paused is None else paused
         made = cls(origin.spec, setting=setting, paused=stopped)
         made.origin = origin
@@ -180,7 +180,7 @@ class Vm(TimeTravel):
     ) -> Self:
         """See replay()."""
         replays.require_no_recording(setting.record)
-        replays.require_same_qemu(recording, program_of(setting))
+        replays.require_same_qemu(recording, program_of(setting, recording.spec))
         made = cls(recording.spec, setting=setting, paused=paused)
         made.recording = recording
         return made
@@ -220,7 +220,8 @@ class Vm(TimeTravel):
         origin, self.origin = self.origin, None
         key = None
         if origin is None and execution is None and self.setting.keeps_warm:
-            key = await asyncio.to_thread(warm.key_for, self.spec, program_of(self.setting))
+            program = program_of(self.setting, self.spec)
+            key = await asyncio.to_thread(warm.key_for, self.spec, program)
         if key is not None and not self.setting.cold:
             origin = await asyncio.to_thread(warm.find, key)
         self._parts = parts = await self._launch(origin, key, execution)
@@ -247,7 +248,7 @@ class Vm(TimeTravel):
         if self.setting.record is None:
             again = self.recording
             return None if again is None else replays.Execution(again.log, replayed=True)
-        recorder = replays.Recorder(self, self.setting.record, program_of(self.setting))
+        recorder = replays.Recorder(self, self.setting.record, program_of(self.setting, self.spec))
         return await asyncio.to_thread(self._stack.enter_context, recorder.recording())
 
     async def _launch(
@@ -495,7 +496,7 @@ class Vm(TimeTravel):
         """
         setting = self.setting
         program = await asyncio.to_thread(  # which may build it
-            locate_qemu, qemu or setting.qemu, setting.qemu_version
+            locate_qemu, qemu or setting.qemu, setting.qemu_version, self.spec.architecture
         )
         setting = replace(setting, qemu=program)
         parts, supervisor = self._running, self._supervisor

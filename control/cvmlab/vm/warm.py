@@ -51,7 +51,7 @@ def key_of(spec: BootSpec, program: Path) -> str:
     disks = [(found.st_size, found.st_mtime_ns) for found in (d.path.stat() for d in spec.disks)]
     roms = [
         (file.name, found.st_size, found.st_mtime_ns)
-        for folder in spec.rom_dirs or rom_dirs()
+        for folder in spec.rom_dirs or rom_dirs(spec.architecture)
         for file in sorted(folder.iterdir())
         for found in (file.stat(),)
     ]

@@ -93,7 +93,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         (
             "boot -k .",
-            "--kernel: the folder . has no arch/x86/boot/bzImage",
+            "--kernel: the folder . has no arch/x86/boot/bzImage or arch/arm64/boot/Image",
             "run make bzImage there, or give the path of a kernel",
         ),
         (

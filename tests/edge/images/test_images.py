@@ -5,7 +5,6 @@ import json
 import shutil
 import stat
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from cvmlab.images import boot_files, cpio, disk_image, initramfs, recipes
 from cvmlab.images.boot_files import NO_INITRD, BootFiles, listing, overlay, resolve
 from cvmlab.images.cpio import CpioEntry
 from cvmlab.images.recipes import ImageRecipe
-from cvmlab.profiles.architecture import X86_64
+from cvmlab.profiles.architecture import AARCH64, ARCHITECTURES
 from tests.fakes.cpio_reader import read_archive
 from tests.fakes.debian_archive import DebianArchive
 from tests.fakes.kernel_files import EM_386, bzimage, elf, module, multiboot_header, pvh_note
@@ -28,7 +27,6 @@ needs_apt = pytest.mark.skipif(
     shutil.which("apt-get") is None, reason="apt is not installed: not Debian or Ubuntu"
 )
 _RELEASE = "6.12.1-cloud-amd64"
-_OTHER = replace(X86_64, name="aarch64")
 _RECIPE = ImageRecipe(kernel="linux-image-cloud-amd64", suite="trixie", append="quiet")
 
 
@@ -173,7 +171,7 @@ def test_the_map_of_a_users_kernel_is_found(tmp_path: Path, name: str) -> None:
         ({"image": "debian", "kernel": "bzImage"}, ConfigError, "cannot be combined"),
         ({"kernel": "missing"}, ImageError, "missing cannot be read"),
         ({"kernel": "text"}, ImageError, "is not a kernel"),
-        ({"kernel": "bzImage", "arch": _OTHER}, ConfigError, "is a kernel for x86_64"),
+        ({"kernel": "bzImage", "arch": AARCH64}, ConfigError, "is a kernel for x86_64"),
         ({"kernel": "bzImage", "initrd": "missing"}, ImageError, "there is no initrd"),
         (
             {"kernel": "bzImage", "initrd": "missing", "exec_command": "true"},
@@ -226,6 +224,17 @@ def test_the_shipped_recipes_are_valid_and_default_is_debian() -> None:
     shipped = recipes.load()
     assert shipped.find(None) == shipped.image["debian"]
     assert {"debian", "debian-bookworm", "debian-backports", "debian-sid"} <= set(shipped.image)
+
+
+def test_each_architecture_has_a_default_image() -> None:
+    shipped = recipes.load()
+    for row in ARCHITECTURES:
+        found = shipped.find(None, row)
+        assert found.architecture is row
+        assert shipped.find(None, found.architecture) == found
+    lonely = recipes.parse({"default": "a", "image": {"a": {"kernel": "k", "suite": "sid"}}})
+    with pytest.raises(ConfigError, match="there is no image for aarch64"):
+        lonely.find(None, AARCH64)
 
 
 _GOOD: dict[str, Any] = {"default": "a", "image": {"a": {"kernel": "k", "suite": "sid"}}}

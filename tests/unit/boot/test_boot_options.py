@@ -36,7 +36,7 @@ BOOT: Any = typer.main.get_command(app).commands["boot"]  # type: ignore[attr-de
 BY_KIND = {
     ValueKind.TEXT: "text", ValueKind.PATTERN: "log.n", ValueKind.NUMBER: 3, ValueKind.SECONDS: 2.5,
     ValueKind.SIZE: "64M", ValueKind.LIMIT: "kernel=5", ValueKind.SWITCH: True, ValueKind.GDB: True,
-    ValueKind.FIRMWARE: "ovmf", ValueKind.OBJECT: object(),
+    ValueKind.FIRMWARE: "ovmf", ValueKind.OBJECT: object(), ValueKind.ROW: "aarch64",
 }  # fmt: skip
 BY_OPTION = {
     "image": "debian",
@@ -51,6 +51,7 @@ WITH: dict[str, tuple[str, ...]] = dict.fromkeys(
 )
 WITH["quote_fault"] = ("--coco=tdx", "--quotes")
 WITH["attest_option"] = ("--coco=tdx", "--attest=folder")
+WITH["arch"] = ("--coco=off",)
 # Words that exclude other options of this test.
 UNFIT = {"coco": ("off",)}
 # What the guest's files decide: read_request() puts them with the guest, not into the machine.
@@ -151,7 +152,7 @@ def test_an_option_means_the_same_in_each_of_its_forms(option: Option, here: Pat
 )
 @pytest.mark.fault("U7")
 def test_an_option_of_the_command_reaches_the_field_that_python_sets(option: Option) -> None:
-    kernel = [] if option.name == "kernel" else ["--kernel=file"]
+    kernel = [] if option.name in ("kernel", "arch") else ["--kernel=file"]  # of a PC
     words = read_request(parsed([*kernel, *typed(option), *WITH.get(option.name, ())]))
     given = {option.keyword: sample(option)}
 
@@ -174,7 +175,7 @@ def test_no_form_has_an_option_without_a_row() -> None:
 
     own = set(inspect.signature(Vm.__init__).parameters) - {"self", "spec", "setting", "options"}
     assert {parameter.name for parameter in BOOT.params} == names(Form.COMMAND)
-    rows = {"architecture", "profiles"}  # what options are looked up in
+    rows = {"profiles"}  # what options are looked up in
     assert {field.name for field in fields(BootSpec)} - rows == targets(Form.SPEC)
     assert {field.name for field in fields(Setting)} == targets(Form.SETTING)
     assert own == names(Form.VM)

@@ -118,7 +118,7 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         (
             "boot -k kernel --firmware ovfm",
             "--firmware: there is no 'ovfm'",
-            "did you mean ovmf? known are seabios, ovmf",
+            "did you mean ovmf? known are seabios, ovmf, direct",
         ),
         (
             "boot -k kernel --progress fancy",
@@ -152,8 +152,13 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         ),
         (
             "boot -k arm",
-            "arm is a kernel for aarch64, but the VM is x86_64",
-            "give a kernel for x86_64",
+            "profile generic is for guests of x86_64, and this one is of aarch64",
+            "--coco off, or another guest",
+        ),
+        (
+            "boot -k arm --arch x86_64",
+            "arm is a kernel for aarch64, but --arch is x86_64",
+            "leave --arch out, or boot a guest for x86_64",
         ),
         (
             "boot -k disk.raw",

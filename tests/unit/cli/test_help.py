@@ -103,7 +103,7 @@ def test_the_code_reads_no_variable_that_is_not_in_the_table() -> None:
     for path in (ROOT / name for name in listed.split("\0") if name):
         own = path.name in ("environment.py", "README.md") or path == Path(__file__)
         if path.is_file() and not path.is_symlink() and not own:
-            found |= set(re.findall(rb"\bCVMLAB_[A-Z_]*[A-Z]\b", path.read_bytes()))
+            found |= set(re.findall(rb"\bCVMLAB_[A-Z0-9_]*[A-Z0-9]\b", path.read_bytes()))
     known = {name for variable in environment.VARIABLES for name in variable.names}
     assert {name.decode() for name in found} == {name for name in known if name[:7] == "CVMLAB_"}
 

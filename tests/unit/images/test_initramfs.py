@@ -13,6 +13,7 @@ from cvmlab.base.paths import cache_dir
 from cvmlab.base.resources import guest_images_dir
 from cvmlab.images import initramfs
 from cvmlab.images.kernel_modules import Module
+from cvmlab.profiles.architecture import ARCHITECTURES, Architecture
 from tests.fakes.cpio_reader import read_archive
 from tests.fakes.kernel_files import module
 
@@ -63,6 +64,14 @@ def test_the_command_is_a_script_with_the_agent_that_runs_it() -> None:
     assert found[initramfs.EXEC_PATH].data == b"#!/bin/sh\nexit 7\n"
     assert found[initramfs.EXEC_PATH].mode == 0o100755
     assert found["cvmlab/agent"].mode == 0o100755
+
+
+@pytest.mark.parametrize("row", list(ARCHITECTURES), ids=lambda row: row.name)
+def test_the_agent_speaks_on_the_second_port_of_the_architecture(row: Architecture) -> None:
+    built = read_archive(initramfs.build(b"", port=row.agent))
+    added = read_archive(initramfs.exec_segment("true", port=row.agent))
+    for script in (built["cvmlab/agent"].data, added["cvmlab/agent"].data):
+        assert f"\nchannel=/dev/{row.agent}\n" in script.decode()
 
 
 @pytest.mark.parametrize("command", ["", "  \n", "a\0b"])

@@ -4,6 +4,7 @@
 import bz2
 import gzip
 import lzma
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +12,18 @@ import pytest
 import zstandard
 
 from cvmlab.base.errors import ConfigError, ImageError
-from cvmlab.images.kernel_image import KernelKind, extract_vmlinux, identify
-from cvmlab.profiles.architecture import X86_64
+from cvmlab.images.kernel_image import KernelKind, identify
+from cvmlab.images.vmlinux import extract_vmlinux
+from cvmlab.profiles.architecture import AARCH64, X86_64
 from tests.fakes.kernel_files import (
     EM_386,
     EM_AARCH64,
+    arm64_image,
     bzimage,
     elf,
     multiboot_header,
     pvh_note,
+    zboot,
 )
 
 
@@ -107,19 +111,10 @@ def test_an_elf_file_is_its_own_vmlinux(save: Save) -> None:
     assert extract_vmlinux(save(_VMLINUX)) == _VMLINUX
 
 
-def test_an_arm64_image_has_no_elf_file_inside(save: Save) -> None:
+def test_an_efi_application_has_no_elf_file_inside(save: Save) -> None:
+    pe = b"MZ".ljust(0x3C, b"\0") + b"\x40\0\0\0PE\0\0\x64\x86"
     with pytest.raises(ImageError, match="not a bzImage"):
-        extract_vmlinux(save(_arm64_image()))
-
-
-def _arm64_image() -> bytes:
-    return bytes(0x38) + b"ARM\x64" + bytes(64)
-
-
-def _zboot(machine: int) -> bytes:
-    head = bytearray(b"MZ\0\0zimg".ljust(0x40, b"\0"))
-    head[0x3C] = 0x40
-    return bytes(head) + b"PE\0\0" + machine.to_bytes(2, "little")
+        extract_vmlinux(save(pe))
 
 
 def test_a_bzimage_tells_release_and_architecture(save: Save) -> None:
@@ -136,9 +131,10 @@ def test_a_bzimage_tells_release_and_architecture(save: Save) -> None:
         (elf({}), KernelKind.ELF, "x86_64"),
         (elf({}, EM_AARCH64), KernelKind.ELF, "aarch64"),
         (elf({}, 243), KernelKind.ELF, "riscv"),
-        (_arm64_image(), KernelKind.ARM64_IMAGE, "aarch64"),
-        (_zboot(0xAA64), KernelKind.EFI_ZBOOT, "aarch64"),
-        (_zboot(0x8664), KernelKind.EFI_ZBOOT, "x86_64"),
+        (arm64_image(), KernelKind.ARM64_IMAGE, "aarch64"),
+        (gzip.compress(arm64_image()), KernelKind.ARM64_COMPRESSED, "aarch64"),
+        (zboot(b""), KernelKind.EFI_ZBOOT, "aarch64"),
+        (zboot(b"", 0x8664), KernelKind.EFI_ZBOOT, "x86_64"),
     ],
 )
 def test_kind_and_architecture_are_told(
@@ -150,12 +146,42 @@ def test_kind_and_architecture_are_told(
 
 @pytest.mark.parametrize("arch", ["aarch64", "i386"])
 def test_a_kernel_for_another_architecture_is_refused(save: Save, arch: str) -> None:
-    data = _arm64_image() if arch == "aarch64" else bzimage(is_64_bit=False)
+    data = arm64_image() if arch == "aarch64" else bzimage(is_64_bit=False)
     with pytest.raises(
         ConfigError, match=f"is a kernel for {arch}, but the VM is x86_64"
     ) as caught:
         identify(save(data)).require_bootable(X86_64)
     assert caught.value.hint == "give a kernel for x86_64"
+
+
+def test_an_arm64_image_tells_its_release(save: Save) -> None:
+    found = identify(save(arm64_image(release="6.12.1+deb13-arm64")))
+    assert found.release == "6.12.1+deb13-arm64"
+    assert found.is_linux
+    found.require_bootable(AARCH64)
+
+
+@pytest.mark.parametrize("data", [zboot(b""), gzip.compress(arm64_image()), elf({}, EM_AARCH64)])
+def test_an_aarch64_machine_starts_all_kernels_of_its_kind(save: Save, data: bytes) -> None:
+    identify(save(data)).require_bootable(AARCH64)
+
+
+@pytest.mark.parametrize("data", [bzimage(), elf({}), zboot(b"", 0x8664)])
+def test_an_x86_kernel_is_refused_for_an_aarch64_machine(save: Save, data: bytes) -> None:
+    with pytest.raises(ConfigError, match="is a kernel for x86_64, but the VM is aarch64"):
+        identify(save(data)).require_bootable(AARCH64)
+
+
+def test_an_elf_file_at_virtual_addresses_is_refused_with_a_way_out(save: Save) -> None:
+    head = bytearray(elf({}, EM_AARCH64))
+    at = len(head)
+    head[0x20:0x28] = at.to_bytes(8, "little")  # e_phoff
+    head[0x36:0x3A] = struct.pack("<HH", 56, 1)
+    space = AARCH64.symbols.kernel_space
+    head += struct.pack("<IIQQQQQQ", 1, 5, 0, space, space, 64, 64, 4096)
+    with pytest.raises(ConfigError, match="have no physical addresses") as caught:
+        identify(save(bytes(head))).require_bootable(AARCH64)
+    assert caught.value.hint == "give arch/arm64/boot/Image of the same build"
 
 
 def test_the_pvh_entry_of_an_elf_file_is_found(save: Save) -> None:

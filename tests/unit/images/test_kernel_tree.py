@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from cvmlab.base.errors import ConfigError
-from cvmlab.images.kernel_tree import has_9p, kernel_file, missing_for_a_disk
-from tests.fakes.kernel_files import bzimage
+from cvmlab.images.kernel_tree import build_tree, has_9p, kernel_file, missing_for_a_disk
+from cvmlab.profiles.architecture import AARCH64, X86_64
+from tests.fakes.kernel_files import arm64_image, bzimage
 
 
 _CONFIG = "CONFIG_9P_FS=y\nCONFIG_NET_9P=y\nCONFIG_NET_9P_VIRTIO=y\n"
@@ -31,6 +32,16 @@ def test_a_tree_that_is_not_built_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no arch/x86/boot/bzImage") as caught:
         kernel_file(tmp_path)
     assert "make bzImage" in (caught.value.hint or "")
+
+
+def test_a_tree_of_another_architecture_stands_for_its_kernel_too(tmp_path: Path) -> None:
+    kernel = tmp_path / AARCH64.kernel.in_build_tree
+    kernel.parent.mkdir(parents=True)
+    kernel.write_bytes(arm64_image())
+    assert kernel_file(tmp_path) == kernel_file(tmp_path, AARCH64) == kernel
+    assert build_tree(kernel) == tmp_path
+    with pytest.raises(ConfigError, match=r"has no arch/x86/boot/bzImage$"):
+        kernel_file(tmp_path, X86_64)
 
 
 @pytest.mark.parametrize("place", [".config", "arch/x86/boot/config-6.18.0-rc1"])

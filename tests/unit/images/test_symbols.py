@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Symbols from every source; the kallsyms images are encoded here, independently of the decoder."""
+"""Symbols from every source."""
 
 import struct
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import pytest
@@ -12,92 +10,10 @@ from cvmlab.base.errors import ImageError
 from cvmlab.images import kallsyms, symbols
 from cvmlab.images.symbols import LazySymbols, Symbol, Symbols
 from cvmlab.profiles.architecture import X86_64
+from tests.fakes.kallsyms_tables import RODATA, TEXT, Layout, compress, entries, image
 
 
-TEXT = 0xFFFF_FFFF_8100_0000
-RODATA = 0xFFFF_FFFF_8200_0000
-FUNCTIONS = 1500
 RULES = X86_64.symbols
-
-
-class Layout(StrEnum):
-    V6_1 = "6.1"
-    V6_12 = "6.12"
-    V7_2 = "7.2"
-
-
-@dataclass(frozen=True)
-class Entry:
-    address: int
-    name: str
-
-
-def entries(layout: Layout) -> list[Entry]:
-    """Functions 0x40 apart from _stext on; before 7.x two per-CPU symbols in front."""
-    percpu = [] if layout is Layout.V7_2 else [Entry(0, "Afixed_percpu_data"), Entry(64, "Ddebug")]
-    named = [Entry(TEXT, "T_stext"), Entry(TEXT + 0x40, "Tstart_kernel")]
-    many = [Entry(TEXT + 0x40 * i, f"tfunction_{i:04d}") for i in range(2, FUNCTIONS)]
-    last = [Entry(TEXT + 0x40 * FUNCTIONS, "T_etext"), Entry(RODATA + 0x100_0000, "Dbanner")]
-    return percpu + named + many + last
-
-
-def token_table() -> list[bytes]:
-    """Every byte is its own token, but two that stand for frequent pieces."""
-    tokens = [bytes([byte]) if 33 <= byte < 127 else b"" for byte in range(256)]
-    tokens[0x01], tokens[0x02] = b"tfunction_", b"kernel"
-    return tokens
-
-
-def compress(name: str) -> bytes:
-    packed = name.encode().replace(b"tfunction_", b"\x01").replace(b"kernel", b"\x02")
-    return bytes([len(packed)]) + packed
-
-
-def offset_of(entry: Entry) -> int:
-    """CONFIG_KALLSYMS_ABSOLUTE_PERCPU, base TEXT."""
-    return entry.address if entry.address < TEXT else TEXT - 1 - entry.address
-
-
-class Blob:
-    """Bytes with the alignment that the kernel's assembler output asks for."""
-
-    def __init__(self, alignment: int) -> None:
-        self.data = bytearray(b"\xcc" * 64 + b"some read-only data 0\x001\x002\x003\x00 and more")
-        self.alignment = alignment
-
-    def add(self, content: bytes) -> int:
-        self.data += b"\0" * (-len(self.data) % self.alignment)
-        self.data += content
-        return len(self.data) - len(content)
-
-
-def image(layout: Layout) -> bytes:
-    """The tables of a kernel of *layout*, its offsets linked to RODATA."""
-    blob = Blob(4 if layout is Layout.V7_2 else 8)
-    syms = entries(layout)
-    offsets = struct.pack(f"<{len(syms)}i", *map(offset_of, syms)) if layout != "7.2" else b""
-    if layout is Layout.V6_1:
-        blob.add(offsets)
-        blob.add(struct.pack("<Q", TEXT))
-    packed = [compress(entry.name) for entry in syms]
-    blob.add(struct.pack("<I", len(syms)))
-    blob.add(b"".join(packed))
-    starts = [sum(map(len, packed[:index])) for index in range(0, len(packed), 256)]
-    blob.add(struct.pack(f"<{len(starts)}I", *starts))
-    tokens = token_table()
-    blob.add(b"".join(token + b"\0" for token in tokens))
-    index = [sum(len(token) + 1 for token in tokens[:number]) for number in range(256)]
-    blob.add(struct.pack("<256H", *index))
-    if layout is Layout.V6_12:
-        blob.add(offsets)
-        blob.add(struct.pack("<Q", TEXT))
-    if layout is Layout.V7_2:
-        at = blob.add(b"")
-        places = enumerate(syms)
-        relative = [entry.address - (RODATA + at + 4 * number) for number, entry in places]
-        blob.add(struct.pack(f"<{len(syms)}i", *relative))
-    blob.add(b"\0\0\1" * len(syms))
-    return bytes(blob.data)
 
 
 def decode(content: bytes) -> kallsyms.Kallsyms:

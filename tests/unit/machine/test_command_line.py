@@ -56,6 +56,34 @@ def test_the_default_machine() -> None:
     assert "-gdb" not in argv
 
 
+ARM = {"arch": "aarch64", "coco": "off", "kernel": "Image"}
+
+
+def test_an_arm_machine_starts_a_kernel_without_firmware() -> None:
+    argv = argv_of(**ARM, cpus=2)
+    assert value_of("-machine", argv) == "virt,gic-version=3,its=on"
+    assert value_of("-cpu", argv) == "max,pauth-impdef=on"
+    assert value_of("-append", argv) == "console=ttyAMA0 panic=-1 loglevel=4"
+    assert argv.count("-serial") == 2
+    assert "-bios" not in argv
+
+
+def test_an_arm_machine_has_the_firmware_of_its_architecture() -> None:
+    assert value_of("-bios", argv_of(**ARM, firmware="ovmf")) == "QEMU_EFI.fd"
+
+
+def test_a_machine_without_an_ahci_controller_gets_one_for_its_disk(tmp_path: Path) -> None:
+    image = tmp_path / "disk.raw"
+    image.write_bytes(bytes(512))
+    disk = Disk(image, DiskInterface.AHCI)
+    with_disk = argv_of(**ARM, disks=(disk,))
+    assert with_disk.index("ich9-ahci,id=ide") < with_disk.index(
+        "ide-hd,id=disk0-ide,drive=disk0,bus=ide.0"
+    )
+    assert "ich9-ahci,id=ide" not in argv_of(**ARM)
+    assert "ich9-ahci,id=ide" not in argv_of(disks=(disk,))  # a PC has its own
+
+
 def test_split_profiles_get_a_shared_file() -> None:
     backend = value_of("-object", argv_of(coco="sw-protected"))
     assert "layout=split" in backend

@@ -96,6 +96,16 @@ def test_what_no_boot_can_be_is_ignored_with_the_reason() -> None:
     assert tdx.ignored == "--on-host-access share needs layout in-place, but tdx has layout split"
 
 
+def test_firmware_that_only_another_architecture_has_is_ignored_where_the_guests_is_known() -> None:
+    found = expanded(
+        '[axes]\nguest = ["any", "arm"]\ncoco = ["off"]\nfirmware = ["seabios", "direct"]\n'
+        '[guest.any]\nkernel = "k"\n[guest.arm]\nkernel = "k"\narch = "aarch64"\n'
+    )
+
+    assert [cell.ignored for cell in found] == [None, None, "aarch64 has no firmware seabios", None]
+    assert "--arch=aarch64" in found[3].words
+
+
 def test_shards_are_stable_even_and_whole() -> None:
     text = (
         '[axes]\nguest = ["debian", "other"]\ncoco = ["off", "generic", "tdx"]\n'

@@ -33,6 +33,7 @@ from tests.fakes import kernel_files
 REALM = Profile(
     name="realm",
     restricted=True,
+    architectures=("x86_64",),
     guest_object=GuestObject(type="realm-guest", defaults=("personalization=7",)),
     cpu_model=None,
     interface=Interface(
@@ -139,7 +140,7 @@ def test_the_socket_of_a_new_service_is_a_property_of_the_object() -> None:
 
 def test_the_machine_is_that_of_the_architecture(tmp_path: Path) -> None:
     machine = replace(X86_64.machine, type="virt", options=(), without_ahci=(), cpu="neoverse")
-    row = replace(X86_64, name="arm", machine=machine, append="console=ttyAMA0", bios=())
+    row = replace(X86_64, machine=machine, append="console=ttyAMA0", bios=())
     kernel = tmp_path / "Image"
     kernel.touch()
     firmware = tmp_path / "fw.bin"

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from cvmlab.profiles.architecture import X86_64
+from cvmlab.profiles.architecture import AARCH64, X86_64
 from cvmlab.unwind import slide
 
 
@@ -27,6 +27,18 @@ def test_the_slide_is_found_among_words_that_are_no_returns(distance: int) -> No
     assert found is not None
     assert found.distance == distance
     assert found.votes >= 40
+
+
+def test_a_range_of_millions_of_slides_is_searched() -> None:
+    rules = AARCH64.symbols
+    linked = np.arange(0x100, 0x4000_0000, 0x1_2344, dtype=np.uint64) + np.uint64(
+        rules.kernel_space
+    )
+    distance = 12345 * rules.kaslr_step + rules.kaslr_range // 2
+    words = [int(address) + distance for address in linked[:50:7]]
+    found = slide.find(words, linked, rules)
+    assert found is not None
+    assert (found.distance, found.votes) == (distance, 8)
 
 
 def test_noise_alone_has_no_slide() -> None:
