@@ -43,7 +43,8 @@ void restricted_debug_record(RestrictedMemory *rm, hwaddr gpa, uint64_t pages)
 
 uint64_t restricted_debug_alias(const RestrictedMemory *rm)
 {
-    return rm->profile->view_bit ? rm->profile->view_bit(rm) : 0;
+    return rm->profile->view_bit ? rm->profile->view_bit(rm)
+           : rm->profile->device_bit ? rm->profile->device_bit(rm) : 0;
 }
 
 /* Functions that write notes want this type behind their argument. */

@@ -8,7 +8,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "exec/cputlb.h"
 #include "hw/restricted-memory/qemu/compat-cpu.h"
 #include "hw/restricted-memory/qemu/convert.h"
 #include "hw/restricted-memory/qemu/events.h"
@@ -107,7 +106,6 @@ typedef struct SetRequest {
     bool change_destroyed;
 } SetRequest;
 
-/* The host rejects what it cannot provide: A5.4, DRPPK. */
 static void set_done(const CcaCall *call, uint64_t new_base, uint64_t response)
 {
     call->x[0] = RSI_SUCCESS;
@@ -177,23 +175,26 @@ static RmemRefusal set_apply(const SetRequest *req, uint64_t *end)
     return RMEM_OK;
 }
 
-/* No other vCPU runs, and this one has completed the instruction. */
+/*
+ * No other vCPU runs, and this one has completed the instruction. A5.4, DRPPK: a
+ * host rejects only RAM. Ours also rejects EMPTY if it has no storage, because a
+ * guest that is told to go on would call for ever.
+ */
 static void set_exclusive(CPUState *cpu, run_on_cpu_data data)
 {
     g_autofree SetRequest *req = data.host_ptr;
     uint64_t end;
-    RmemRefusal why = set_prepare(req, &end);
+    RmemRefusal in_the_way = set_prepare(req, &end);
     RmemRefusal refusal = end > req->base ? set_apply(req, &end) : RMEM_OK;
+    bool rejects = refusal != RMEM_OK
+                   || (in_the_way != RMEM_OK && req->ripas == RSI_RAM);
 
-    if (refusal != RMEM_OK) {
-        why = refusal;
-    }
-    if (why != RMEM_OK) {
+    if (end < req->top) {
         restricted_violation(req->call.cca->rm, end,
-                             (req->top - end) >> RMEM_PAGE_BITS, why,
-                             req->call.pc);
+                             (req->top - end) >> RMEM_PAGE_BITS,
+                             refusal ?: in_the_way, req->call.pc);
     }
-    set_done(&req->call, end, why == RMEM_OK ? RSI_ACCEPT : RSI_REJECT);
+    set_done(&req->call, end, rejects ? RSI_REJECT : RSI_ACCEPT);
 }
 
 /* Must the guest call again for this request, or this part of one? */
