@@ -86,13 +86,12 @@ static int cca_pa_bits(RestrictedMemory *rm, int bits)
 static bool cca_machine_done(RestrictedMemory *rm, Error **errp)
 {
     CcaGuest *cca = the_guest;
-    const VirtMachineState *vms = VIRT_MACHINE(current_machine);
 
     if (!arm_feature(cpu_env(first_cpu), ARM_FEATURE_AARCH64)) {
         error_setg(errp, "a realm's CPU has 64 bits");
         return false;
     }
-    cca->late = vms->bootinfo.firmware_loaded;
+    cca->late = restricted_has_firmware();
     cca->nvcpus = current_machine->smp.max_cpus;
     cca->vcpus = g_new0(CcaVcpu, cca->nvcpus);
     cca_vmstate_init(cca);

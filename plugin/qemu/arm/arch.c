@@ -9,9 +9,12 @@
 #include "internals.h"
 #include "qapi/error.h"
 #include "tcg/insn-start-words.h"
+#include "hw/arm/virt.h"
 #include "hw/restricted-memory/qemu/compat-cpu.h"
 #include "hw/restricted-memory/qemu/arch.h"
 #include "hw/restricted-memory/qemu/backend.h"
+#include "hw/restricted-memory/qemu/efi-stub.h"
+#include "hw/restricted-memory/qemu/arm/ops.h"
 #include "hw/restricted-memory/profiles/arm.h"
 
 /* Options of -machine virt that give the guest another way to memory. */
@@ -37,8 +40,27 @@ static bool arm_check_machine(Error **errp)
     return true;
 }
 
-static void arm_nothing(RestrictedMemory *rm)
+static void arm_init(RestrictedMemory *rm)
 {
+}
+
+bool restricted_has_firmware(void)
+{
+    return object_dynamic_cast(OBJECT(current_machine), TYPE_VIRT_MACHINE)
+           && VIRT_MACHINE(current_machine)->bootinfo.firmware_loaded;
+}
+
+/* Without firmware, a kernel that is given has no stub: QEMU jumps into it. */
+static void arm_machine_done(RestrictedMemory *rm)
+{
+    if (restricted_has_firmware()) {
+        restricted_stub_machine_done(rm);
+    }
+}
+
+static void arm_code(RestrictedMemory *rm, CPUState *cpu, const uint8_t *page)
+{
+    restricted_stub_code(rm, true, page);
 }
 
 /* All RAM has a fixed place. */
@@ -90,16 +112,17 @@ static void arm_drop_exception(CPUState *cpu)
 static const RestrictedArch arm = {
     .profiles = restricted_arm_profiles,
     .fills_fail = true,
-    .init = arm_nothing,
+    .init = arm_init,
     .check_machine = arm_check_machine,
-    .machine_done = arm_nothing,
+    .machine_done = arm_machine_done,
     .find_hole = arm_find_hole,
-    .reset = arm_nothing,
+    .reset = restricted_stub_reset,
     .pc = arm_pc,
     .pc_at = arm_pc_at,
     .stack = arm_stack,
     .walk = arm_walk,
     .drop_exception = arm_drop_exception,
+    .code = arm_code,
 };
 
 const RestrictedArch *restricted_arch(void)

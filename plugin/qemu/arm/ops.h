@@ -9,6 +9,8 @@
 
 #include "hw/restricted-memory/qemu/profile.h"
 
+/* Does the machine start firmware, and not a kernel? Once it is built. */
+bool restricted_has_firmware(void);
 /* The guest has used its interface at @pc: is it its kernel? Any thread. */
 void restricted_count_call(RestrictedMemory *rm, uint64_t pc);
 
