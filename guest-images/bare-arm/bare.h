@@ -21,4 +21,8 @@ void call_hvc(void *x);
 // of pages is at `table`; `bit` is the address bit of a second map of it all.
 void map(uint64_t table, uint64_t area, uint64_t bit);
 
+// device.c: a DMA of the edu device; `bit` is the address bit of devices. False:
+// there is no such device.
+int edu_dma(uint64_t bit, uint64_t from, uint64_t to, uint64_t size);
+
 #endif

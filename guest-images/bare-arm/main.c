@@ -148,13 +148,21 @@ static void do_config(void *opaque)
     work->outs = 3;
 }
 
+static void do_edu(void *opaque)
+{
+    struct work *work = opaque;
+
+    work->out[0] = (uint64_t)edu_dma(uart & ~UART, work->in[0], work->in[1], work->in[2]);
+    work->outs = 1;
+}
+
 static const struct {
     const char *name;
     void (*run)(void *);
 } commands[] = {
     { "read", do_read }, { "write", do_write }, { "exec", do_exec },
     { "smc", do_smc }, { "hvc", do_hvc }, { "map", do_map },
-    { "flush", do_flush }, { "config", do_config },
+    { "flush", do_flush }, { "config", do_config }, { "edu-dma", do_edu },
 };
 
 static uint64_t number(const char *text)

@@ -66,6 +66,8 @@ Boot = Callable[..., AbstractAsyncContextManager[Realm]]
 TOP = SHARED
 SMCCC_VERSION, SMCCC_FEATURES, PSCI_FEATURES = 0x8000_0000, 0x8000_0001, 0x8000_000A
 PLANE_ENTER = RSI + 0x1A3  # RMM 1.1 and later
+EDU = "edu,id=edu0,dma_mask=0xffffffffffffffff"
+EDU_BUFFER = 0x40000
 CHALLENGE = tuple(range(0x10, 0x18))
 
 
@@ -349,6 +351,28 @@ async def test_a_reset_is_a_fresh_launch(boot: Boot) -> None:
         assert realm.ripas(page(0)) == RAM
         assert realm.smc(MEASUREMENT_READ, 0).x[:9] == rim[:9]
         assert realm.smc(MEASUREMENT_READ, 1).x[1:9] == (0,) * 8
+
+
+@pytest.mark.parametrize("bit", [0, SHARED])
+async def test_a_device_reaches_what_is_shared_with_the_bit_and_without(
+    boot: Boot, bit: int
+) -> None:
+    async with boot(options=("-device", EDU)) as realm:
+        guest = realm.guest
+        realm.share(page(0), 2)
+        guest.done("write", SHARED | page(0), 0xFEED)
+        guest.done("write", page(2), 0x5EC2E7)
+        assert guest.value("edu-dma", bit | page(0), EDU_BUFFER, 8) == 1
+        assert guest.value("edu-dma", EDU_BUFFER, bit | page(1), 8) == 1
+        assert guest.value("read", SHARED | page(1)) == 0xFEED
+        realm.records()
+        guest.value("edu-dma", bit | page(2), EDU_BUFFER, 8)
+        guest.value("edu-dma", EDU_BUFFER, bit | page(1), 8)
+        assert guest.value("read", SHARED | page(1)) == 0
+        faults = [record for record in realm.records() if record["kind"] == Kind.HOST_FAULT]
+        assert [int(record["gpa"]) for record in faults] == [page(2)]
+        actors = {actor["index"]: actor["id"] for actor in (await realm.info())["actors"]}
+        assert actors[int(faults[0]["device"])] == "edu0"
 
 
 async def test_a_guest_that_knows_nothing_has_private_memory(boot: Boot) -> None:
