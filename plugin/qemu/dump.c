@@ -15,6 +15,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-commands-restricted-memory.h"
 #include "qapi/qapi-visit-dump.h"
+#include "qemu/cutils.h"
 #include "qobject/qdict.h"
 #include "monitor/monitor.h"
 #include "hw/core/cpu.h"
