@@ -64,7 +64,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.long, pytest.mark.timeout(3600)]
 
 Boot = Callable[..., AbstractAsyncContextManager[Realm]]
 TOP = SHARED
-SMCCC_VERSION, SMCCC_FEATURES, PSCI_FEATURES = 0x8000_0000, 0x8000_0001, 0x8000_000A
+SMCCC_VERSION, SMCCC_FEATURES, PSCI_FEATURES = 0x8000_0000, 0x8000_0001, 0x8400_000A
 PLANE_ENTER = RSI + 0x1A3  # RMM 1.1 and later
 EDU = "edu,id=edu0,dma_mask=0xffffffffffffffff"
 EDU_BUFFER = 0x40000

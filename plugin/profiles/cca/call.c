@@ -20,7 +20,7 @@
 /* SMCCC, 7; and PSCI (Arm DEN0022), 5.15 */
 #define SMCCC_VERSION           0x80000000
 #define SMCCC_ARCH_FEATURES     0x80000001
-#define PSCI_FEATURES           0x8000000a
+#define PSCI_FEATURES           0x8400000a
 #define SMCCC_1_2               0x10002
 #define SMCCC_SUCCESS           0
 #define SMCCC_NOT_SUPPORTED     (-1)
