@@ -43,6 +43,8 @@ typedef struct CcaVcpu {
     uint32_t ripas_retries;         /* ... and how often it was */
 } CcaVcpu;
 
+typedef struct CcaImage CcaImage;
+
 struct CcaGuest {
     ConfidentialGuestSupport parent_obj;
 
@@ -63,6 +65,7 @@ struct CcaGuest {
     bool late;                      /* firmware runs before protection */
     bool armed;                     /* RIPAS is enforced; atomic */
     uint8_t measurements[CCA_MEASUREMENTS][CCA_WORD_BYTES];    /* BQL */
+    CcaImage *image;                /* the RIM is not computed yet; BQL */
     int64_t host_call_ms;           /* see host-call.c */
     uint64_t host_calls_untold;
 };

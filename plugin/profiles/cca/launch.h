@@ -11,6 +11,10 @@
 
 /* measure.c: after ROMs are loaded, before the first instruction. */
 void cca_measure_launch(CcaGuest *cca);
+/* Call this before the RIM is read. BQL. */
+void cca_measure(CcaGuest *cca);
+/* The guest is another one, whose RIM is known. */
+void cca_forget_image(CcaGuest *cca);
 
 /* token.c */
 void cca_forget_tokens(CcaGuest *cca);

@@ -67,6 +67,7 @@ uint64_t cca_token_init(CcaCall *call)
     };
 
     forget(call->vcpu);
+    cca_measure(cca);
     memcpy(claims.magic, CCA_CLAIMS_MAGIC, sizeof(claims.magic));
     for (int i = 0; i < CCA_WORD_BYTES / 8; i++) {
         stq_le_p(claims.challenge + 8 * i, call->x[1 + i]);

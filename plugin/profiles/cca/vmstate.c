@@ -32,6 +32,13 @@ static int cca_pre_save(void *opaque)
                      waits_for);
         return -EBUSY;
     }
+    cca_measure(cca);
+    return 0;
+}
+
+static int cca_post_load(void *opaque, int version_id)
+{
+    cca_forget_image(opaque);
     return 0;
 }
 
@@ -75,6 +82,7 @@ static const VMStateDescription vmstate_cca = {
     .version_id = 1,
     .minimum_version_id = 1,
     .pre_save = cca_pre_save,
+    .post_load = cca_post_load,
     .fields = (const VMStateField[]) {
         VMSTATE_UINT32_EQUAL(ipa_bits, CcaGuest),
         VMSTATE_UINT32_EQUAL(nvcpus, CcaGuest),
