@@ -5,6 +5,7 @@ Numbers are those of the RMM specification (Arm DEN0137) and of SMCCC, written h
 take them from the plugin, which they check.
 """
 
+import json
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Sequence
@@ -17,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvmlab.machine.memory_files import RestrictedFiles
+from cvmlab.memory.accounting import Books, differences
 from cvmlab.memory.journal import Ring
-from cvmlab.memory.ranges import PAGE_SIZE
+from cvmlab.memory.ranges import PAGE_SIZE, Slot
 from cvmlab.memory.states import PageState, profiles
 from cvmlab.vm.process import QemuProcess
 from cvmlab.vm.qmp import Qmp
@@ -80,11 +82,13 @@ class Answer:
 class Realm:
     """A running machine.  Use start()."""
 
-    def __init__(self, files: RestrictedFiles, guest: BareGuest) -> None:
+    def __init__(self, profile: str, files: RestrictedFiles, guest: BareGuest) -> None:
         self.files = files
         self.guest = guest
         self.table = files.page_table()
         self.ring = Ring(files.fds.ring)
+        self.profile = profile
+        self.journal: list[NDArray[np.void]] = []
         self.qmp: Qmp
         self.process: QemuProcess
 
@@ -98,10 +102,14 @@ class Realm:
         *,
         profile: str = "cca",
         guest: Sequence[str] = (),
+        token_socket: Path | None = None,
         cpu: str = "max",
         options: Sequence[str] = (),
     ) -> AsyncIterator["Realm"]:
-        """Boot the guest and wait for its greeting.  *guest* are properties of the realm."""
+        """Boot the guest and wait for its greeting.  *guest* are properties of the realm.
+
+        Leaving the block without an error checks the whole journal against the table.
+        """
         async with AsyncExitStack() as stack:
             pairs = [socket.socketpair() for _ in range(2)]
             for pair in pairs:
@@ -110,7 +118,7 @@ class Realm:
             (qmp, qmp_far), (agent, agent_far) = pairs
             layout = profiles()[profile].layout
             files = stack.enter_context(RestrictedFiles.create(MEMORY_BYTES, layout=layout))
-            self = cls(files, BareGuest(agent))
+            self = cls(profile, files, BareGuest(agent))
             stack.callback(self.ring.close)
             fds = files.fds
             backend = [
@@ -121,6 +129,10 @@ class Realm:
                 *([] if fds.shared is None else [f"shared-fd={fds.shared}"]),
             ]
             realm = ["-object", ",".join(["rme-guest,id=rme0", *guest])]
+            if token_socket is not None:  # which only JSON can express
+                address = {"type": "unix", "path": str(token_socket)}
+                properties = {"qom-type": "rme-guest", "id": "rme0"}
+                realm[1] = json.dumps({**properties, "attestation-token-socket": address})
             support = ",confidential-guest-support=rme0" if profile == "cca" else ""
             argv = [
                 str(qemu),
@@ -149,6 +161,7 @@ class Realm:
             )
             self.guest.wait_hello()
             yield self
+            await self._verify()
             if self.process.status is None:
                 await self.qmp.execute_last("quit", timeout_s=10)
                 assert await self.process.wait_for(10) == 0
@@ -197,4 +210,23 @@ class Realm:
         while len(batch := self.ring.peek()):
             batches.append(batch.copy())
             self.ring.consume(len(batch))
+        self.journal += batches
         return np.concatenate(batches) if batches else np.empty(0, self.ring.peek().dtype)
+
+    async def _verify(self) -> None:
+        """Compare journal, table, counts and files: they must agree to the page."""
+        await self.qmp.execute("stop")
+        info = await self.info()
+        self.records()
+        assert self.ring.dropped == 0
+        books = Books(
+            records=np.concatenate(self.journal),
+            states=self.table.states(),
+            pages=self.ring.page_counts(),
+            counters=self.ring.counters(),
+            storage=self.files.storage_bytes(),
+            slots=[Slot(s["gpa"], s["offset"], s["size"]) for s in info["slots"]],
+            rules=profiles()[self.profile],
+            layout=profiles()[self.profile].layout,
+        )
+        assert differences(books) == []

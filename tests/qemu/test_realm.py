@@ -28,6 +28,7 @@ from tests.qemu.realm import (
     EMPTY,
     ERROR_INPUT,
     ERROR_STATE,
+    ERROR_UNKNOWN,
     EXTERNAL_ABORT,
     EXTERNAL_ABORT_ON_WALK_3,
     FEATURES,
@@ -319,6 +320,56 @@ async def test_a_token_comes_in_pieces_and_says_that_it_is_fake(boot: Boot) -> N
         assert b"emulated, not authentic" in token
         assert struct.pack("<8Q", *CHALLENGE) in token
         assert token[:3] == b"\xd9\x01\x8f"  # tag 399: a CCA token
+        assert realm.smc(TOKEN_CONTINUE, page(0), 0, 64).status == ERROR_STATE
+
+
+class TokenService:
+    """A service that answers each request when it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.requests: list[bytes] = []
+        self.may_answer = asyncio.Event()
+        self.token = b""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request."""
+        (size,) = struct.unpack(">I", await reader.readexactly(4))
+        self.requests.append(await reader.readexactly(size))
+        await self.may_answer.wait()
+        writer.write(struct.pack(">I", len(self.token)) + self.token)
+        await writer.drain()
+        writer.close()
+
+
+@pytest.mark.parametrize("token", [bytes(range(256)) * 2, b""])
+async def test_a_token_of_the_service_is_awaited(boot: Boot, tmp_path: Path, token: bytes) -> None:
+    service = TokenService(tmp_path / "tokens.sock")
+    service.token = token
+    server = await asyncio.start_unix_server(service.serve, service.path)
+    async with server, boot(token_socket=service.path) as realm:
+        rim = struct.pack("<8Q", *realm.smc(MEASUREMENT_READ, 0).x[1:9])
+        assert realm.smc(TOKEN_INIT, *CHALLENGE).status == SUCCESS
+        assert realm.smc(TOKEN_CONTINUE, page(0), 0, PAGE_SIZE).x[:2] == (INCOMPLETE, 0)
+        async with asyncio.timeout(10):
+            while not service.requests:
+                await asyncio.sleep(0.01)
+        (request,) = service.requests
+        assert (request[:8], request[8]) == (b"cvmlcca1", 1)
+        assert request[16:80] == struct.pack("<8Q", *CHALLENGE)
+        assert request[80:144] == bytes(64)
+        assert request[144:] == rim + bytes(4 * 64)
+        service.may_answer.set()
+        got = b""
+        status = INCOMPLETE
+        async with asyncio.timeout(10):
+            while status == INCOMPLETE:
+                await asyncio.sleep(0.01)
+                answer = realm.smc(TOKEN_CONTINUE, page(0), 0, 200)
+                status = answer.status
+                size = answer.x[1] if status in (SUCCESS, INCOMPLETE) else 0
+                got += realm.guest.read_bytes(page(0), -size % 8 + size)[:size]
+        assert (status, got) == (SUCCESS if token else ERROR_UNKNOWN, token)
         assert realm.smc(TOKEN_CONTINUE, page(0), 0, 64).status == ERROR_STATE
 
 
