@@ -16,6 +16,11 @@
 typedef struct RestrictedArch {
     /* The guest interfaces that this target has; the last one is NULL. */
     const RestrictedProfile *const *profiles;
+    /*
+     * A denied access makes the fill fail, and the target raises what a failed
+     * access raises. Such a target needs no machine_check.
+     */
+    bool fills_fail;
 
     /* The backend is complete, the machine is not built yet. */
     void (*init)(RestrictedMemory *rm);

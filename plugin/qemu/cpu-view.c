@@ -127,6 +127,7 @@ static uint8_t fill_flags(const RestrictedMemory *rm,
     static const uint8_t wanted[] = {
         [RESTRICTED_PRIVATE] = RMEM_F_AS_PRIVATE,
         [RESTRICTED_SHARED] = RMEM_F_AS_SHARED,
+        [RESTRICTED_NEVER] = RMEM_F_AS_SHARED,
     };
     RestrictedFill copy = *fill;
 
@@ -155,10 +156,13 @@ void restricted_guest_fault(RestrictedMemory *rm, const RestrictedFill *fill,
     restricted_records_within(0);       /* what follows may not return here */
 }
 
-static G_NORETURN void fill_poisoned(RestrictedMemory *rm,
-                                     const RestrictedFill *fill, hwaddr gpa)
+static hwaddr fill_poisoned(RestrictedMemory *rm, const RestrictedFill *fill,
+                            hwaddr gpa)
 {
     restricted_guest_fault(rm, fill, gpa, RMEM_POISONED);
+    if (rm->arch->fills_fail) {
+        return RESTRICTED_NOWHERE;
+    }
     rm->arch->machine_check(fill->cpu, gpa, fill->ra);
     restricted_fill_again(fill);
 }
@@ -200,6 +204,8 @@ static bool fill_is_astray(RestrictedWant want, RmemState state)
         return state != RMEM_PRIVATE;
     case RESTRICTED_SHARED:
         return state != RMEM_SHARED;
+    case RESTRICTED_NEVER:
+        return true;
     default:
         return state == RMEM_PENDING;
     }
@@ -210,16 +216,16 @@ static bool fill_is_astray(RestrictedWant want, RmemState state)
  * no meaning for them yet while its launch lasts, but a page that the host took
  * away must be accepted then, too, and nobody is there to do it.
  */
-static G_NORETURN void fill_fault(RestrictedMemory *rm,
-                                  const RestrictedFill *fill,
-                                  RestrictedAlias alias, RmemState state)
+static hwaddr fill_fault(RestrictedMemory *rm, const RestrictedFill *fill,
+                         RestrictedAlias alias, RmemState state)
 {
     if (alias.want == RESTRICTED_BY_STATE) {
         restricted_guest_fault(rm, fill, alias.gpa, state);
         restricted_fill_stop(fill, alias.gpa);
     }
     rm->profile->fault(rm, fill, alias, state);
-    g_assert_not_reached();
+    g_assert(rm->arch->fills_fail);
+    return RESTRICTED_NOWHERE;
 }
 
 /* Will the page's state, or a fault, be a record? */
@@ -245,12 +251,16 @@ static hwaddr fill_ram(RestrictedMemory *rm, const RestrictedFill *fill,
         restricted_guest_fault(rm, fill, alias.gpa, RMEM_PENDING);
         restricted_fill_stop(fill, alias.gpa);
     }
+    if (unlikely(alias.want == RESTRICTED_NEVER)) {
+        return fill_fault(rm, fill, alias, rmem_state(&rm->core, page));
+    }
     state = restricted_cpu_touch(rm, page);
-    if (state == RMEM_POISONED) {
-        fill_poisoned(rm, fill, alias.gpa);
+    if (state == RMEM_POISONED && !(rm->profile->poison_is_fault
+                                    && alias.want != RESTRICTED_BY_STATE)) {
+        return fill_poisoned(rm, fill, alias.gpa);
     }
     if (unlikely(fill_is_astray(alias.want, state))) {
-        fill_fault(rm, fill, alias, state);
+        return fill_fault(rm, fill, alias, state);
     }
     /* Only a page with storage has content. */
     if (unlikely(qatomic_read(&rm->code_awaited))

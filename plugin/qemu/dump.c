@@ -15,6 +15,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-commands-restricted-memory.h"
 #include "qapi/qapi-visit-dump.h"
+#include "qemu/cutils.h"
 #include "qobject/qdict.h"
 #include "monitor/monitor.h"
 #include "hw/core/cpu.h"
@@ -43,7 +44,8 @@ void restricted_debug_record(RestrictedMemory *rm, hwaddr gpa, uint64_t pages)
 
 uint64_t restricted_debug_alias(const RestrictedMemory *rm)
 {
-    return rm->profile->view_bit ? rm->profile->view_bit(rm) : 0;
+    return rm->profile->view_bit ? rm->profile->view_bit(rm)
+           : rm->profile->device_bit ? rm->profile->device_bit(rm) : 0;
 }
 
 /* Functions that write notes want this type behind their argument. */

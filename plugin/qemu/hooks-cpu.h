@@ -32,9 +32,13 @@ typedef struct RestrictedFill {
     int *prot;              /* PAGE_* of the TLB entry; may be narrowed */
 } RestrictedFill;
 
+/* The fill fails: see RestrictedArch.fills_fail. */
+#define RESTRICTED_NOWHERE UINT64_MAX
+
 /*
  * Judge the access and return the address in the CPU root where its data is.
- * Does not return if the access ends in a fault. vCPU thread.
+ * Does not return if the access ends in a fault, or returns RESTRICTED_NOWHERE.
+ * vCPU thread.
  */
 hwaddr restricted_memory_fill(const RestrictedFill *fill);
 

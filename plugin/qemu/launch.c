@@ -6,6 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
+#include "system/reset.h"
 #include "hw/restricted-memory/qemu/compat.h"
 #include "hw/restricted-memory/qemu/events.h"
 #include "hw/restricted-memory/qemu/handover.h"
@@ -45,7 +46,11 @@ static void launch_machine_reset(MachineState *machine, ResetType type)
 {
     RestrictedMemory *rm = restricted_memory();
 
-    machine_reset(machine, type);
+    if (machine_reset) {
+        machine_reset(machine, type);
+    } else {
+        qemu_devices_reset(type);       /* as qemu_system_reset() does */
+    }
     if (!restricted_incoming()) {
         rm->profile->launch(rm);
     }

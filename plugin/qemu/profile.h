@@ -18,6 +18,7 @@ typedef enum RestrictedWant {
     RESTRICTED_BY_STATE,        /* the one that the page is in */
     RESTRICTED_PRIVATE,
     RESTRICTED_SHARED,
+    RESTRICTED_NEVER,           /* none: the access is a fault in any state */
 } RestrictedWant;
 
 typedef struct RestrictedAlias {
@@ -31,6 +32,7 @@ typedef struct RestrictedProfile {
     bool touch_is_fault;        /* touching a pending page: memory-fault exit */
     bool devices_load;          /* devices are trusted until the launch ends */
     bool hides_state;           /* CPU state is encrypted: see cpu-state.c */
+    bool poison_is_fault;       /* touching a poisoned page: the fault below */
     /* Operations of one architecture: qemu/<architecture>/ defines the type. */
     const struct RestrictedArchOps *arch_ops;
 
@@ -50,13 +52,26 @@ typedef struct RestrictedProfile {
      * device's address must not carry it. Valid once the machine is done.
      */
     uint64_t (*view_bit)(const RestrictedMemory *rm);
+    /*
+     * The same, where a device's address may carry it: with and without it the
+     * device reaches shared memory. Valid before the machine is built.
+     */
+    uint64_t (*device_bit)(const RestrictedMemory *rm);
+    /* Is memory unprotected until the guest asks for protection? */
+    bool (*is_late)(const RestrictedMemory *rm);
     /* What a guest physical address asks for. */
     RestrictedAlias (*alias)(const RestrictedMemory *rm,
                              const RestrictedFill *fill);
-    /* With alias: the page is not in the view that is wanted. No return. */
+    /*
+     * With alias: the page is not in the view that is wanted. It returns only
+     * where a fill may fail (RestrictedArch.fills_fail).
+     */
     void (*fault)(RestrictedMemory *rm, const RestrictedFill *fill,
                   RestrictedAlias alias, RmemState state);
-    /* The address is in no slot: where is it in the CPU root? */
+    /*
+     * The address is in no slot: where is it in the CPU root? It may be
+     * RESTRICTED_NOWHERE, as above.
+     */
     hwaddr (*mmio)(RestrictedMemory *rm, const RestrictedFill *fill,
                    RestrictedAlias alias);
     /* Has the guest shared the page at @gpa without telling the host? */

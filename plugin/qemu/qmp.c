@@ -13,6 +13,7 @@
 #include "hw/restricted-memory/qemu/events.h"
 #include "hw/restricted-memory/qemu/handover.h"
 #include "hw/restricted-memory/qemu/recording.h"
+#include "hw/restricted-memory/qemu/stop.h"
 #include "hw/restricted-memory/trace.h"
 
 RestrictedMemory *restricted_memory_by_id(const char *id, Error **errp)

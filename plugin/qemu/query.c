@@ -109,6 +109,8 @@ RestrictedMemoryInfoList *qmp_query_restricted_memory(Error **errp)
     info->policy = qatomic_read(&rm->policy);
     info->phase = (RestrictedMemoryPhase)rmem_phase(&rm->core);
     info->debuggable = rm->debuggable;
+    info->has_late = rm->profile->is_late != NULL;
+    info->late = info->has_late && rm->profile->is_late(rm);
     info->pages = info_pages(&rm->core);
     info->counters = info_counters(&rm->core);
     info->actors = info_actors(rm);

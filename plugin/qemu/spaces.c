@@ -18,8 +18,14 @@
 
 static void space_map(RestrictedMemory *rm, RestrictedSpace *space)
 {
-    restricted_map_slots(rm, &space->root, MEMORY_REGION(&space->guard.iommu),
-                         0, "restricted-guarded");
+    MemoryRegion *guard = MEMORY_REGION(&space->guard.iommu);
+
+    restricted_map_slots(rm, &space->root, guard, 0, "restricted-guarded");
+    if (rm->profile->device_bit) {
+        restricted_map_slots(rm, &space->root, guard,
+                             rm->profile->device_bit(rm),
+                             "restricted-guarded-alias");
+    }
 }
 
 static bool stray_access(RestrictedSpace *space, hwaddr addr, bool write)
@@ -96,6 +102,20 @@ RestrictedSpace *restricted_space_new(RestrictedMemory *rm, const char *name)
     return space;
 }
 
+/*
+ * Devices without a space of their own, and doorbells that a device writes to.
+ * The alias is not in what it shows of system memory.
+ */
+static void map_device_alias(RestrictedMemory *rm)
+{
+    uint64_t bit = rm->profile->device_bit(rm);
+    MemoryRegion *alias = g_new0(MemoryRegion, 1);
+
+    memory_region_init_alias(alias, OBJECT(rm), "restricted-device-alias",
+                             get_system_memory(), 0, bit);
+    memory_region_add_subregion_overlap(get_system_memory(), bit, alias, 0);
+}
+
 void restricted_spaces_machine_done(RestrictedMemory *rm)
 {
     FWCfgState *fw_cfg = fw_cfg_find();
@@ -103,6 +123,9 @@ void restricted_spaces_machine_done(RestrictedMemory *rm)
 
     restricted_slots_find(rm);
     memory_region_transaction_begin();
+    if (rm->profile->device_bit) {
+        map_device_alias(rm);
+    }
     for (unsigned i = 0; i < rm->spaces->len; i++) {
         space_map(rm, g_ptr_array_index(rm->spaces, i));
     }

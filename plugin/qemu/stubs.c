@@ -7,13 +7,18 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-restricted-memory.h"
-#include "hw/restricted-memory/qemu/hooks.h"
+#include "hw/restricted-memory/qemu/hooks-cpu.h"
 
 bool restricted_memory_active;
 
 bool restricted_memory_refuse_state(const char *what, Error **errp)
 {
     return false;
+}
+
+MemoryRegion *restricted_memory_cpu_root(void)
+{
+    g_assert_not_reached();
 }
 
 static void *none_here(Error **errp)

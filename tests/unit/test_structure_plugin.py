@@ -58,21 +58,28 @@ FORBIDDEN = re.compile(
     re.IGNORECASE,
 )
 INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
-MAX_ADDED_LINES = 257
+# 21 of them are for the second architecture: TLB fills, calls, the CPUs' root, an address bit, and
+# the schema of its guest object.
+MAX_ADDED_LINES = 278
 # What each folder may include of the plugin: a prefix of the path in QEMU's tree.
 MAY_INCLUDE = {
     "core": ("rmem.h",),
     "qemu": ("core/", "qemu/", "trace.h"),
+    "qemu/arm": ("core/", "qemu/", "profiles/arm.h", "trace.h"),
     "qemu/x86": ("core/", "qemu/", "profiles/x86.h", "trace.h"),
     "profiles": ("core/", "qemu/", "profiles/", "trace.h"),
+    "profiles/cca": ("core/", "qemu/", "profiles/", "trace.h"),
     "profiles/sev": ("core/", "qemu/", "profiles/", "sev-tables.inc", "trace.h"),
     "profiles/tdx": ("core/", "qemu/", "profiles/", "tdx-tables.inc", "trace.h"),
 }
 MAY_NOT_INCLUDE = {
-    "qemu": ("qemu/x86/",),
-    "profiles": ("profiles/sev/", "profiles/tdx/"),
-    "profiles/sev": ("profiles/tdx/",),
-    "profiles/tdx": ("profiles/sev/",),
+    "qemu": ("qemu/arm/", "qemu/x86/"),
+    "qemu/arm": ("qemu/x86/",),
+    "qemu/x86": ("qemu/arm/",),
+    "profiles": ("profiles/cca/", "profiles/sev/", "profiles/tdx/"),
+    "profiles/cca": ("qemu/x86/", "profiles/sev/", "profiles/tdx/"),
+    "profiles/sev": ("qemu/arm/", "profiles/cca/", "profiles/tdx/"),
+    "profiles/tdx": ("qemu/arm/", "profiles/cca/", "profiles/sev/"),
 }
 
 
@@ -156,7 +163,7 @@ def test_qemu_compiles_every_file() -> None:
 def test_patches_include_only_hooks() -> None:
     patches = "".join(path.read_text() for path in (PLUGIN / "patches").glob("*.patch"))
     names = set(re.findall(rf'^\+#include "{HOME}([^"]+)"', patches, re.MULTILINE))
-    assert names == {"qemu/hooks.h", "qemu/x86/hooks-x86.h"}
+    assert names == {"qemu/hooks.h", "qemu/arm/hooks-arm.h", "qemu/x86/hooks-x86.h"}
 
 
 @pytest.mark.parametrize("version", ["", "10.2", "11.1"])

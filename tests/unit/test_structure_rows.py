@@ -105,8 +105,13 @@ def test_what_counts_as_naming_a_row(text: str, *, is_name: bool) -> None:
     assert names_a_row(text) is is_name
 
 
+# The plugin has these already, and the command line not yet.
+WITHOUT_A_ROW = {"cca"}
+
+
 def test_each_profile_has_a_row_and_rules() -> None:
-    assert PROFILES.where(lambda row: row.restricted) == tuple(profiles())
+    with_row = tuple(name for name in profiles() if name not in WITHOUT_A_ROW)
+    assert PROFILES.where(lambda row: row.restricted) == with_row
     assert PROFILES.where(lambda row: not row.restricted) == (NO_PROFILE,)
     assert BootSpec().coco == DEFAULT_PROFILE
     assert all(

@@ -13,8 +13,8 @@
 #include "hw/restricted-memory/qemu/compat-cpu.h"
 #include "hw/restricted-memory/qemu/arch.h"
 #include "hw/restricted-memory/qemu/backend.h"
+#include "hw/restricted-memory/qemu/efi-stub.h"
 #include "hw/restricted-memory/qemu/stop.h"
-#include "hw/restricted-memory/qemu/x86/efi-stub.h"
 #include "hw/restricted-memory/qemu/x86/pc-hole.h"
 #include "hw/restricted-memory/qemu/x86/stack.h"
 #include "hw/restricted-memory/profiles/x86.h"
@@ -128,6 +128,12 @@ static void x86_machine_check(CPUState *cpu, hwaddr gpa, uintptr_t ra)
     }
 }
 
+/* The first code of a kernel that SeaBIOS starts runs in 32-bit mode. */
+static void x86_code(RestrictedMemory *rm, CPUState *cpu, const uint8_t *page)
+{
+    restricted_stub_code(rm, cpu_env(cpu)->hflags & HF_CS64_MASK, page);
+}
+
 static const RestrictedArch x86 = {
     .profiles = restricted_x86_profiles,
     .init = x86_init,
@@ -142,7 +148,7 @@ static const RestrictedArch x86 = {
     .walk = restricted_x86_walk,
     .drop_exception = x86_drop_exception,
     .machine_check = x86_machine_check,
-    .code = restricted_stub_code,
+    .code = x86_code,
 };
 
 const RestrictedArch *restricted_arch(void)

@@ -6,16 +6,15 @@
  * For firmware, a kernel given with -kernel is an ordinary PE image: it reads
  * the image, places it anywhere and jumps to it, without telling the host. But
  * the host knows the image. The stub has begun when an instruction is fetched
- * from a page whose content is one of the image's code pages. A kernel that
- * SeaBIOS starts has the same pages, but its first code runs in 32-bit mode,
- * and an EFI stub never does.
+ * from a page whose content is one of the image's code pages. A kernel that is
+ * started in another way has the same pages: the architecture tells it apart.
  */
 
 #include "qemu/osdep.h"
-#include "cpu.h"
+#include "qemu/bswap.h"
 #include "hw/restricted-memory/qemu/compat.h"
 #include "hw/restricted-memory/qemu/events.h"
-#include "hw/restricted-memory/qemu/x86/efi-stub.h"
+#include "hw/restricted-memory/qemu/efi-stub.h"
 
 /* Microsoft's PE/COFF specification: offsets in the image and its headers */
 #define DOS_PE_OFFSET       0x3c
@@ -106,7 +105,7 @@ void restricted_stub_reset(RestrictedMemory *rm)
                 stub.pages && g_hash_table_size(stub.pages) > 0);
 }
 
-void restricted_stub_code(RestrictedMemory *rm, CPUState *cpu,
+void restricted_stub_code(RestrictedMemory *rm, bool may_be_stub,
                           const uint8_t *page)
 {
     const uint8_t *found;
@@ -120,7 +119,7 @@ void restricted_stub_code(RestrictedMemory *rm, CPUState *cpu,
         return;
     }
     qatomic_set(&rm->code_awaited, false);
-    if (cpu_env(cpu)->hflags & HF_CS64_MASK) {
+    if (may_be_stub) {
         restricted_phase(rm, RMEM_PH_EFI_STUB, 0);
     }
 }
