@@ -69,7 +69,7 @@ def update(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Path:
     """
     names, place = package_names(architecture), link(architecture)
     unpacked = packages.unpack(*(packages.fetch(name, SUITE) for name in names))
-    _give_back_zeros(unpacked)
+    give_back_zeros(unpacked)
     place.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=place.parent) as folder:
         new = Path(folder, "link")
@@ -78,7 +78,7 @@ def update(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Path:
     return place
 
 
-def _give_back_zeros(folder: Path) -> None:
+def give_back_zeros(folder: Path) -> None:
     """Free the blocks of large files that have zeros only, as flash images of some 60 MiB do.
 
     Where that is not possible, they stay.
