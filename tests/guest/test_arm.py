@@ -7,6 +7,7 @@ The first test builds QEMU for aarch64 if it is not there: minutes, from nothing
 import gzip
 import hashlib
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,12 @@ from tests.fakes.kernel_files import zboot
 from tests.guest.program import Done, cvmlab
 
 
-pytestmark = [pytest.mark.guest, pytest.mark.long, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.long,
+    pytest.mark.timeout(3600),
+    pytest.mark.usefixtures("state_home"),
+]
 
 DISK_BYTES = 4 << 20
 
@@ -102,6 +108,28 @@ def test_edk2_starts_the_kernel_by_efi() -> None:
     boot("--arch", "aarch64", "--firmware", "ovmf", "--exec", command)
 
 
+def test_edk2_starts_what_is_on_a_disk(tmp_path: Path) -> None:
+    """A kernel is an EFI application.  Without a root file system it panics, which shows it ran."""
+    disk = tmp_path / "esp.raw"
+    disk.write_bytes(b"")
+    os.truncate(disk, 96 << 20)
+    place = f"::{AARCH64.efi.default_program}"
+    kernel = resolve("debian-arm64").kernel
+    commands = ("mformat -F ::", "mmd ::EFI ::EFI/BOOT", f"mcopy {kernel} {place}")
+    for program, *words in map(str.split, commands):
+        subprocess.run([program, "-i", disk, *words], check=True, timeout=60)
+    done = boot("--arch", "aarch64", "--disk", str(disk), code=255)
+    assert done.result.firmware == "ovmf"
+    assert "Unable to mount root fs" in (done.result.message or "")
+
+
+def test_a_disk_without_a_system_is_told(tmp_path: Path) -> None:
+    disk = tmp_path / "empty.raw"
+    disk.write_bytes(bytes(1 << 20))
+    done = cvmlab("boot", "--coco", "off", "--arch", "aarch64", "--disk", str(disk))
+    assert "found nothing that it can boot" in done.out
+
+
 def test_the_network_reaches_the_guest() -> None:
     command = "ip link set eth0 up && udhcpc -i eth0 -n -q -f -s /bin/true 2>&1"
     assert "10.0.2.15" in output("--arch", "aarch64", "--net", "user", "--exec", command)
@@ -130,7 +158,7 @@ def test_a_shared_folder_is_there(tmp_path: Path, image: str) -> None:
     assert output(image, "--share", str(tmp_path), "--exec", "cat /share/told") == "by the host"
 
 
-@pytest.mark.parametrize("image", ["debian-arm64", "debian-arm64-sid"])
+@pytest.mark.parametrize("image", ["debian-arm64", "debian-arm64-backports", "debian-arm64-sid"])
 def test_functions_are_where_the_guest_says_they_are(image: str) -> None:
     names = ("start_kernel", "do_one_initcall", "kernel_clone")
     command = f"grep -E ' ({'|'.join(names)})$' /proc/kallsyms"

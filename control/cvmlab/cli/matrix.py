@@ -12,7 +12,7 @@ import typer
 from typer import Argument, Option
 from typing_extensions import override
 
-from cvmlab.base.errors import ConfigError
+from cvmlab.base.errors import ConfigError, CvmError
 from cvmlab.base.safe_text import safe
 from cvmlab.base.stop_signals import INTERRUPTED
 from cvmlab.cli.help_text import Command, CommandGroup, sections, write
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cvmlab.matrix.folder import Folder, Record
     from cvmlab.matrix.running import Pace
     from cvmlab.matrix.verdict import CellResult, MatrixResult
+    from cvmlab.profiles.architecture import Architecture
     from cvmlab.report.junit import Case
 
 
@@ -241,15 +242,44 @@ def _say_what_is_known(kept: "Folder", cells: "Sequence[Cell]", style: "Style") 
 
 def _build(cells: "Sequence[Cell]", style: "Style") -> None:
     """Build each QEMU once, rather than in every boot."""
-    own = [cell for cell in cells if _option(cell, "--qemu=") is None]
-    versions = {_option(cell, "--qemu-version=") for cell in own}
-    if "CVMLAB_QEMU" in os.environ:
-        versions.discard(None)
-    for version in sorted(versions, key=lambda name: name or ""):
-        from cvmlab.qemu.build import install
-        from cvmlab.qemu.recipe import Flavour
+    from cvmlab.profiles.architecture import ARCHITECTURES
 
-        install(Flavour.PATCHED, version, style=style)
+    own = [cell for cell in cells if _option(cell, "--qemu=") is None]
+    wanted = {(_option(cell, "--qemu-version="), _guest(cell)) for cell in own}
+    rows = {guest: _architecture(*guest) for _, guest in wanted}  # a kernel is read once
+    for row in ARCHITECTURES:
+        versions = {version for version, guest in wanted if rows[guest] is row}
+        if row.qemu_variable in os.environ:
+            versions.discard(None)
+        for version in sorted(versions, key=lambda name: name or ""):
+            from cvmlab.qemu.build import install
+            from cvmlab.qemu.recipe import Flavour
+
+            install(Flavour.PATCHED, version, style=style, architecture=row)
+
+
+def _guest(cell: "Cell") -> tuple[str | None, str | None, str | None]:
+    """Return what says the architecture of a cell's guest: image, ``--arch``, ``--kernel``."""
+    first = cell.words[0]
+    image = None if first.startswith("-") else first
+    return image, _option(cell, "--arch="), _option(cell, "--kernel=")
+
+
+def _architecture(image: str | None, arch: str | None, kernel: str | None) -> "Architecture":
+    """Return the architecture of a guest; what is wrong with it, its boot will say."""
+    from cvmlab.boot.guest_architecture import architecture_of
+    from cvmlab.images.kernel_tree import kernel_file
+    from cvmlab.profiles.architecture import ARCHITECTURES, DEFAULT_ARCHITECTURE
+
+    said: dict[str, object] = {} if image is None else {"image": image}
+    try:
+        if arch is not None:
+            said["arch"] = ARCHITECTURES.choose("--arch", arch)
+        if kernel is not None:
+            said["kernel"] = kernel_file(Path(kernel))
+        return architecture_of(said)
+    except CvmError:
+        return DEFAULT_ARCHITECTURE
 
 
 def _option(cell: "Cell", name: str) -> str | None:

@@ -6,6 +6,7 @@ QEMU is built without its blobs, because Debian's are built from source and get 
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,10 +14,13 @@ from cvmlab.base.errors import ImageError
 from cvmlab.base.paths import cache_dir
 from cvmlab.base.resources import bundle_dir
 from cvmlab.debian import packages
+from cvmlab.debian.apt_call import run
 from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE, Architecture
 
 
 SUITE = "trixie"
+_LARGE_BYTES = 32 << 20
+_DIG_DEADLINE_S = 60
 
 
 def rom_dirs(architecture: Architecture = DEFAULT_ARCHITECTURE) -> list[Path]:
@@ -65,9 +69,22 @@ def update(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Path:
     """
     names, place = package_names(architecture), link(architecture)
     unpacked = packages.unpack(*(packages.fetch(name, SUITE) for name in names))
+    give_back_zeros(unpacked)
     place.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=place.parent) as folder:
         new = Path(folder, "link")
         new.symlink_to(unpacked)
         new.replace(place)
     return place
+
+
+def give_back_zeros(folder: Path) -> None:
+    """Free the blocks of large files that have zeros only, as flash images of some 60 MiB do.
+
+    Where that is not possible, they stay.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_size >= _LARGE_BYTES:
+            dig = ["fallocate", "--dig-holes", str(path)]
+            with suppress(ImageError):
+                run(dig, what=dig[0], deadline_s=_DIG_DEADLINE_S)

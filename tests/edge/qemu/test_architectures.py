@@ -10,6 +10,7 @@ from cvmlab.base.errors import BuildError
 from cvmlab.base.progress import Style
 from cvmlab.profiles.architecture import AARCH64, X86_64
 from cvmlab.qemu import build
+from cvmlab.qemu.firmware import give_back_zeros
 from cvmlab.qemu.recipe import Flavour, Recipe, build_record, builds_dir, recipe_for
 from cvmlab.qemu.source import Source, device_files
 from cvmlab.qemu.tuning import Tuning
@@ -77,3 +78,14 @@ def test_each_architecture_has_a_variable_that_names_its_qemu(
     assert build.identity(None, AARCH64)["version"] == "10.0.7"
     with pytest.raises(BuildError, match="QEMU is not built yet"):
         build.qemu_binary(build=False)
+
+
+def test_a_flash_image_takes_no_room_for_zeros(tmp_path: Path) -> None:
+    image = tmp_path / "usr" / "flash.fd"
+    image.parent.mkdir()
+    content = b"code" * 1000 + bytes(40 << 20) + b"end"
+    image.write_bytes(content)
+    (tmp_path / "link").symlink_to(image)
+    give_back_zeros(tmp_path)
+    assert image.read_bytes() == content
+    assert image.stat().st_blocks * 512 < 1 << 20
