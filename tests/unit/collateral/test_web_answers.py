@@ -2,6 +2,8 @@
 """What the PCCS and the KDS answer; verifiers read the answers in tests/edge/collateral."""
 
 import json
+import re
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -116,3 +118,9 @@ def test_a_service_that_fails_fails_everywhere(scenario: Scenario, status: int) 
 
 def test_each_scenario_has_a_meaning() -> None:
     assert set(MEANINGS) == set(Scenario)
+
+
+def test_the_document_has_each_scenario() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "attestation.md").read_text()
+    shown = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|$", text, re.MULTILINE))
+    assert {word: shown.get(word) for word in Scenario} == dict(MEANINGS)
