@@ -54,7 +54,7 @@ def init(
         ),
     ] = None,
 ) -> None:
-    """Make a test PKI: for TDX a root, PCK CA and TCB signer, for SNP an ARK, ASK and ASVK of each product.
+    """Make a test PKI: for TDX a root, PCK CAs and TCB signer, for SNP an ARK, ASK and ASVK of each product.
 
     It takes about ten seconds.
     """
