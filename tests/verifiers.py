@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -15,11 +16,32 @@ import omne_attest
 from cryptography import x509
 from voltage_verify import pcs, tdx
 
+from cvmlab.attestation.signed_quotes import quote_signer
 from cvmlab.pki.amd_chain import AmdChain
+from cvmlab.pki.authorities import Pki
+from cvmlab.pki.derived import Seed
+from cvmlab.pki.intel_chain import intel_chain
+from cvmlab.pki.platforms import TdxPlatform
+from tests.fakes.pkis import td_report
 
 
 # Documents are of this second.
 _EARLY_S = 1
+
+
+async def _fetch(pccs: str, quote: bytes) -> Any:
+    return await dcap_qvl.get_collateral(pccs, quote)
+
+
+def _start() -> None:
+    """Have dcap-qvl open what it keeps from its first fetch on: those descriptors are no test's."""
+    seed = Seed("start")
+    quote = quote_signer(Pki(seed, intel_chain(seed), {}), TdxPlatform())(td_report())
+    with suppress(RuntimeError, ValueError):
+        asyncio.run(_fetch("http://127.0.0.1:9", quote))
+
+
+_start()
 
 
 def get(url: str) -> tuple[bytes, dict[str, str]]:
@@ -35,10 +57,7 @@ class DcapQvl:
     root: bytes  # DER
 
     def collateral(self, pccs: str, quote: bytes) -> Any:
-        async def fetched() -> Any:
-            return await dcap_qvl.get_collateral(pccs, quote)
-
-        found = json.loads(asyncio.run(fetched()).to_json())
+        found = json.loads(asyncio.run(_fetch(pccs, quote)).to_json())
         # It puts the quote's own certificates beside the rest; they are to be read from the quote.
         del found["pck_certificate_chain"]
         return dcap_qvl.QuoteCollateralV3.from_json(json.dumps(found))

@@ -88,7 +88,7 @@ def _certification(pki: Pki, platform: TdxPlatform, key: bytes) -> QeCertificati
     pck = pki.pck(platform)
     data = hashlib.sha256(key + _AUTHENTICATION).digest()
     report = QUOTING_ENCLAVE.report(bytes(platform.cpu_svn), data)
-    chain = "".join(identity.pem for identity in (pck, pki.tdx.pck_ca, pki.tdx.root))
+    chain = "".join(identity.pem for identity in (pck, pki.tdx.pck_ca(platform.ca), pki.tdx.root))
     return QeCertification(
         report, raw_signature(pck.ec_key, report), _AUTHENTICATION, chain.encode() + b"\0"
     )

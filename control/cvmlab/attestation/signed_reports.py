@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """SNP reports that a verifier accepts which trusts the test root.  Pure."""
 
-import struct
-import uuid
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP384R1, EllipticCurvePrivateKey
@@ -23,14 +21,6 @@ from cvmlab.pki.platforms import SnpPlatform
 
 _NUMBER_BYTES: Final = 72
 _SECRET_BYTES: Final = 32
-# GHCB specification, "SNP Extended Guest Request".
-_GUIDS: Final = {
-    "vcek": "63da758d-e664-4564-adc5-f4b93be8accd",
-    "vlek": "a8074bc2-a25a-483e-aae6-39c045a0b8a1",
-    "ask": "4ab7b379-bbac-4fe4-a02f-05aef327c782",
-    "ark": "c0b406a4-a803-4952-9743-3fb6014cd0ae",
-}
-_ENTRY: Final = struct.Struct("<16sII")
 
 
 def report_signature(key: EllipticCurvePrivateKey, content: bytes) -> bytes:
@@ -60,19 +50,3 @@ def report_signer(pki: Pki, platform: SnpPlatform, *, wrong_key: bool = False) -
         secret=pki.seed.data(f"derived keys {platform.key}", _SECRET_BYTES),
     )
     return Signer(processor, keys)
-
-
-def certificate_table(pki: Pki, platform: SnpPlatform) -> bytes:
-    """Return what an extended guest request returns beside the report: certificates by GUID."""
-    chain = pki.snp[platform.product]
-    found = {"vcek": pki.vcek(platform).der}
-    if platform.csp:
-        found = {"vlek": pki.vlek(platform).der}
-    found |= {"ask": (chain.asvk if platform.csp else chain.ask).der, "ark": chain.ark.der}
-    at = _ENTRY.size * (len(found) + 1)
-    entries, contents = b"", b""
-    for name, content in found.items():
-        guid = uuid.UUID(_GUIDS[name]).bytes
-        entries += _ENTRY.pack(guid, at + len(contents), len(content))
-        contents += content
-    return entries + bytes(_ENTRY.size) + contents

@@ -12,7 +12,8 @@ from cvmlab.base.errors import ConfigError
 from cvmlab.base.safe_text import safe
 from cvmlab.cli.help_text import Command, CommandGroup, register
 from cvmlab.cli.row_parameters import with_options
-from cvmlab.machine.option_rows import BY_NAME
+from cvmlab.machine.option import Form, Group
+from cvmlab.machine.option_rows import BY_NAME, having
 
 
 if TYPE_CHECKING:
@@ -23,11 +24,8 @@ if TYPE_CHECKING:
     from cvmlab.pki.authorities import Pki
 
 _SEED_BYTES = 16
-# The boot options that can change what a guest reports.
-_MEASURED = (
-    "image", "kernel", "initrd", "append", "exec", "share", "disk", "coco", "coco_option", "cpu", "cpus",
-    "memory", "firmware", "net", "disk_interface", "quotes", "attest",
-)  # fmt: skip
+# The boot options that say what the guest is, so that a command line of boot can be measured.
+_MEASURED = (Group.GUEST, Group.PROFILE, Group.MACHINE)
 
 attest = typer.Typer(
     cls=CommandGroup,
@@ -56,7 +54,7 @@ def init(
         ),
     ] = None,
 ) -> None:
-    """Make a test PKI: for TDX a root, PCK CA and TCB signer, for SNP an ARK, ASK and ASVK of each product.
+    """Make a test PKI: for TDX a root, PCK CAs and TCB signer, for SNP an ARK, ASK and ASVK of each product.
 
     It takes about ten seconds.
     """
@@ -131,7 +129,7 @@ def serve(
             threading.Event().wait()
 
 
-@with_options(BY_NAME[name] for name in _MEASURED)
+@with_options(row for row in having(Form.COMMAND) if row.group in _MEASURED)
 def measure(
     *,
     event_log: Annotated[
@@ -148,7 +146,9 @@ def measure(
     request = Request.of(**{BY_NAME[name].keyword: value for name, value in given.items()})
     rows = [(one.name, one.value, one.note) for one in predict(_machine(request))]
     if event_log is not None:
-        rows = [row for row in rows if row[1] is not None] + list(_replayed(event_log))
+        replayed = list(_replayed(event_log))
+        names = {name for name, _, _ in replayed}
+        rows = [*(row for row in rows if row[0] not in names), *replayed]
     if json_:
         values = {name: value and value.hex() for name, value, _ in rows}
         typer.echo(json.dumps({"emulated": True, "values": values}, indent=2))

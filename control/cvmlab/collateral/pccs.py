@@ -25,7 +25,7 @@ from cvmlab.collateral.tcb_documents import (
 )
 from cvmlab.collateral.web_answers import WebAnswer, WebRequest, refusal
 from cvmlab.pki.authorities import Pki
-from cvmlab.pki.platforms import TdxPlatform
+from cvmlab.pki.platforms import PCK_CAS, TdxPlatform
 
 
 _BELOW: Final = ("certification", "v4")
@@ -67,10 +67,11 @@ def _document(pki: Pki, text: str, header: str) -> WebAnswer:
 
 
 def _pck_list(pki: Pki, issue: Issue, request: WebRequest) -> WebAnswer:
-    if request.query.get("ca") != "platform":
-        return refusal(404, "the test PKI has a platform CA only: ca=platform")
-    found = pck_revocation_list(pki, issue)
-    headers = {"SGX-PCK-CRL-Issuer-Chain": quote(pki.tdx.pck_ca.pem + pki.tdx.root.pem)}
+    ca = request.query.get("ca", "")
+    if ca not in PCK_CAS:
+        return refusal(400, f"ca must be {' or '.join(PCK_CAS)}")
+    found = pck_revocation_list(pki, issue, ca)
+    headers = {"SGX-PCK-CRL-Issuer-Chain": quote(pki.tdx.pck_ca(ca).pem + pki.tdx.root.pem)}
     if request.query.get("encoding") == "der":
         return WebAnswer(found, "application/pkix-crl", headers)
     pem = x509.load_der_x509_crl(found).public_bytes(Encoding.PEM)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cvmlab.attestation.signed_quotes import QUOTING_ENCLAVE, raw_signature
 from cvmlab.pki.authorities import Pki
 from cvmlab.pki.certificates import revocation_list
-from cvmlab.pki.platforms import COMPONENTS, TdxPlatform
+from cvmlab.pki.platforms import COMPONENTS, PCK_CAS, TdxPlatform
 
 
 LIFETIME: Final = timedelta(days=30)
@@ -49,7 +49,7 @@ class Issue:
 
     made: datetime
     status: TcbStatus = TcbStatus.UP_TO_DATE
-    revokes_authorities: bool = False  # the PCK CA, and each ASK
+    revokes_authorities: bool = False  # the PCK CAs, and each ASK
 
     @property
     def until(self) -> datetime:
@@ -112,15 +112,16 @@ def qe_identity(issue: Issue, *, technology: Technology = Technology.TDX) -> dic
     }
 
 
-def pck_revocation_list(pki: Pki, issue: Issue) -> bytes:
-    """Return the PCK CA's list, DER.  Nothing is on it."""
-    made = revocation_list(pki.tdx.pck_ca, (), made=issue.made, until=issue.until)
+def pck_revocation_list(pki: Pki, issue: Issue, ca: str) -> bytes:
+    """Return the list of a PCK CA, DER.  Nothing is on it."""
+    made = revocation_list(pki.tdx.pck_ca(ca), (), made=issue.made, until=issue.until)
     return made.public_bytes(Encoding.DER)
 
 
 def root_revocation_list(pki: Pki, issue: Issue) -> bytes:
     """Return the root's list, DER."""
-    revoked = [pki.tdx.pck_ca.certificate.serial_number] if issue.revokes_authorities else []
+    authorities = [pki.tdx.pck_ca(ca) for ca in PCK_CAS] if issue.revokes_authorities else []
+    revoked = [authority.certificate.serial_number for authority in authorities]
     made = revocation_list(pki.tdx.root, revoked, made=issue.made, until=issue.until)
     return made.public_bytes(Encoding.DER)
 

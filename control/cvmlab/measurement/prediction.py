@@ -12,6 +12,7 @@ from cvmlab.machine.spec import BootSpec
 from cvmlab.measurement.kernel_hashes import LoadedKernel
 from cvmlab.measurement.mrtd import mrtd
 from cvmlab.measurement.ovmf_tables import FirmwareImage
+from cvmlab.measurement.rtmrs import rtmr1, rtmr2
 from cvmlab.measurement.snp_digest import PageType, ap_reset, is_measured, launch_digest
 from cvmlab.measurement.vmsa import RESET_VECTOR, vmsa
 
@@ -59,17 +60,25 @@ def _content(path: Path) -> bytes:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _of_a_td(_spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
+def _of_a_td(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
     value = mrtd(firmware)
-    if any(value):
-        yield Predicted("MRTD", value, "of the firmware alone; the same on hardware")
-    else:
+    if not any(value):
         yield Predicted("MRTD", value, "zeros: this firmware is no TDVF, so no launch measures it")
+        return
+    yield Predicted("MRTD", value, "of the firmware alone; the same on hardware")
     yield Predicted(
-        "RTMR0-3",
-        None,
-        "what firmware and kernel measure at run time: give the guest's --event-log",
+        "RTMR0", None, "devices, ACPI tables and memory as QEMU makes them: give the --event-log"
     )
+    if spec.kernel is None or spec.initrd is None:
+        why = "known for a --kernel with an --initrd: give the --event-log"
+        yield from (Predicted(name, None, why) for name in ("RTMR1", "RTMR2"))
+    else:
+        loaded = _loaded(spec)
+        yield Predicted("RTMR1", rtmr1(loaded), "the kernel, as OVMF measures it")
+        yield Predicted(
+            "RTMR2", rtmr2(loaded), "command line and initrd, as Linux measures them from 6.9 on"
+        )
+    yield Predicted("RTMR3", bytes(len(value)), "zeros, until the guest extends it")
 
 
 def _of_an_snp_guest(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
@@ -98,8 +107,14 @@ def _of_an_snp_guest(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predic
 def _hashed_kernel(spec: BootSpec) -> LoadedKernel | None:
     if spec.kernel is None or not any(option in _ON for option in spec.guest_options):
         return None
-    initrd = b"" if spec.initrd is None else _content(spec.initrd)
-    return LoadedKernel(_content(spec.kernel), initrd, kernel_command_line(spec))
+    return _loaded(spec)
+
+
+def _loaded(spec: BootSpec) -> LoadedKernel:
+    kernel, initrd = (
+        b"" if path is None else _content(path) for path in (spec.kernel, spec.initrd)
+    )
+    return LoadedKernel(kernel, initrd, kernel_command_line(spec))
 
 
 # By the word that a profile's row has for its attestation service.

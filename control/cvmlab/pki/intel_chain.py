@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Certificates as Intel issues them for TDX: root, PCK CA, TCB signing, and the PCK of a platform.  Pure.
+"""Certificates as Intel issues them for TDX: root, PCK CAs, TCB signing, and the PCK of a platform.  Pure.
 
 "Intel SGX PCK Certificate and Certificate Revocation List Profile Specification" has the names and
 the extension.  Verifiers compare common names, so those are Intel's.
@@ -26,8 +26,13 @@ class IntelChain:
     """What signs for TDX platforms."""
 
     root: Identity
-    pck_ca: Identity
+    platform_ca: Identity
+    processor_ca: Identity
     tcb_signing: Identity
+
+    def pck_ca(self, word: str) -> Identity:
+        """Return the CA that issues the PCK certificates of some platforms, by a word of PCK_CAS."""
+        return {"platform": self.platform_ca, "processor": self.processor_ca}[word]
 
 
 def intel_chain(seed: Seed) -> IntelChain:
@@ -36,6 +41,7 @@ def intel_chain(seed: Seed) -> IntelChain:
     return IntelChain(
         root,
         issue(_subject(seed, "Intel SGX PCK Platform CA", is_authority=True), root),
+        issue(_subject(seed, "Intel SGX PCK Processor CA", is_authority=True), root),
         issue(_subject(seed, "Intel SGX TCB Signing"), root),
     )
 
@@ -48,7 +54,7 @@ def pck(seed: Seed, chain: IntelChain, platform: TdxPlatform) -> Identity:
     subject = _subject(
         seed, "Intel SGX PCK Certificate", key=f"pck {platform.key}", extensions=((extension, False),)
     )  # fmt: skip
-    return issue(subject, chain.pck_ca)
+    return issue(subject, chain.pck_ca(platform.ca))
 
 
 def _subject(

@@ -33,7 +33,12 @@ from cvmlab.pki.platforms import PRODUCTS
 VERSION: Final = 1
 _ABOUT: Final = "pki.json"
 _AGAIN: Final = "make it again with `cvmlab attest init`"
-_TDX: Final = {"root": "tdx/root", "pck_ca": "tdx/pck-ca", "tcb_signing": "tdx/tcb-signing"}
+_TDX: Final = {
+    "root": "tdx/root",
+    "platform_ca": "tdx/platform-ca",
+    "processor_ca": "tdx/processor-ca",
+    "tcb_signing": "tdx/tcb-signing",
+}
 _SNP: Final = ("ark", "ask", "asvk")
 
 

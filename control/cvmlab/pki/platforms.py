@@ -14,6 +14,7 @@ from cvmlab.base.errors import ConfigError
 
 
 COMPONENTS: Final = 16
+PCK_CAS: Final = ("platform", "processor")
 CHIP_BYTES: Final = 64
 
 
@@ -116,6 +117,12 @@ def _svns(text: str) -> tuple[int, ...]:
     return (*numbers, *[0] * (COMPONENTS - len(numbers)))
 
 
+def _ca(text: str) -> str:
+    if text not in PCK_CAS:
+        raise ValueError(f"{text} is none of {', '.join(PCK_CAS)}")
+    return text
+
+
 def _product(text: str) -> str:
     if text not in PRODUCTS:
         raise ValueError(f"{text} is none of {', '.join(PRODUCTS)}")
@@ -133,6 +140,7 @@ def _chip(text: str) -> bytes:
 
 
 _HINTS: Final = {
+    "ca": "processor for a machine with one package, platform for one with more",
     "fmspc": "such as 00906ed50000",
     "pce_id": "such as 0000",
     "pce_svn": "such as 11",
@@ -156,10 +164,11 @@ class TdxPlatform(_Options):
     """A platform with TDX: ``cpu_svn`` are the SGX TCB components, ``tee_tcb_svn`` the TDX module's."""
 
     READERS: ClassVar = {
-        "fmspc": _hex(6), "pce_id": _hex(2), "pce_svn": _number(0xFFFF), "cpu_svn": _svns,
+        "ca": _ca, "fmspc": _hex(6), "pce_id": _hex(2), "pce_svn": _number(0xFFFF), "cpu_svn": _svns,
         "tee_tcb_svn": _svns,
     }  # fmt: skip
 
+    ca: str = "platform"
     fmspc: bytes = bytes.fromhex("00906ed50000")
     pce_id: bytes = bytes(2)
     pce_svn: int = 11
@@ -170,7 +179,7 @@ class TdxPlatform(_Options):
     def key(self) -> str:
         """A name for the keys of this platform."""
         levels = ".".join(map(str, (*self.cpu_svn, self.pce_svn)))
-        return f"{self.fmspc.hex()} {self.pce_id.hex()} {levels}"
+        return f"{self.ca} {self.fmspc.hex()} {self.pce_id.hex()} {levels}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

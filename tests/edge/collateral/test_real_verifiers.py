@@ -117,6 +117,11 @@ def test_a_platform_below_the_newest_level_is_out_of_date(
     assert DCAP.status(quote, DCAP.collateral(services, quote)) == "OutOfDate"
 
 
+def test_a_platform_of_one_processor_has_its_own_authority(services: str) -> None:
+    quote = quote_signer(small_pki(), TdxPlatform(ca="processor"))(td_report())
+    assert DCAP.status(quote, DCAP.collateral(services, quote)) == "UpToDate"
+
+
 def test_a_platform_of_another_model_has_its_own_documents(services: str, collateral: Any) -> None:
     quote = quote_signer(small_pki(), TdxPlatform.of(["fmspc=0123456789ab"]))(td_report())
     assert DCAP.status(quote, DCAP.collateral(services, quote)) == "UpToDate"

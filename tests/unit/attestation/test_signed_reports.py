@@ -2,7 +2,6 @@
 """Signed SNP reports, asked for as a guest does; omne-attest reads them in tests/edge/collateral."""
 
 import struct
-import uuid
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from cvmlab.attestation.services import attestation_service
-from cvmlab.attestation.signed_reports import certificate_table, report_signer
+from cvmlab.attestation.signed_reports import report_signer
 from cvmlab.attestation.snp_firmware import SnpGuest
 from cvmlab.attestation.snp_report import Launch
 from cvmlab.base.errors import ConfigError
@@ -106,26 +105,6 @@ def test_a_derived_key_cannot_be_of_a_newer_level() -> None:
     tcb = int.from_bytes(SnpPlatform(microcode=1).tcb, "little")
     assert derived(SnpPlatform(), tcb)[0] == SUCCESS
     assert derived(SnpPlatform(boot_loader=0), tcb) == (INVALID_PARAM, bytes(32))
-
-
-@pytest.mark.parametrize("platform", [SnpPlatform(), PROVIDED])
-def test_a_table_of_certificates_leads_to_each(platform: SnpPlatform) -> None:
-    table, at, found = certificate_table(PKI, platform), 0, {}
-    while any(table[at : at + 24]):
-        guid, offset, size = struct.unpack_from("<16sII", table, at)
-        found[str(uuid.UUID(bytes=guid))] = table[offset : offset + size]
-        at += 24
-    chain = PKI.snp["genoa"]
-    key, issuer = (
-        ({"a8074bc2-a25a-483e-aae6-39c045a0b8a1": PKI.vlek(platform).der}, chain.asvk)
-        if platform.csp
-        else ({"63da758d-e664-4564-adc5-f4b93be8accd": PKI.vcek(platform).der}, chain.ask)
-    )
-    assert found == {
-        **key,
-        "4ab7b379-bbac-4fe4-a02f-05aef327c782": issuer.der,
-        "c0b406a4-a803-4952-9743-3fb6014cd0ae": chain.ark.der,
-    }
 
 
 def test_a_service_that_cannot_sign_is_none(tmp_path: Path) -> None:

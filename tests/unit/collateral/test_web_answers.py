@@ -2,6 +2,8 @@
 """What the PCCS and the KDS answer; verifiers read the answers in tests/edge/collateral."""
 
 import json
+import re
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -42,6 +44,7 @@ def test_the_identity_of_a_quoting_enclave(base: str, enclave: str) -> None:
         (f"{TDX}/tcb?fmspc={FMSPC}", "TCB-Info-Issuer-Chain"),
         (f"{TDX}/qe/identity", "SGX-Enclave-Identity-Issuer-Chain"),
         (f"{SGX}/pckcrl?ca=platform", "SGX-PCK-CRL-Issuer-Chain"),
+        (f"{SGX}/pckcrl?ca=processor", "SGX-PCK-CRL-Issuer-Chain"),
     ],
 )
 def test_a_header_has_the_chain_to_the_root(target: str, header: str) -> None:
@@ -58,12 +61,15 @@ def test_lists_of_revoked_certificates(scenario: Scenario) -> None:
     pem = x509.load_pem_x509_crl(told(f"{SGX}/pckcrl?ca=platform", scenario))
     amd = x509.load_der_x509_crl(told("/vcek/v1/Milan/crl", scenario))
     assert root.is_signature_valid(PKI.tdx.root.ec_key.public_key())
-    assert pck.issuer == pem.issuer == PKI.tdx.pck_ca.certificate.subject
+    assert pck.issuer == pem.issuer == PKI.tdx.platform_ca.certificate.subject
     assert amd.issuer == PKI.snp["milan"].ark.certificate.subject
     assert list(pck) == []
-    serials = [[entry.serial_number for entry in found] for found in (root, amd)]
-    expected = [[made.certificate.serial_number] for made in (PKI.tdx.pck_ca, PKI.snp["milan"].ask)]
-    assert serials == (expected if scenario is Scenario.REVOKED else [[], []])
+    serials = [{entry.serial_number for entry in found} for found in (root, amd)]
+    expected = [
+        {made.certificate.serial_number for made in (PKI.tdx.platform_ca, PKI.tdx.processor_ca)},
+        {PKI.snp["milan"].ask.certificate.serial_number},
+    ]
+    assert serials == (expected if scenario is Scenario.REVOKED else [set(), set()])
 
 
 def test_a_vcek_is_that_of_the_chip_at_the_level() -> None:
@@ -90,7 +96,7 @@ def test_the_chain_of_a_key(key: str, issuer: str) -> None:
         ("/tdx/certification/v3/tcb", 404, "only version 4 is served"),
         (f"{TDX}/pckcrl?ca=platform", 404, "there is no tdx/certification/v4/pckcrl"),
         (f"{SGX}/what", 404, "there is no"),
-        (f"{SGX}/pckcrl?ca=processor", 404, "a platform CA only"),
+        (f"{SGX}/pckcrl?ca=root", 400, "ca must be platform or processor"),
         (f"{TDX}/tcb", 400, "12 hexadecimal digits"),
         (f"{TDX}/tcb?fmspc=xyz", 400, "12 hexadecimal digits"),
         ("/vcek/v1/Rome/00", 404, "products are Milan, Genoa, Turin"),
@@ -116,3 +122,9 @@ def test_a_service_that_fails_fails_everywhere(scenario: Scenario, status: int) 
 
 def test_each_scenario_has_a_meaning() -> None:
     assert set(MEANINGS) == set(Scenario)
+
+
+def test_the_document_has_each_scenario() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "attestation.md").read_text()
+    shown = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|$", text, re.MULTILINE))
+    assert {word: shown.get(word) for word in Scenario} == dict(MEANINGS)

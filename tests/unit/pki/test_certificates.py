@@ -24,13 +24,13 @@ TURIN = SnpPlatform(product="turin", fmc=2, chip_id=bytes(range(8)), csp="a clou
 
 
 def everything(pki: Pki) -> dict[str, Identity]:
-    return {**dict(places(pki)), "pck": pki.pck(TDX), "vcek": pki.vcek(MILAN),
+    return {**dict(places(pki)), "pck": pki.pck(TDX), "pck of one": pki.pck(TdxPlatform(ca="processor")), "vcek": pki.vcek(MILAN),
             "vlek": pki.vlek(TURIN)}  # fmt: skip
 
 
 ISSUERS = {
-    "tdx/root": "tdx/root", "tdx/pck-ca": "tdx/root", "tdx/tcb-signing": "tdx/root",
-    "pck": "tdx/pck-ca", "vcek": "snp/milan/ask", "vlek": "snp/turin/asvk",
+    "tdx/root": "tdx/root", "tdx/platform-ca": "tdx/root", "tdx/processor-ca": "tdx/root",
+    "tdx/tcb-signing": "tdx/root", "pck": "tdx/platform-ca", "pck of one": "tdx/processor-ca", "vcek": "snp/milan/ask", "vlek": "snp/turin/asvk",
     **{f"snp/{word}/{name}": f"snp/{word}/ark"
        for word in ("milan", "genoa", "turin") for name in ("ark", "ask", "asvk")},
 }  # fmt: skip

@@ -78,7 +78,7 @@ def about(**changed: object) -> Callable[[Path], None]:
         (lambda folder: (folder / "tdx" / "root.pem").unlink(), "root.pem cannot be read: No such file"),
         (lambda folder: (folder / "tdx" / "root.key").write_text("x"), "root.key is not a private key"),
         (
-            lambda folder: shutil.copy(folder / "tdx" / "pck-ca.key", folder / "tdx" / "root.key"),
+            lambda folder: shutil.copy(folder / "tdx" / "platform-ca.key", folder / "tdx" / "root.key"),
             "root.key is not the key of .*root.pem",
         ),
         (

@@ -33,6 +33,7 @@ def test_each_product_has_its_report(product: str) -> None:
         ("tdx-quotes", "fmspc=zzzzzzzzzzzz", "it must be 12 hexadecimal digits"),
         ("tdx-quotes", "fmspc=", "is not NAME=VALUE"),
         ("tdx-quotes", "fmspc", "is not NAME=VALUE"),
+        ("tdx-quotes", "ca=root", "root is none of platform, processor"),
         ("tdx-quotes", "fmsp=1", "there is no 'fmsp'"),
         ("tdx-quotes", "product=milan", "there is no 'product'"),
         ("tdx-quotes", "pce-svn=-1", "it must be a number up to 65535"),
