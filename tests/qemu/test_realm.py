@@ -404,6 +404,25 @@ async def test_a_reset_is_a_fresh_launch(boot: Boot) -> None:
         assert realm.smc(MEASUREMENT_READ, 1).x[1:9] == (0,) * 8
 
 
+async def test_a_realm_goes_back_in_time(boot: Boot) -> None:
+    async with boot() as realm:
+        guest, moment = realm.guest, {"id": "ram0", "name": "before"}
+        guest.done("write", page(0), 7)
+        realm.smc(MEASUREMENT_EXTEND, 1, 8, 5)
+        measured = realm.smc(MEASUREMENT_READ, 1).x
+        await realm.qmp.execute("stop")
+        await realm.qmp.execute("restricted-memory-checkpoint", moment)
+        await realm.qmp.execute("cont")
+        guest.done("write", page(0), 8)
+        realm.share(page(1), 4)
+        realm.smc(MEASUREMENT_EXTEND, 1, 8, 5)
+        await realm.qmp.execute("stop")
+        await realm.qmp.execute("restricted-memory-rewind", moment)
+        await realm.qmp.execute("cont")
+        assert (guest.value("read", page(0)), realm.ripas(page(1))) == (7, RAM)
+        assert realm.smc(MEASUREMENT_READ, 1).x == measured
+
+
 @pytest.mark.parametrize("bit", [0, SHARED])
 async def test_a_device_reaches_what_is_shared_with_the_bit_and_without(
     boot: Boot, bit: int
