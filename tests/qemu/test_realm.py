@@ -328,14 +328,14 @@ class TokenService:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.requests: list[bytes] = []
+        self.requests: asyncio.Queue[bytes] = asyncio.Queue()
         self.may_answer = asyncio.Event()
         self.token = b""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request."""
         (size,) = struct.unpack(">I", await reader.readexactly(4))
-        self.requests.append(await reader.readexactly(size))
+        await self.requests.put(await reader.readexactly(size))
         await self.may_answer.wait()
         writer.write(struct.pack(">I", len(self.token)) + self.token)
         await writer.drain()
@@ -351,10 +351,7 @@ async def test_a_token_of_the_service_is_awaited(boot: Boot, tmp_path: Path, tok
         rim = struct.pack("<8Q", *realm.smc(MEASUREMENT_READ, 0).x[1:9])
         assert realm.smc(TOKEN_INIT, *CHALLENGE).status == SUCCESS
         assert realm.smc(TOKEN_CONTINUE, page(0), 0, PAGE_SIZE).x[:2] == (INCOMPLETE, 0)
-        async with asyncio.timeout(10):
-            while not service.requests:
-                await asyncio.sleep(0.01)
-        (request,) = service.requests
+        request = await asyncio.wait_for(service.requests.get(), 10)
         assert (request[:8], request[8]) == (b"cvmlcca1", 1)
         assert request[16:80] == struct.pack("<8Q", *CHALLENGE)
         assert request[80:144] == bytes(64)
