@@ -139,7 +139,7 @@ class Realm:
                 *("-no-user-config", "-nodefaults", "-display", "none"),
                 *(realm if profile == "cca" else []),
                 *("-object", ",".join(backend)),
-                *("-machine", f"virt,gic-version=3,memory-backend=ram0{support}"),
+                *("-machine", f"virt,gic-version=3,aux-ram-share=on,memory-backend=ram0{support}"),
                 *("-m", f"{MEMORY_BYTES >> 20}M", "-cpu", cpu, "-accel", "tcg"),
                 *("-chardev", f"socket,id=qmp,fd={qmp_far.fileno()}"),
                 *("-mon", "chardev=qmp,mode=control"),

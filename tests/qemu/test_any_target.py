@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMU with the plugin is built for targets whose CPUs have no restricted memory, and runs."""
+"""QEMU with the plugin is built for several targets at once, and runs."""
 
 import subprocess
 from pathlib import Path
@@ -57,17 +57,29 @@ def test_an_aarch64_machine_starts_and_ends(programs: Path) -> None:
     assert "VM status: paused" in done.stdout
 
 
-def test_an_aarch64_machine_refuses_restricted_memory_in_one_sentence(programs: Path) -> None:
+@pytest.mark.parametrize(
+    ("machine", "profile", "reason"),
+    [
+        ("virt", "tdx", "profile 'tdx' is unknown"),
+        ("virt", "cca", "profile=cca needs a realm"),
+        ("virt,secure=on", "generic", "the secure world would have a view of memory of its own"),
+        ("virt,virtualization=on", "generic", "a hypervisor in the guest is not emulated"),
+        ("virt,mte=on", "generic", "the tags of memory would be in no file"),
+    ],
+)
+def test_an_aarch64_machine_refuses_in_one_sentence_what_it_lacks(
+    programs: Path, machine: str, profile: str, reason: str
+) -> None:
     qemu = programs / "qemu-system-aarch64"
     assert has_backend(qemu)
     done = run(
         qemu,
-        *("-machine", "virt,memory-backend=ram0", "-m", "128M", "-nodefaults"),
-        *("-display", "none", "-object", BACKEND),
+        *("-machine", f"{machine},memory-backend=ram0", "-m", "128M", "-nodefaults"),
+        *("-cpu", "max", "-display", "none", "-object", f"{BACKEND},profile={profile}"),
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.endswith(": no restricted memory for this machine's CPUs yet")
+    assert reason in line
 
 
 def test_an_x86_program_runs_in_user_mode(programs: Path, tmp_path: Path) -> None:
