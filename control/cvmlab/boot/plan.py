@@ -24,6 +24,7 @@ from cvmlab.profiles.architecture import Architecture
 from cvmlab.profiles.profile import Profiles
 from cvmlab.profiles.profile_rows import PROFILES
 from cvmlab.qemu.build import install, qemu_binary
+from cvmlab.qemu.program import locate_qemu
 from cvmlab.qemu.recipe import Flavour
 from cvmlab.replays.moment import Moment
 from cvmlab.replays.replay_folder import ReplayFolder
@@ -31,7 +32,7 @@ from cvmlab.results.budgets import Budget
 from cvmlab.runs.run_dir import runs_dir
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.unwind.code import LazyCode
-from cvmlab.vm.launch import Setting, locate_qemu
+from cvmlab.vm.launch import Setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

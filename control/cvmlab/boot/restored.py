@@ -13,9 +13,10 @@ from cvmlab.images.kernel_image import identify
 from cvmlab.images.kernel_tree import kernel_config
 from cvmlab.images.symbols import LazySymbols
 from cvmlab.machine.spec import BootSpec
+from cvmlab.qemu.program import locate_qemu
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
 from cvmlab.unwind.code import LazyCode
-from cvmlab.vm.launch import Setting, locate_qemu
+from cvmlab.vm.launch import Setting
 from cvmlab.vm.vm import WAIT_TIMEOUT_S
 
 

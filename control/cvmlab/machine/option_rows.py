@@ -184,8 +184,7 @@ _MACHINE = (
     Option(
         name="firmware", group=Group.MACHINE, forms=_AXIS, kind=ValueKind.FIRMWARE, metavar="NAME|FILE",
         choices=_words("Firmware"),
-        help="Firmware: {choices}, or a file (default: {default}, direct where there is none of that name; "
-        "ovmf where a disk needs it)",
+        help="Firmware: {choices}, or a file (default: {default}, or direct; ovmf where a disk needs it)",
     ),
     Option(
         name="net", group=Group.MACHINE, forms=_EVERYWHERE, kind=ValueKind.WORD, choices=_words("Net"),

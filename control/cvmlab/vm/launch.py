@@ -8,7 +8,6 @@ cancellation at any point leaves nothing behind.
 import asyncio
 import os
 import re
-import shutil
 import threading
 import time
 from contextlib import AsyncExitStack
@@ -37,7 +36,7 @@ from cvmlab.memory.journal import Journal, JournalFile, Ring
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.records import describe
 from cvmlab.memory.states import Layout, profiles
-from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE, Architecture
+from cvmlab.qemu.program import locate_qemu
 from cvmlab.replays.recorder import Execution
 from cvmlab.runs.run_dir import MemoryFiles, ProcessId, RunDir, VmInfo
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
@@ -137,27 +136,6 @@ class Parts:
     spec: BootSpec  # with everything that was found out to start it
     channels: Channels
     wires: Wires
-
-
-def locate_qemu(
-    chosen: Path | None,
-    version: str | None = None,
-    architecture: Architecture = DEFAULT_ARCHITECTURE,
-) -> Path:
-    """Return *chosen*, or what `cvmlab build` made of *version*, or the one that a variable names.
-
-    Without these, it is the default version for *architecture*.
-    """
-    variable = os.environ.get(architecture.qemu_variable)
-    named = chosen or (variable if version is None else None)
-    if named is None:
-        from cvmlab.qemu.build import qemu_binary
-
-        return qemu_binary(version, architecture)
-    found = shutil.which(named)
-    if found is None:
-        raise ConfigError(f"{named} is not a program", hint="run `cvmlab build`")
-    return Path(found)
 
 
 def program_of(setting: Setting, spec: BootSpec) -> Path:

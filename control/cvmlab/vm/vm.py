@@ -38,6 +38,7 @@ from cvmlab.machine.spec import BootSpec, OnPanic
 from cvmlab.memory.journal import Journal, JournalFile, Records
 from cvmlab.memory.pages import Pages
 from cvmlab.memory.ranges import GpaRange
+from cvmlab.qemu.program import locate_qemu
 from cvmlab.replays import recorder as replays
 from cvmlab.replays.replay_folder import ReplayFolder
 from cvmlab.results.selection import Selection
@@ -48,7 +49,7 @@ from cvmlab.unwind.modules import LoadedModule
 from cvmlab.vm import warm
 from cvmlab.vm.attached import AttachedVm, attach
 from cvmlab.vm.handover import Upgrade
-from cvmlab.vm.launch import Memory, Parts, Setting, launch, locate_qemu, program_of
+from cvmlab.vm.launch import Memory, Parts, Setting, launch, program_of
 from cvmlab.vm.operations import BackendInfo
 from cvmlab.vm.outcome import End, VmOutcome
 from cvmlab.vm.owner_socket import answering
