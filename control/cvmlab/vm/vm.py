@@ -495,11 +495,9 @@ class Vm(TimeTravel):
         :raise CvmError: nothing has changed; the old QEMU runs the guest.
         :raise VmExited: QEMU died at a moment that left no way back.
         """
-        setting = self.setting
-        program = await asyncio.to_thread(  # which may build it
-            locate_qemu, qemu or setting.qemu, setting.qemu_version, self.spec.architecture
-        )
-        setting = replace(setting, qemu=program)
+        known = qemu or self.setting.qemu, self.setting.qemu_version, self.spec.architecture
+        program = await asyncio.to_thread(locate_qemu, *known)  # which may build it
+        setting = replace(self.setting, qemu=program)
         parts, supervisor = self._running, self._supervisor
         channels = parts.channels
         require_upgradable(self.spec, channels.overlays, is_logged=bool(channels.execution_log))
