@@ -132,7 +132,7 @@ def test_a_bzimage_tells_release_and_architecture(save: Save) -> None:
         (elf({}, EM_AARCH64), KernelKind.ELF, "aarch64"),
         (elf({}, 243), KernelKind.ELF, "riscv"),
         (arm64_image(), KernelKind.ARM64_IMAGE, "aarch64"),
-        (gzip.compress(arm64_image()), KernelKind.ARM64_COMPRESSED, "aarch64"),
+        (gzip.compress(arm64_image(), mtime=0), KernelKind.ARM64_COMPRESSED, "aarch64"),
         (zboot(b""), KernelKind.EFI_ZBOOT, "aarch64"),
         (zboot(b"", 0x8664), KernelKind.EFI_ZBOOT, "x86_64"),
     ],
@@ -161,7 +161,9 @@ def test_an_arm64_image_tells_its_release(save: Save) -> None:
     found.require_bootable(AARCH64)
 
 
-@pytest.mark.parametrize("data", [zboot(b""), gzip.compress(arm64_image()), elf({}, EM_AARCH64)])
+@pytest.mark.parametrize(
+    "data", [zboot(b""), gzip.compress(arm64_image(), mtime=0), elf({}, EM_AARCH64)]
+)
 def test_an_aarch64_machine_starts_all_kernels_of_its_kind(save: Save, data: bytes) -> None:
     identify(save(data)).require_bootable(AARCH64)
 
