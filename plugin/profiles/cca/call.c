@@ -88,8 +88,8 @@ static uint64_t realm_config(CcaCall *call)
 }
 
 /*
- * RMM, B5.3. All others get SMCCC_NOT_SUPPORTED, as from a monitor that has only
- * RSI 1.0: those of 1.1 and 2.0 (planes, devices) from RSI(0x1a0) on, too.
+ * RMM, B5.3. All others get SMCCC_NOT_SUPPORTED, as from a monitor that has
+ * only RSI 1.0: those of 1.1 and 2.0 (planes, devices) from RSI(0x1a0) on, too.
  */
 static const struct {
     uint32_t fid;
@@ -109,8 +109,8 @@ static const struct {
 };
 
 /*
- * Linux asks for RSI only below SMCCC 1.1 or later, and QEMU's PSCI does not have
- * it. The first line that fits counts; argument 0 fits all.
+ * Linux asks for RSI only below SMCCC 1.1 or later, and QEMU's PSCI does not
+ * have it. The first line that fits counts; argument 0 fits all.
  */
 static const struct {
     uint32_t fid, argument;

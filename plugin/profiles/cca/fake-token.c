@@ -4,8 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * It has the form of a token (RMM, A7.2.3, and RFC 8949 for CBOR): a map with a
- * platform token and a realm token, each a COSE_Sign1 (RFC 9052). The claims of the
- * realm are its own. The platform is a sentence, and so are both signatures.
+ * platform token and a realm token, each a COSE_Sign1 (RFC 9052). The claims of
+ * the realm are its own. The platform is a sentence, and so are both
+ * signatures.
  */
 
 #include "qemu/osdep.h"

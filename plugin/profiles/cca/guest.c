@@ -33,7 +33,7 @@
 #include "hw/restricted-memory/profiles/cca/launch.h"
 #include "hw/restricted-memory/profiles/cca/memory.h"
 
-/* Bits of an address and those of a page-table entry are the same up to here. */
+/* Up to here, bits of an address are the same as in a page-table entry. */
 #define IPA_BITS_MAX 48
 
 static CcaGuest *the_guest;

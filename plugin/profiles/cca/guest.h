@@ -4,8 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Sources, by the names used in comments:
- *  - RMM: Realm Management Monitor Specification (Arm DEN0137), 1.0; sections are
- *    those of 1.0-rel0
+ *  - RMM: Realm Management Monitor Specification (Arm DEN0137), 1.0, whose
+ *    sections are named
  *  - SMCCC: SMC Calling Convention (Arm DEN0028)
  *  - Linux: arch/arm64/include/asm/rsi_smc.h, arch/arm64/kernel/rsi.c
  */

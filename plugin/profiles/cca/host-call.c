@@ -3,9 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * RMM, A4.5 and B5.3.4. What they mean is between realm and host. KVM takes one for
- * a call of SMCCC and answers what it does not know with SMCCC_NOT_SUPPORTED in the
- * first register; so do we, and the call is an event for whoever scripts the host.
+ * RMM, A4.5 and B5.3.4. What they mean is between realm and host. KVM takes one
+ * for a call of SMCCC and answers what it does not know with
+ * SMCCC_NOT_SUPPORTED in the first register; so do we, and the call is an event
+ * for whoever scripts the host.
  */
 
 #include "qemu/osdep.h"

@@ -8,8 +8,9 @@
  * first. It is not hardware's: that depends on the order in which a host makes
  * its calls, and on parameters of hardware that is not here. It proves nothing.
  *
- * To hash a kernel takes longer than a tenth of its boot, and few guests ask. So
- * the launch keeps a copy of the image, and the first who asks has it hashed.
+ * To hash a kernel takes longer than a tenth of its boot, and few guests ask.
+ * So the launch keeps a copy of the image, and the first who asks has it
+ * hashed.
  */
 
 #include "qemu/osdep.h"

@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * RMM, A5.2. RIPAS is the state of a page of the backend: pending and private are
- * RAM, without and with a granule; shared is EMPTY, and the granule is at the
- * address with the top bit; poisoned is DESTROYED. What is no RAM is EMPTY.
+ * RMM, A5.2. RIPAS is the state of a page of the backend: pending and private
+ * are RAM, without and with a granule; shared is EMPTY, and the granule is at
+ * the address with the top bit; poisoned is DESTROYED. What is no RAM is EMPTY.
  */
 
 #include "qemu/osdep.h"
@@ -30,8 +30,8 @@ static bool is_unassigned(const RestrictedMemory *rm, uint64_t gpa)
 }
 
 /*
- * RMM, A5.2.6: an Unprotected IPA is never executed. A TLB entry for data may not
- * serve a fetch later.
+ * RMM, A5.2.6: an Unprotected IPA is never executed. A TLB entry for data may
+ * not serve a fetch later.
  */
 RestrictedAlias cca_alias(const RestrictedMemory *rm,
                           const RestrictedFill *fill)

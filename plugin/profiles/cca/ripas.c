@@ -176,9 +176,9 @@ static RmemRefusal set_apply(const SetRequest *req, uint64_t *end)
 }
 
 /*
- * No other vCPU runs, and this one has completed the instruction. A5.4, DRPPK: a
- * host rejects only RAM. Ours also rejects EMPTY if it has no storage, because a
- * guest that is told to go on would call for ever.
+ * No other vCPU runs, and this one has completed the instruction. A5.4, DRPPK:
+ * a host rejects only RAM. Ours also rejects EMPTY if it has no storage,
+ * because a guest that is told to go on would call for ever.
  */
 static void set_exclusive(CPUState *cpu, run_on_cpu_data data)
 {

@@ -3,10 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * RMM, A7.2, B5.3.1 and B5.3.2. Each vCPU asks for its own token and fetches it in
- * pieces; until the service has answered a piece is empty, and the guest calls
- * again. The service gets CcaClaims, and answers with the token. Without a service
- * the guest gets a token that is plainly fake.
+ * RMM, A7.2, B5.3.1 and B5.3.2. Each vCPU asks for its own token and fetches it
+ * in pieces; until the service has answered a piece is empty, and the guest
+ * calls again. The service gets CcaClaims, and answers with the token. Without
+ * a service the guest gets a token that is plainly fake.
  */
 
 #include "qemu/osdep.h"
@@ -23,7 +23,7 @@ static void token_arrived(void *opaque, const RestrictedFrame *frame,
 
     token->is_awaited = false;
     if (frame && frame->size) {
-        token->size = frame->size;      /* the service's limit is CCA_TOKEN_MAX */
+        token->size = frame->size;      /* CCA_TOKEN_MAX at most: see ask() */
         memcpy(token->bytes, frame->data, frame->size);
     }
 }

@@ -16,8 +16,8 @@ struct ARMMMUFaultInfo;
 
 /*
  * A translation was found and is about to enter a TLB: judge the access, and
- * change @full to where its data is. False: the access fails, and @fault says how.
- * @walk: it is one of a page-table walk, for the access at cpu->mem_io_pc.
+ * change @full to where its data is. False: the access fails, and @fault says
+ * how. @walk: it is one of a page-table walk, for the access at cpu->mem_io_pc.
  */
 bool restricted_memory_do_fill(CPUState *cpu, CPUTLBEntryFull *full,
                                struct ARMMMUFaultInfo *fault, vaddr va,

@@ -62,8 +62,8 @@ int restricted_memory_do_pa_bits(int bits)
 }
 
 /*
- * A kernel runs in the upper half of the address space. Firmware does not, nor do
- * its runtime services: Linux maps them in the lower half
+ * A kernel runs in the upper half of the address space. Firmware does not, nor
+ * do its runtime services: Linux maps them in the lower half
  * (arch/arm64/include/asm/efi.h).
  */
 void restricted_count_call(RestrictedMemory *rm, uint64_t pc)
