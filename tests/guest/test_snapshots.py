@@ -115,4 +115,4 @@ async def test_fifty_snapshots(coco: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("coco", PROFILES)
 async def test_fifty_forks(coco: str) -> None:
-    await forked(working(coco, work(40, 4)), COPIES)
+    await forked(working(coco, work(16, 4)), COPIES)

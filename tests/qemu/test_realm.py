@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every call of a realm, every RIPAS, and what each wrong touch of memory is for the guest."""
+"""Every call of a realm, every RIPAS, and what each wrong touch of memory is for the guest.
+
+Longer than 400 lines: a table of calls, and all tests that share the realm's QEMU.
+"""
 
 import asyncio
 import hashlib
