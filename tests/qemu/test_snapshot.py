@@ -234,8 +234,8 @@ class TestBadSnapshots:
     async def test_another_version(self, saved: Path, patched_qemu: Path) -> None:
         manifest = saved / MANIFEST
         text = manifest.read_text()
-        manifest.write_text(text.replace('"format": 1', '"format": 2'))
-        await self.refused(saved, patched_qemu, "of format 2, not 1")
+        manifest.write_text(text.replace('"format": 2', '"format": 1'))
+        await self.refused(saved, patched_qemu, "of format 1, not 2")
         manifest.write_text(text[:100])
         await self.refused(saved, patched_qemu, "no manifest of a snapshot")
 
