@@ -15,15 +15,17 @@ from typing import Any
 from cvmlab.images.boot_files import resolve
 from cvmlab.images.symbols import Symbols, from_elf
 from cvmlab.images.vmlinux import extract_vmlinux
-from cvmlab.machine.spec import BootSpec
+from cvmlab.machine.spec import BootSpec, Firmware
 from cvmlab.memory.journal import JournalFile
 from cvmlab.memory.records import NO_DEVICE, Actor, Kind
+from cvmlab.profiles.architecture import X86_64
 from cvmlab.qemu.build import rom_dirs
 from cvmlab.vm.operations import BackendInfo
 from cvmlab.vm.vm import Vm
 
 
 IMAGE = "debian-devices"
+PC_FIRMWARE = [Firmware(word) for word in X86_64.firmware_words]
 DISK_BYTES = 4 << 20
 # Shell that makes a report of configfs-tsm and goes to it; drivers: --quotes.
 TSM_REPORT = (

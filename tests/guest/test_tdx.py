@@ -10,7 +10,7 @@ import pytest
 from cvmlab.images.boot_files import resolve
 from cvmlab.machine.spec import Firmware
 from cvmlab.qemu.build import ovmf
-from tests.guest.devices import TSM_REPORT, guest
+from tests.guest.devices import PC_FIRMWARE, TSM_REPORT, guest
 from tests.guest.plain_boot import Booted, boot
 from tests.guest.program import cvmlab
 
@@ -82,7 +82,7 @@ def test_a_conversion_that_a_stock_kernel_gives_up_is_explained(
     assert {item.reason for item in done.result.refused} == ({"by-policy"} if refused else set())
 
 
-@pytest.mark.parametrize("firmware", list(Firmware))
+@pytest.mark.parametrize("firmware", PC_FIRMWARE)
 @pytest.mark.timeout(500)
 async def test_a_reboot_is_a_fresh_launch(tmp_path: Path, firmware: Firmware) -> None:
     options = {"coco": "tdx", "allow_reboot": True, "firmware": firmware}

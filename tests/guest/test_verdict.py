@@ -10,6 +10,7 @@ from cvmlab.boot.plan import plan
 from cvmlab.boot.request import Request
 from cvmlab.machine.spec import Firmware
 from cvmlab.results.result import Outcome
+from tests.guest.devices import PC_FIRMWARE
 from tests.guest.program import cvmlab, finish, start, wait_for_run, wait_for_text
 
 
@@ -22,7 +23,7 @@ PANIC = "Kernel panic - not syncing"
 
 
 @pytest.mark.fault("F3")
-@pytest.mark.parametrize("firmware", list(Firmware))
+@pytest.mark.parametrize("firmware", PC_FIRMWARE)
 def test_a_kernel_without_tdx_fails_as_a_td_and_says_why(firmware: Firmware) -> None:
     words = ("boot", "debian-bookworm", "--coco", "tdx", "--firmware", firmware, "--json", "-")
     done = cvmlab(*words)
@@ -48,7 +49,7 @@ def test_a_kernel_without_snp_ends_at_once_with_the_reason() -> None:
 
 
 @pytest.mark.fault("F3")
-@pytest.mark.parametrize("firmware", list(Firmware))
+@pytest.mark.parametrize("firmware", PC_FIRMWARE)
 @pytest.mark.parametrize("coco", ["tdx", "sev", "sev-es", "sev-snp"])
 def test_a_stock_kernel_is_seen_to_take_part(coco: str, firmware: Firmware) -> None:
     done = cvmlab("boot", "--coco", coco, "--firmware", firmware, "--exec", "true", "--json", "-")
@@ -98,7 +99,7 @@ def test_a_reboot_is_the_guests_own_end() -> None:
 
 
 @pytest.mark.fault("V10")
-@pytest.mark.parametrize("firmware", list(Firmware))
+@pytest.mark.parametrize("firmware", PC_FIRMWARE)
 def test_a_disk_that_cannot_boot_is_told_at_once(tmp_path: Path, firmware: Firmware) -> None:
     disk = tmp_path / "empty.img"
     disk.write_bytes(bytes(8 << 20))
