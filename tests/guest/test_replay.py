@@ -11,7 +11,7 @@ import pytest
 from cvmlab.replays.recorder import Comparison
 from cvmlab.replays.replay_folder import ReplayFolder
 from tests.guest.devices import TSM_REPORT
-from tests.guest.program import Done, cvmlab, finish, start, wait_for_run
+from tests.guest.program import Done, cvmlab, finish, start, wait_for_run, wait_for_text
 
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("state_home")]
@@ -81,8 +81,10 @@ def test_what_cannot_be_recorded_or_replayed_says_so(
 def test_a_recording_that_was_cut_off_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "rec"
     words = ("boot", "debian", "--coco", "generic", "--record", str(folder), "--name", "cut")
-    with start(*words, "--exec", "sleep 100") as process:
-        os.kill(wait_for_run("cut").info.qemu.pid, signal.SIGKILL)
+    with start(*words, "--exec", "echo it runs; sleep 100") as process:
+        found = wait_for_run("cut")
+        wait_for_text(found.path / "exec.log", "it runs")
+        os.kill(found.info.qemu.pid, signal.SIGKILL)
         done = finish(process)
     assert done.code == 84, done.err
     assert f"nothing was recorded in {folder}: QEMU was killed" in done.err
