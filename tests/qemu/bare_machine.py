@@ -8,27 +8,25 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
-from numpy.typing import NDArray
 
 from cvmlab.base.errors import ImageError
 from cvmlab.images import symbols
 from cvmlab.machine.command_line import BACKEND_ID, Channels, command_line
 from cvmlab.machine.memory_files import RestrictedFiles
 from cvmlab.machine.spec import BootSpec, Stacks
-from cvmlab.memory.accounting import Books, differences
-from cvmlab.memory.journal import Ring
-from cvmlab.memory.ranges import PAGE_SIZE, Slot
+from cvmlab.memory.ranges import PAGE_SIZE
 from cvmlab.memory.records import FLAG_WRITE, NO_DEVICE, Actor, Kind, Verdict
-from cvmlab.memory.states import STATE_MASK, PageState, RefusalCode, profiles
+from cvmlab.memory.states import STATE_MASK, PageState, RefusalCode
 from cvmlab.replays.recorder import Execution
 from cvmlab.vm.process import QemuProcess
 from cvmlab.vm.qmp import Qmp
 from tests.qemu.bare import BareGuest
+from tests.qemu.watched import Watched
 
 
 AREA = 0x2000000  # RAM that neither firmware nor the guest's image uses
@@ -77,18 +75,14 @@ class Event:
 
 
 @final
-class BareMachine:
+class BareMachine(Watched):
     """Use start(). ``guest`` answers commands; ``events()`` is what happened since the last call."""
 
     def __init__(self, spec: BootSpec, files: RestrictedFiles, guest: BareGuest) -> None:
+        super().__init__(spec.coco, spec.memory_layout, files)
         self.spec = spec
-        self.files = files
         self.guest = guest
-        self.table = files.page_table()
-        self.ring = Ring(files.fds.ring)
-        self.journal: list[NDArray[np.void]] = []
         self.is_intact = True  # False once a test has put garbage into the files
-        self.qmp: Qmp
         self.process: QemuProcess
         self._symbols = None
         if spec.kernel:
@@ -157,12 +151,6 @@ class BareMachine:
                 await self.qmp.execute_last("quit", timeout_s=END_TIMEOUT_S)
                 assert await self.process.wait_for(END_TIMEOUT_S) == 0
 
-    async def info(self) -> dict[str, Any]:
-        """Return the backend's entry of query-restricted-memory."""
-        (info,) = await self.qmp.execute("query-restricted-memory")
-        assert isinstance(info, dict)
-        return info
-
     async def counters(self) -> dict[str, int]:
         """Return the plugin's counters."""
         counters = (await self.info())["counters"]
@@ -208,15 +196,6 @@ class BareMachine:
     def states(self, *gpas: int) -> list[PageState]:
         """Return the state of each page."""
         return [self.state(gpa) for gpa in gpas]
-
-    def records(self) -> NDArray[np.void]:
-        """Return the records since the last call."""
-        batches = []
-        while len(batch := self.ring.peek()):
-            batches.append(batch.copy())
-            self.ring.consume(len(batch))
-        self.journal += batches
-        return np.concatenate(batches) if batches else np.empty(0, self.ring.peek().dtype)
 
     async def events(self) -> list[Event]:
         """Return what happened since the last call, in order."""
@@ -265,25 +244,8 @@ class BareMachine:
         os.pwrite(fds.private if fds.shared is None else fds.shared, data, gpa)
 
     async def _verify(self) -> None:
-        """Compare journal, table, counts and files: they must agree to the page.
-
-        They are read one after the other, so no CPU may run meanwhile.
-        """
-        await self.qmp.execute("stop")
-        info = await self.info()
-        self.records()
-        assert self.ring.dropped == 0
-        books = Books(
-            records=np.concatenate(self.journal),
-            states=self.table.states(),
-            pages=self.ring.page_counts(),
-            counters=self.ring.counters(),
-            storage=self.files.storage_bytes(),
-            slots=[Slot(s["gpa"], s["offset"], s["size"]) for s in info["slots"]],
-            rules=profiles()[self.spec.coco],
-            layout=self.spec.memory_layout,
-        )
-        assert differences(books) == []
+        """Compare the books, what QEMU says of them, and the storage of the files."""
+        info = await self.compare_books()
         counts = self.table.counts()
         assert info["pages"] == {s.word: getattr(counts, s.word) for s in PageState}
         if self.files.fds.shared is not None:

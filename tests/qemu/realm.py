@@ -12,19 +12,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from cvmlab.machine.command_line import BackendFds
 from cvmlab.machine.memory_files import RestrictedFiles
-from cvmlab.memory.accounting import Books, differences
-from cvmlab.memory.journal import Ring
-from cvmlab.memory.ranges import PAGE_SIZE, Slot
+from cvmlab.memory.ranges import PAGE_SIZE
 from cvmlab.memory.states import PageState, profiles
 from cvmlab.vm.process import QemuProcess
 from cvmlab.vm.qmp import Qmp
 from tests.qemu.bare import BareGuest, Fault
+from tests.qemu.watched import Watched
 
 
 SOURCE_DIR = Path(__file__).resolve().parents[2] / "guest-images" / "bare-arm"
@@ -79,17 +76,58 @@ class Answer:
 
 
 @final
-class Realm:
+@dataclass(frozen=True, slots=True)
+class MachineWords:
+    """What QEMU is told; *guest* are properties of the realm."""
+
+    qemu: Path
+    kernel: Path
+    profile: str
+    cpu: str
+    guest: Sequence[str]
+    token_socket: Path | None
+    options: Sequence[str]
+
+    def argv(self, fds: BackendFds, qmp: int, agent: int) -> list[str]:
+        is_realm = self.profile == "cca"
+        support = ",confidential-guest-support=rme0" if is_realm else ""
+        return [
+            str(self.qemu),
+            *("-no-user-config", "-nodefaults", "-display", "none"),
+            *(("-object", self._realm()) if is_realm else ()),
+            *("-object", self._backend(fds)),
+            *("-machine", f"virt,gic-version=3,aux-ram-share=on,memory-backend=ram0{support}"),
+            *("-m", f"{MEMORY_BYTES >> 20}M", "-cpu", self.cpu, "-accel", "tcg"),
+            *("-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"),
+            *("-serial", "null", "-chardev", f"socket,id=agent,fd={agent}"),
+            *("-serial", "chardev:agent", "-kernel", str(self.kernel)),
+            *self.options,
+        ]
+
+    def _backend(self, fds: BackendFds) -> str:
+        words = [
+            f"memory-backend-restricted,id=ram0,size={MEMORY_BYTES},profile={self.profile}",
+            f"private-fd={fds.private}", f"table-fd={fds.table}", f"ring-fd={fds.ring}",
+            *([] if fds.shared is None else [f"shared-fd={fds.shared}"]),
+        ]  # fmt: skip
+        return ",".join(words)
+
+    def _realm(self) -> str:
+        if self.token_socket is None:
+            return ",".join(["rme-guest,id=rme0", *self.guest])
+        # Only JSON can express it.
+        address = {"type": "unix", "path": str(self.token_socket)}
+        properties = {"qom-type": "rme-guest", "id": "rme0"}
+        return json.dumps({**properties, "attestation-token-socket": address})
+
+
+@final
+class Realm(Watched):
     """A running machine.  Use start()."""
 
     def __init__(self, profile: str, files: RestrictedFiles, guest: BareGuest) -> None:
-        self.files = files
+        super().__init__(profile, profiles()[profile].layout, files)
         self.guest = guest
-        self.table = files.page_table()
-        self.ring = Ring(files.fds.ring)
-        self.profile = profile
-        self.journal: list[NDArray[np.void]] = []
-        self.qmp: Qmp
         self.process: QemuProcess
 
     @classmethod
@@ -120,37 +158,11 @@ class Realm:
             files = stack.enter_context(RestrictedFiles.create(MEMORY_BYTES, layout=layout))
             self = cls(profile, files, BareGuest(agent))
             stack.callback(self.ring.close)
-            fds = files.fds
-            backend = [
-                f"memory-backend-restricted,id=ram0,size={MEMORY_BYTES},profile={profile}",
-                f"private-fd={fds.private}",
-                f"table-fd={fds.table}",
-                f"ring-fd={fds.ring}",
-                *([] if fds.shared is None else [f"shared-fd={fds.shared}"]),
-            ]
-            realm = ["-object", ",".join(["rme-guest,id=rme0", *guest])]
-            if token_socket is not None:  # which only JSON can express
-                address = {"type": "unix", "path": str(token_socket)}
-                properties = {"qom-type": "rme-guest", "id": "rme0"}
-                realm[1] = json.dumps({**properties, "attestation-token-socket": address})
-            support = ",confidential-guest-support=rme0" if profile == "cca" else ""
-            argv = [
-                str(qemu),
-                *("-no-user-config", "-nodefaults", "-display", "none"),
-                *(realm if profile == "cca" else []),
-                *("-object", ",".join(backend)),
-                *("-machine", f"virt,gic-version=3,aux-ram-share=on,memory-backend=ram0{support}"),
-                *("-m", f"{MEMORY_BYTES >> 20}M", "-cpu", cpu, "-accel", "tcg"),
-                *("-chardev", f"socket,id=qmp,fd={qmp_far.fileno()}"),
-                *("-mon", "chardev=qmp,mode=control"),
-                *("-serial", "null"),
-                *("-chardev", f"socket,id=agent,fd={agent_far.fileno()}"),
-                *("-serial", "chardev:agent", "-kernel", str(kernel)),
-                *options,
-            ]
+            machine = MachineWords(qemu, kernel, profile, cpu, guest, token_socket, options)
+            argv = machine.argv(files.fds, qmp_far.fileno(), agent_far.fileno())
             self.process = QemuProcess(
                 argv,
-                pass_fds=[*fds.all, qmp_far.fileno(), agent_far.fileno()],
+                pass_fds=[*files.fds.all, qmp_far.fileno(), agent_far.fileno()],
                 log_path=run_dir / "qemu.log",
             )
             stack.callback(self.process.kill)
@@ -161,7 +173,7 @@ class Realm:
             )
             self.guest.wait_hello()
             yield self
-            await self._verify()
+            await self.compare_books()
             if self.process.status is None:
                 await self.qmp.execute_last("quit", timeout_s=10)
                 assert await self.process.wait_for(10) == 0
@@ -197,36 +209,3 @@ class Realm:
         await self.qmp.execute(
             f"restricted-memory-{verb}", {"id": "ram0", "ranges": ranges, **arguments}
         )
-
-    async def info(self) -> dict[str, Any]:
-        """Return the backend's entry of query-restricted-memory."""
-        (info,) = await self.qmp.execute("query-restricted-memory")
-        assert isinstance(info, dict)
-        return info
-
-    def records(self) -> NDArray[np.void]:
-        """Return the records since the last call."""
-        batches = []
-        while len(batch := self.ring.peek()):
-            batches.append(batch.copy())
-            self.ring.consume(len(batch))
-        self.journal += batches
-        return np.concatenate(batches) if batches else np.empty(0, self.ring.peek().dtype)
-
-    async def _verify(self) -> None:
-        """Compare journal, table, counts and files: they must agree to the page."""
-        await self.qmp.execute("stop")
-        info = await self.info()
-        self.records()
-        assert self.ring.dropped == 0
-        books = Books(
-            records=np.concatenate(self.journal),
-            states=self.table.states(),
-            pages=self.ring.page_counts(),
-            counters=self.ring.counters(),
-            storage=self.files.storage_bytes(),
-            slots=[Slot(s["gpa"], s["offset"], s["size"]) for s in info["slots"]],
-            rules=profiles()[self.profile],
-            layout=profiles()[self.profile].layout,
-        )
-        assert differences(books) == []

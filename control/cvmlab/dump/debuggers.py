@@ -14,6 +14,7 @@ from cvmlab.debian.packages import OnStep, silent
 from cvmlab.dump.core_file import CoreFile
 from cvmlab.dump.kdump_file import is_kdump, read_notes
 from cvmlab.dump.notes import Note, release_of, split_notes
+from cvmlab.dump.qemu_words import kernel_of, qemu_words
 from cvmlab.images.debug_info import debug_vmlinux
 from cvmlab.machine.command_line import debug_socket
 from cvmlab.vm.attached import AttachedVm
@@ -36,7 +37,7 @@ async def drgn_on_vm(
             hint="boot it with --debuggable",
         ) from error
     release = release_of(list(split_notes(base64.b64decode(facts.notes))))
-    vmlinux = symbols or debug_vmlinux(release, _kernel(vm.run.path), on_step=on_step)
+    vmlinux = symbols or debug_vmlinux(release, kernel_of(qemu_words(vm.run.path)), on_step=on_step)
     socket = debug_socket(vm.run.path / "qmp.sock")
     if not socket.exists():  # the VM was upgraded
         socket = vm.run.path / "qmp.sock"
@@ -73,12 +74,3 @@ def _program() -> list[str]:
             hint=f"run: {shlex.quote(sys.executable)} -m pip install 'drgn>=0.3'",
         )
     return [found]
-
-
-def _kernel(run: Path) -> Path | None:
-    """Return the kernel that QEMU was given, by the command line in the run folder."""
-    try:
-        words = shlex.split((run / "cmdline").read_text("utf-8", "surrogateescape"))
-        return Path(words[words.index("-kernel") + 1])
-    except (OSError, ValueError, IndexError):
-        return None

@@ -6,7 +6,6 @@ import base64
 import shlex
 import shutil
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from cvmlab.base.channel import Subscription
@@ -14,9 +13,9 @@ from cvmlab.base.errors import CommandRefused, ConfigError, DeadlineExceeded, Vm
 from cvmlab.debian.cache import kept
 from cvmlab.debian.packages import OnStep, silent
 from cvmlab.dump.notes import kernel_offset_of, split_notes
-from cvmlab.images.debug_info import has_debug_info
+from cvmlab.dump.qemu_words import kernel_of, qemu_words, value_of
+from cvmlab.images.debug_info import tree_vmlinux
 from cvmlab.images.kernel_image import identify
-from cvmlab.images.kernel_tree import build_tree
 from cvmlab.images.symbol_file import function_names
 from cvmlab.images.symbols import from_elf
 from cvmlab.images.vmlinux import extract_vmlinux
@@ -49,24 +48,28 @@ async def gdb_on_vm(
     :raise ImageError: the names of the kernel's functions cannot be had.
     :raise DeadlineExceeded: the replay did not come to its moment within *timeout_s*.
     """
-    argv = shlex.split((vm.run.path / "cmdline").read_text("utf-8", "surrogateescape"))
+    argv = qemu_words(vm.run.path)
     architecture = _architecture(argv)
     program = _program(architecture)
-    server = _server(vm.name, _after(argv, "-gdb"))
-    if _REPLAYS in (_after(argv, "-icount") or ""):
+    server = _server(vm.name, value_of(argv, "-gdb"))
+    if _REPLAYS in (value_of(argv, "-icount") or ""):
         await _stand_still(vm, timeout_s, on_step)
-    kernel = _after(argv, "-kernel")
+    kernel = kernel_of(argv)
+    is_linux = kernel is None or identify(kernel).is_linux
+    file = symbols
+    if file is None and kernel is not None and is_linux:
+        file = tree_vmlinux(kernel) or _made(kernel, architecture)
     named: list[str] = []
-    if symbols is not None or kernel is not None:
-        offset = 0 if _FIXED in (_after(argv, "-append") or "").split() else await _offset(vm)
-        file = None if kernel is None else Path(kernel)
-        named = _names(symbols, file, offset, architecture)
+    if file is not None:
+        is_fixed = not is_linux or _FIXED in (value_of(argv, "-append") or "").split()
+        offset = 0 if is_fixed else await _offset(vm)
+        named = ["-ex", f"symbol-file -o {offset:#x} {shlex.quote(str(file))}"]
     return [program, "-q", *named, "-ex", f"target remote {server}", *words]
 
 
 def _architecture(argv: Sequence[str]) -> Architecture:
     """Return the row of the machine that QEMU was started with."""
-    machine = (_after(argv, "-machine") or "").partition(",")[0]
+    machine = (value_of(argv, "-machine") or "").partition(",")[0]
     rows = (row for row in ARCHITECTURES if row.machine.type == machine)
     return next(rows, DEFAULT_ARCHITECTURE)
 
@@ -78,10 +81,6 @@ def _program(architecture: Architecture) -> str:
         name = architecture.gdb[0]
         raise ConfigError(f"{name} is not installed", hint=f"install the package {name}")
     return found
-
-
-def _after(argv: Sequence[str], option: str) -> str | None:
-    return next((value for word, value in pairwise(argv) if word == option), None)
 
 
 def _server(name: str, option: str | None) -> str:
@@ -132,22 +131,8 @@ async def _offset(vm: AttachedVm) -> int:
     return found
 
 
-def _names(
-    symbols: Path | None, kernel: Path | None, offset: int, architecture: Architecture
-) -> list[str]:
-    """Return the words that give gdb the names: of *symbols*, of the build tree, or of kallsyms."""
-    file = symbols
-    if file is None and kernel is not None:
-        tree = build_tree(kernel)
-        own = None if tree is None else tree / "vmlinux"
-        has_own = own is not None and own.is_file() and has_debug_info(own)
-        file = own if has_own else _made(kernel, architecture)
-    return [] if file is None else ["-ex", f"symbol-file -o {offset:#x} {shlex.quote(str(file))}"]
-
-
-def _made(kernel: Path, architecture: Architecture) -> Path | None:
-    if not identify(kernel).is_linux:
-        return None
+def _made(kernel: Path, architecture: Architecture) -> Path:
+    """Return a file with the names that the kernel itself has (kallsyms)."""
     status = kernel.stat()
 
     def make(path: Path) -> None:

@@ -37,10 +37,8 @@ def debug_vmlinux(release: str | None, kernel: Path | None, *, on_step: OnStep =
 
     *on_step* is called before each step that may take long.  Raise ImageError if there is none.
     """
-    if kernel is not None and (tree := build_tree(kernel)) is not None:
-        own = tree / "vmlinux"
-        if own.is_file() and has_debug_info(own):
-            return own
+    if kernel is not None and (own := tree_vmlinux(kernel)) is not None:
+        return own
     if release is None:
         raise ImageError("nothing tells which kernel the guest runs", hint=_HINT)
     suites = next((known for form, known in _SUITES if form.fullmatch(release)), None)
@@ -54,6 +52,13 @@ def debug_vmlinux(release: str | None, kernel: Path | None, *, on_step: OnStep =
         _unpack(deb, path)
 
     return kept("debug-info", ".vmlinux", [deb.name], make, keep=_KEPT)
+
+
+def tree_vmlinux(kernel: Path) -> Path | None:
+    """Return the vmlinux with debug information of the build tree that *kernel* is in, if there is one."""
+    tree = build_tree(kernel)
+    own = None if tree is None else tree / "vmlinux"
+    return own if own is not None and own.is_file() and has_debug_info(own) else None
 
 
 def has_debug_info(path: Path) -> bool:
