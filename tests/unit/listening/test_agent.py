@@ -30,6 +30,18 @@ async def followed(*pieces: bytes) -> list[bytes]:
     return told[1:]
 
 
+@pytest.mark.parametrize(
+    "before", [b"", b"\x1b[2J\x1b[01;01H\x1b[=3h\x1b[2J", b"BdsDxe: starting\r\n"]
+)
+async def test_firmware_may_have_written_to_the_port_before_hello(before: bytes) -> None:
+    reader = asyncio.StreamReader()
+    agent = Agent(reader)
+    reader.feed_data(before + b"cvmlab hello 6.12.1\ncvmlab exit 0\n")
+    reader.feed_eof()
+    await agent.follow()
+    assert (agent.release, agent.exit_status) == ("6.12.1", 0)
+
+
 @pytest.mark.fault("V13")
 async def test_a_line_does_not_wait_for_more() -> None:
     assert await followed(b"here-it-is\n", b"and ", b"this") == [b"here-it-is\n", b"and ", b"this"]
