@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cvmlab.base.errors import ConfigError
 from cvmlab.base.progress import Style
-from cvmlab.boot.disk_files import code_of, disk_guest, elf_of, shared_disks, symbols_of
+from cvmlab.boot.disk_files import disk_guest, shared_disks
+from cvmlab.boot.kernel_code import KernelCode
 from cvmlab.boot.words import GuestWords, Words
 from cvmlab.debian.packages import OnStep
 from cvmlab.images.boot_files import BootFiles, image_has, resolve
@@ -57,7 +58,7 @@ def guest_of(words: Words, on_step: OnStep, style: Style) -> GuestFiles:
     if is_linux and _KASLR.isdisjoint(parameters):
         files = replace(files, append=f"{_NO_KASLR} {files.append}".rstrip())
         parameters.append(_NO_KASLR)
-    elf = elf_of(files.kernel)
+    kernel = KernelCode(files.kernel)
     return GuestFiles(
         kernel=files.kernel,
         initrd=files.initrd,
@@ -68,8 +69,8 @@ def guest_of(words: Words, on_step: OnStep, style: Style) -> GuestFiles:
         is_linux=is_linux,
         fixed_addresses=not is_linux or _NO_KASLR in parameters,
         load_config=partial(kernel_config, files.origin),
-        load_symbols=partial(symbols_of, guest.symbols or files.system_map, elf),
-        load_code=partial(code_of, elf),
+        load_symbols=partial(kernel.symbols, guest.symbols or files.system_map),
+        load_code=kernel.code,
         module_file=_module_file(files),
     )
 

@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The files of a guest that the firmware boots from a disk: one of our recipes, or a user's own."""
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-from cvmlab.base.errors import ConfigError, ImageError
+from cvmlab.base.errors import ConfigError
 from cvmlab.base.progress import Style
+from cvmlab.boot.kernel_code import KernelCode
 from cvmlab.boot.words import GuestWords
 from cvmlab.images import disk_image, nocloud_seed
 from cvmlab.images.guest_files import GuestFiles
 from cvmlab.images.shared_folder import folder_image
-from cvmlab.images.symbols import Symbols, from_elf, load
-from cvmlab.images.vmlinux import extract_vmlinux
+from cvmlab.images.symbols import load
 from cvmlab.machine.spec import SHARE_NAME, Disk
 from cvmlab.profiles.architecture import Architecture
-from cvmlab.unwind import code
-from cvmlab.unwind.code import Code
 
 
 def disk_guest(guest: GuestWords, architecture: Architecture, style: Style) -> GuestFiles:
@@ -28,36 +25,18 @@ def disk_guest(guest: GuestWords, architecture: Architecture, style: Style) -> G
         return GuestFiles(
             late_disks=late_disks,
             load_symbols=partial(load, guest.symbols),
-            load_code=partial(code_of, elf_of(guest.symbols)),
+            load_code=KernelCode(guest.symbols).code,
         )
     built = disk_image.build(str(guest.image), guest.disk_recipe, style=style)
-    elf = elf_of(built.kernel)
+    kernel = KernelCode(built.kernel)
     return GuestFiles(
         disks=(Disk(built.disk, guest.disk_interface),),
         late_disks=late_disks,
         release=built.release,
         fixed_addresses=True,  # our boot loaders say nokaslr
-        load_symbols=partial(symbols_of, guest.symbols, elf),
-        load_code=partial(code_of, elf),
+        load_symbols=partial(kernel.symbols, guest.symbols),
+        load_code=kernel.code,
     )
-
-
-def elf_of(kernel: Path) -> Callable[[], bytes]:
-    """Return what extracts the ELF file of a kernel: once, though symbols and code are asked for."""
-    return cache(partial(extract_vmlinux, kernel))
-
-
-def symbols_of(given: Path | None, elf: Callable[[], bytes]) -> Symbols:
-    """Return the symbols in the file *given*, or else those of the kernel itself."""
-    return load(given) if given is not None else from_elf(elf())
-
-
-def code_of(elf: Callable[[], bytes]) -> Code:
-    """Return a kernel's code; there is none in a System.map, or in a damaged file."""
-    try:
-        return code.from_elf(elf())
-    except ImageError:
-        return Code()
 
 
 def shared_disks(folder: Path | None) -> tuple[Disk, ...]:

@@ -26,7 +26,7 @@ from cvmlab.memory.ranges import Slot
 from cvmlab.memory.records import RECORD
 from cvmlab.memory.records import Phase as PhaseName
 from cvmlab.memory.stacks import Windows
-from cvmlab.qemu.build import identity
+from cvmlab.qemu.recipe import build_record
 from cvmlab.report.text import CONSOLE_LINES, advice
 from cvmlab.results import baselines, blame, budgets, costs, guest_faults, phases, summary
 from cvmlab.results.budgets import Ending
@@ -284,8 +284,8 @@ def _words(plan: Plan) -> Mapping[str, str]:
 
 
 def _qemu(vm: Vm, plan: Plan) -> Qemu:
-    version, architecture = plan.setting.qemu_version, plan.spec.architecture
-    known = identity(version, architecture) if plan.own_qemu else {}
+    program = plan.setting.qemu if plan.own_qemu else None
+    known = {} if program is None else build_record(program.parent.parent) or {}
     return Qemu(
         version=vm.qemu_version,
         patch=known.get("patch_hash") or None,

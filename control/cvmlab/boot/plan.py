@@ -122,5 +122,6 @@ def _qemu(setting: Setting, architecture: Architecture, *, build: bool, style: S
     chosen, version = setting.qemu, setting.qemu_version
     is_named = chosen is not None or (version is None and architecture.qemu_variable in os.environ)
     if build and not is_named:
-        install(Flavour.PATCHED, version, style=style, architecture=architecture)
+        built = install(Flavour.PATCHED, version, style=style, architecture=architecture)
+        return built / "bin" / architecture.qemu
     return locate_qemu(chosen or qemu_binary(version, architecture, build=False))

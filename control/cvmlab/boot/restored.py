@@ -5,22 +5,22 @@ from dataclasses import replace
 from functools import partial
 
 from cvmlab.base.errors import ImageError
-from cvmlab.boot.disk_files import code_of, elf_of, symbols_of
+from cvmlab.boot.kernel_code import KernelCode
 from cvmlab.boot.plan import Plan
 from cvmlab.images.guest_files import no_module
 from cvmlab.images.initrd_contents import InitrdModules
 from cvmlab.images.kernel_image import identify
 from cvmlab.images.kernel_tree import kernel_config
-from cvmlab.images.symbols import LazySymbols
+from cvmlab.images.symbols import LazySymbols, Symbols
 from cvmlab.machine.spec import BootSpec
 from cvmlab.qemu.program import locate_qemu
 from cvmlab.snapshots.snapshot_folder import SnapshotFolder
-from cvmlab.unwind.code import LazyCode
+from cvmlab.unwind.code import Code, LazyCode
 from cvmlab.vm.launch import Setting
 from cvmlab.vm.vm import WAIT_TIMEOUT_S
 
 
-def _no_kernel() -> bytes:
+def _no_symbols() -> Symbols:
     raise ImageError("the kernel of a guest that boots from a disk is not known")
 
 
@@ -54,7 +54,7 @@ def plan_without_request(spec: BootSpec, setting: Setting, *, title: str, timeou
     """Return a plan for a VM of which all is known: nothing is asked, and it has no budgets."""
     kernel = spec.kernel
     is_linux = kernel is None or identify(kernel).is_linux
-    elf = _no_kernel if kernel is None else elf_of(kernel)
+    known = None if kernel is None else KernelCode(kernel)
     words = f"{spec.architecture.append} {spec.append}".split()
     qemu = locate_qemu(setting.qemu, setting.qemu_version, spec.architecture)
     return Plan(
@@ -73,8 +73,8 @@ def plan_without_request(spec: BootSpec, setting: Setting, *, title: str, timeou
         release=None,
         own_qemu=setting.qemu is None,
         kernel_config=(lambda: None) if kernel is None else partial(kernel_config, kernel),
-        symbols=LazySymbols(partial(symbols_of, None, elf)),
-        code=LazyCode(partial(code_of, elf)),
+        symbols=LazySymbols(_no_symbols if known is None else known.symbols),
+        code=LazyCode(Code if known is None else known.code),
         module_file=no_module if spec.initrd is None else InitrdModules(spec.initrd).contents,
         is_linux=is_linux,
         fixed_addresses=not is_linux or "nokaslr" in words,

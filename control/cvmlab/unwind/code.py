@@ -3,7 +3,7 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -24,10 +24,14 @@ _LONGEST_CALL = 7  # ff /2 with SIB and displacement
 
 @dataclass(frozen=True)
 class Code:
-    """One kernel.  ``parts`` are its executable sections by address; addresses are linked ones."""
+    """One kernel.  ``parts`` are its executable sections by address; addresses are linked ones.
+
+    ``found_returns`` are its ``returns``, if somebody has looked for them before.
+    """
 
     parts: tuple[tuple[int, bytes], ...] = ()
     orc: OrcTable | None = None
+    found_returns: Addresses | None = field(default=None, compare=False)
 
     def __contains__(self, address: int) -> bool:
         return any(start <= address < start + len(data) for start, data in self.parts)
@@ -47,6 +51,8 @@ class Code:
         They are found without disassembling: a byte e8 whose displacement leads to where many others
         lead, or at least into this code at an aligned address, is hardly ever anything else.
         """
+        if self.found_returns is not None:
+            return self.found_returns
         found = [_direct_calls(start, data, self._bounds) for start, data in self.parts]
         joined = np.concatenate([np.empty(0, np.uint64), *found])
         return np.unique(joined)
