@@ -95,7 +95,8 @@ typedef void command_fn(const uint64_t *arg);
 
 #define FILL_PATTERN UINT64_MAX /* the argument "pattern", instead of a byte */
 
-command_fn do_read, do_write, do_add, do_fill, do_sum, do_touch, do_exec, do_call, do_churn, do_loop;
+command_fn do_read, do_write, do_add, do_fill, do_sum, do_touch, do_exec, do_call, do_call_on;
+command_fn do_churn, do_loop;
 command_fn do_tdcall, do_map_shared, do_vmcall, do_vmmcall, do_cpuid, do_rdmsr, do_wrmsr, do_hold;
 command_fn do_watch_frame;
 command_fn do_pvalidate, do_rmpadjust, do_rmpquery, do_vmgexit;

@@ -22,6 +22,7 @@ static const struct command {
     { "touch", "xx", do_touch },
     { "exec", "x", do_exec },
     { "call", "x", do_call },
+    { "call-on", "xx", do_call_on },
     { "loop", "xx", do_loop },
     { "churn", "xx", do_churn },
     { "tdcall", "xxxxxxxxxxx", do_tdcall },

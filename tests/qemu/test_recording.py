@@ -30,6 +30,7 @@ pytestmark = pytest.mark.qemu
 
 DEADLINE_S = 30.0
 RCX, RDX, R11, R12, RIP = 2, 3, 11, 12, 16  # in gdb's order
+RET = 0xC3  # leaves a function
 MAP_GPA = 0x10001
 TOUCHED = (1, 2, 5, 9)
 BAD = page(3)
@@ -141,6 +142,25 @@ async def test_a_replay_stops_at_an_event_of_a_page(boot: Boot, tmp_path: Path) 
         assert journal(vm).tobytes() == was[: len(found) + 1].tobytes()
         await run_until_stopped(vm)
         assert journal(vm).tobytes() == was.tobytes()
+
+
+async def test_a_record_has_the_count_of_instructions_before_its_own(
+    boot: Boot, tmp_path: Path
+) -> None:
+    """An instruction that is fetched from a new page and writes to one makes two records at one time.
+
+    QEMU counts an instruction between the two.
+    """
+    code, data = page(20) + PAGE_SIZE - 2, page(30)
+    async with recorded(boot, tmp_path) as vm:
+        vm.guest.write_bytes(page(21), bytes([RET] * 8))
+        assert vm.guest.value("call-on", code, data) == data
+        was = journal(vm)
+    accepted = was[was["kind"] == Kind.ACCEPT]
+    fetched, written = (accepted[accepted["gpa"] == page(number)] for number in (20, 30))
+    assert len(fetched) == len(written) == 1
+    assert fetched["rip"] == written["rip"]
+    assert fetched["vtime_ns"] == written["vtime_ns"]
 
 
 async def test_what_the_host_does_is_not_in_the_log(boot: Boot, tmp_path: Path) -> None:
