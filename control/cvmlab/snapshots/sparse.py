@@ -46,12 +46,8 @@ def extents(fd: int, first: int = 0, end: int | None = None) -> Iterator[tuple[i
 def chunks(fd: int) -> Iterator[tuple[int, int]]:
     """Yield the extents, none longer than CHUNK_BYTES."""
     for start, length in extents(fd):
-        yield from _cut(start, length)
-
-
-def _cut(start: int, length: int) -> Iterator[tuple[int, int]]:
-    for at in range(start, start + length, CHUNK_BYTES):
-        yield at, min(CHUNK_BYTES, start + length - at)
+        for at in range(start, start + length, CHUNK_BYTES):
+            yield at, min(CHUNK_BYTES, start + length - at)
 
 
 def copy(source: int, target: int, ranges: Iterable[tuple[int, int]] | None = None) -> int:
@@ -63,18 +59,30 @@ def copy(source: int, target: int, ranges: Iterable[tuple[int, int]] | None = No
     bytes; raise OSError, such as for a full disk.
     """
     places = [(0, os.fstat(source).st_size)] if ranges is None else ranges
-    buffer = _buffer()
     return sum(
-        _copy_part(source, target, at, length, buffer)
+        _copy_part(source, target, start, length)
         for first, count in places
-        for start, size in extents(source, first, first + count)
-        for at, length in _cut(start, size)
+        for start, length in extents(source, first, first + count)
     )
 
 
-def _copy_part(source: int, target: int, at: int, length: int, buffer: memoryview) -> int:
-    _write(target, _read(source, at, length, buffer), at)
+def _copy_part(source: int, target: int, at: int, length: int) -> int:
+    """Copy within the kernel, in few calls: other threads have Python for as long.
+
+    copy_file_range(2) would refuse two file systems; sendfile(2) goes on where *target* stands.
+    """
+    os.lseek(target, at, os.SEEK_SET)
+    done = 0
+    while done < length:
+        count = os.sendfile(target, source, at + done, length - done)
+        if not count:
+            raise _shorter()
+        done += count
     return length
+
+
+def _shorter() -> OSError:
+    return OSError(errno.EIO, "the file became shorter while it was read")
 
 
 def _buffer() -> memoryview:
@@ -88,7 +96,7 @@ def _read(fd: int, at: int, length: int, buffer: memoryview) -> memoryview:
     while got < length:
         count = os.preadv(fd, [wanted[got:]], at + got)
         if not count:
-            raise OSError(errno.EIO, "the file became shorter while it was read")
+            raise _shorter()
         got += count
     return wanted
 
@@ -98,13 +106,12 @@ def refresh(source: int, target: int, ranges: Iterable[tuple[int, int]]) -> int:
 
     Return the number of bytes that were copied; raise OSError.
     """
-    copied, buffer = 0, _buffer()
+    copied = 0
     for first, count in ranges:
         at = first
         for start, length in extents(source, first, first + count):
             _punch(target, at, start - at)
-            for part, size in _cut(start, length):
-                copied += _copy_part(source, target, part, size, buffer)
+            copied += _copy_part(source, target, start, length)
             at = start + length
         _punch(target, at, first + count - at)
     return copied

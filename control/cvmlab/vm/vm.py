@@ -569,7 +569,8 @@ class Vm(TimeTravel):
         """
         async with self._alone():
             origin = await freeze_for_forks(self._running)
-        settings = fork_settings(self.setting, count, take_setting(setting))
+            same = replace(self.setting, qemu=Path(self._running.process.argv[0]))
+        settings = fork_settings(same, count, take_setting(setting))
         return [Vm.of_snapshot(origin, one) for one in settings]
 
     @asynccontextmanager
