@@ -264,6 +264,22 @@ static void access_stop(const RestrictedAccess *access, uint64_t gpa)
     restricted_stop_vm();
 }
 
+/*
+ * A debugger reads and writes what is there. A page without content stays so: a
+ * load from a hole of its file would give it storage.
+ */
+static AddressSpace *access_debug(const RestrictedAccess *access,
+                                  RmemState state)
+{
+    RestrictedMemory *rm = access->rm;
+
+    access_record(access, state, RMEM_V_ALLOW);
+    if (state != RMEM_PENDING) {
+        return &rm->private_as;
+    }
+    return access->write ? &rm->blocked_as : &rm->zero_as;
+}
+
 /* A host access to a page that is not shared: where does it go? */
 AddressSpace *restricted_judge(const RestrictedAccess *access, RmemState state)
 {
@@ -276,8 +292,7 @@ AddressSpace *restricted_judge(const RestrictedAccess *access, RmemState state)
         }
         if (rm->debuggable && (access->actor->kind == RMEM_A_MONITOR
                                || access->actor->kind == RMEM_A_GDB)) {
-            access_record(access, state, RMEM_V_ALLOW);
-            return &rm->private_as;
+            return access_debug(access, state);
         }
         if (access_finds_shared(access)
             || (verdict == RMEM_V_SHARE && access_share(access, false))) {

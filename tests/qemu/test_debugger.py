@@ -9,13 +9,16 @@ import os
 import re
 import secrets
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
 from cvmlab.memory.ranges import PAGE_SIZE
 from cvmlab.memory.records import Actor, Kind, Verdict
+from cvmlab.memory.states import PageState
 from tests.qemu.bare_machine import BareMachine, Event, page
 from tests.qemu.conftest import Boot
+from tests.qemu.gdbremote import GdbRemote
 
 
 pytestmark = pytest.mark.qemu
@@ -24,6 +27,7 @@ PROFILES = ["generic", "sw-protected", "tdx", "sev", "sev-es", "sev-snp"]
 ALIAS = {"tdx": 1 << 47, "sev": 1 << 51, "sev-es": 1 << 51, "sev-snp": 1 << 51}
 ADDRESS = re.compile(r"Host virtual address for 0x([0-9a-f]+) \(ram0\) is 0x([0-9a-f]+)")
 RAM = re.compile(r"^  ([0-9a-f]{16})-([0-9a-f]{16}) \(prio 0, ram\): ", re.MULTILINE)
+ZERO = f"{0:#018x}"
 LOW_BYTES = 0xA0000  # RAM below a PC's hole; the rest is from 1 MiB on
 
 
@@ -159,3 +163,24 @@ async def test_the_policy_of_a_debuggable_guest_says_so(boot: Boot, coco: str) -
         assert "debug: on" in await hmp(vm, "info sev")
     async with boot(coco=coco) as vm:
         assert "debug: off" in await hmp(vm, "info sev")
+
+
+@pytest.mark.parametrize("coco", PROFILES)
+async def test_a_page_without_content_reads_as_zeros_and_stays_without(
+    boot: Boot, tmp_path: Path, coco: str
+) -> None:
+    """The books are compared when the VM ends: a read of a hole would give it storage."""
+    socket = tmp_path / "gdb"
+    options = {"coco": coco, "debuggable": True, "gdb": f"unix:{socket},server=on,wait=off"}
+    async with boot(**options) as vm:
+        assert (await hmp(vm, f"xp /1gx {page(40):#x}")).split() == [f"{page(40):016x}:", ZERO]
+        with GdbRemote(socket) as gdb:
+            gdb.use_physical_addresses()
+            assert gdb.read(page(41), 8) == bytes(8)
+            assert gdb.write(page(42), b"content!").startswith("E")
+        assert {vm.state(page(number)) for number in (40, 41, 42)} == {PageState.PENDING}
+        vm.guest.write_bytes(page(43), b"content!")
+        with GdbRemote(socket) as gdb:  # the control
+            gdb.use_physical_addresses()
+            assert gdb.read(page(43), 8) == b"content!"
+            assert gdb.write(page(43), b"changed!") == "OK"
