@@ -8,6 +8,7 @@ import pytest
 from cvmlab import SyncVm
 from cvmlab.images.boot_files import resolve
 from tests.guest.program import Done, cvmlab
+from tests.qemu.bare import build
 from tests.tools import installed
 
 
@@ -63,3 +64,16 @@ def test_gdb_needs_a_server_and_a_kernel_that_stays(tmp_path: Path) -> None:
     assert done.code == 85
     assert "where the guest's functions are is not known" in done.err
     assert "boot it with --append nokaslr" in done.err
+
+
+def test_gdb_on_a_guest_that_is_no_linux_has_the_names_that_it_is_given(tmp_path: Path) -> None:
+    elf, server = build(tmp_path), f"unix:{tmp_path}/gdb,server=on,wait=off"
+    with SyncVm(
+        kernel=elf, coco="tdx", name="held", paused=True, run_dir=tmp_path / "run", gdb=server,
+        debuggable=True,
+    ):  # fmt: skip
+        nameless = gdb("-batch", "-ex", "info symbol $pc")
+        done = gdb("--symbols", str(elf), "-batch", "-ex", "info address upper_half")
+    assert nameless.code == 0, nameless.err
+    assert done.code == 0, done.err
+    assert 'Symbol "upper_half" is' in done.out

@@ -39,8 +39,12 @@ def extents(fd: int, first: int = 0, end: int | None = None) -> Iterator[tuple[i
             raise
         if start >= stop:
             return
-        at = min(os.lseek(fd, start, os.SEEK_HOLE), stop)
-        yield start, at - start
+        if start < at:  # no file any more: a VM lets go of its memory when its QEMU dies
+            raise _shorter()
+        hole = min(os.lseek(fd, start, os.SEEK_HOLE), stop)
+        if start < hole:
+            yield start, hole - start
+        at = max(hole, start + BLOCK_BYTES)  # a guest may have punched a hole here meanwhile
 
 
 def chunks(fd: int) -> Iterator[tuple[int, int]]:

@@ -47,6 +47,33 @@ def test_extents_are_the_parts_with_storage(stack: ExitStack) -> None:
     assert list(sparse.extents(memfd(stack, 0))) == []
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("seen", [0, 1])
+def test_a_file_that_is_let_go_of_meanwhile_ends_the_copy(stack: ExitStack, seen: int) -> None:
+    """A VM whose QEMU dies puts /dev/null in the place of its memory; that has no end."""
+    fd = filled(stack, [0, 5, 9])
+    rest = sparse.extents(fd)
+    for _ in range(seen):
+        next(rest)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, fd)
+    os.close(nothing)
+    if seen:
+        with pytest.raises(OSError, match="became shorter"):
+            list(rest)
+    else:
+        assert list(rest) == []
+
+
+def test_a_hole_that_is_punched_meanwhile_is_passed_over(
+    stack: ExitStack,
+) -> None:
+    fd = filled(stack, [0, 5, 9])
+    found = [next(parts := sparse.extents(fd))]
+    sparse._punch(fd, 5 * PAGE, PAGE)
+    assert found + list(parts) == [(0, PAGE), (9 * PAGE, PAGE)]
+
+
 @given(st.lists(st.integers(0, PAGES - 1), unique=True))
 def test_a_copy_has_the_content_and_no_storage_more(pages: list[int]) -> None:
     with ExitStack() as stack:
