@@ -13,8 +13,9 @@ from cvmlab.measurement.kernel_hashes import LoadedKernel
 from cvmlab.measurement.mrtd import mrtd
 from cvmlab.measurement.ovmf_tables import FirmwareImage
 from cvmlab.measurement.rtmrs import rtmr1, rtmr2
-from cvmlab.measurement.snp_digest import PageType, ap_reset, is_measured, launch_digest
+from cvmlab.measurement.snp_digest import ap_reset, is_measured, launch_digest
 from cvmlab.measurement.vmsa import RESET_VECTOR, vmsa
+from cvmlab.profiles.profile import either
 
 
 # CPUID 1 EAX of QEMU's models: EPYC-Milan, EPYC-Genoa, EPYC-Turin (target/i386/cpu.c).
@@ -82,26 +83,24 @@ def _of_a_td(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
 
 
 def _of_an_snp_guest(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
-    kernel = _hashed_kernel(spec)
-    # As the plugin launches a guest: the page of the table is placed with its content, and CPUs are
-    # not measured.
-    here = launch_digest(firmware, kernel, without_hashes=PageType.NORMAL)
-    yield Predicted("measurement", here, "as a guest reports it here: without the CPUs")
     signature = _SIGNATURES.get(spec.cpu or spec.profile.cpu_model or "")
-    if signature is None or not is_measured(firmware):
-        why = (
-            "the firmware does not know SEV"
-            if signature
-            else "the signature of this CPU is not known"
-        )
-        yield Predicted("hardware", None, f"on hardware, with QEMU and KVM: {why}")
+    if signature is None:
+        yield Predicted(
+            "measurement", None,
+            f"the signature of this CPU is not known, and its save area has it: --cpu {either(_SIGNATURES)}",
+        )  # fmt: skip
         return
-    starts = [RESET_VECTOR] + [ap_reset(firmware)] * (spec.cpus - 1)
-    vmsas = [vmsa(start, signature) for start in starts]
-    yield Predicted(
-        "hardware", launch_digest(firmware, kernel, vmsas),
-        f"on hardware, with QEMU and KVM: {spec.cpus} CPU{'s' if spec.cpus > 1 else ''}",
-    )  # fmt: skip
+    starts = [RESET_VECTOR] + [ap_reset(firmware) or RESET_VECTOR] * (spec.cpus - 1)
+    value = launch_digest(
+        firmware, _hashed_kernel(spec), [vmsa(start, signature) for start in starts]
+    )
+    what = f"firmware and {spec.cpus} CPU{'s' if spec.cpus > 1 else ''}"
+    where = (
+        "the same on hardware, with QEMU and KVM"
+        if is_measured(firmware)
+        else "only here: this firmware does not know SEV, and hardware cannot launch it"
+    )
+    yield Predicted("measurement", value, f"{what}; {where}")
 
 
 def _hashed_kernel(spec: BootSpec) -> LoadedKernel | None:
