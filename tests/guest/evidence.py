@@ -51,5 +51,6 @@ def evidence(folder: Path, *words: str) -> Evidence:
     text = (folder / "exec.log").read_text()
     provider = re.search(r"^provider (\S+)", text, re.MULTILINE)
     assert provider is not None, text
-    parts = (_told(text, name) for name in ("outblob", "auxblob", "CCEL"))
-    return Evidence(provider[1], *parts, shlex.split((folder / "cmdline").read_text()))
+    blob, certificates, log = (_told(text, name) for name in ("outblob", "auxblob", "CCEL"))
+    argv = shlex.split((folder / "cmdline").read_text())
+    return Evidence(provider[1], blob, certificates, log, argv)

@@ -190,9 +190,10 @@ def measure(
     """Print what a guest of these boot options will report of its launch, without booting it."""
     from cvmlab.measurement.prediction import predict
 
-    rows = [(one.name, one.value, one.note) for one in predict(_machine(_request(given)))]
+    spec = _machine(_request(given))
+    rows = [(one.name, one.value, one.note) for one in predict(spec)]
     if event_log is not None:
-        replayed = list(_replayed(event_log))
+        replayed = list(_replayed(event_log, spec))
         names = {name for name, _, _ in replayed}
         rows = [*(row for row in rows if row[0] not in names), *replayed]
     if json_:
@@ -222,16 +223,25 @@ def _machine(request: "Request") -> "BootSpec":
     return machine_of(words, guest_of(words, silent, Style.NONE))
 
 
-def _replayed(path: Path) -> "Iterator[tuple[str, bytes, str]]":
+def _replayed(path: Path, spec: "BootSpec") -> "Iterator[tuple[str, bytes, str]]":
     from cvmlab.measurement.event_log import events, replay
+    from cvmlab.measurement.prediction import differing_events
 
     try:
         found = events(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    differing = differing_events(spec, found)
     for number, value in enumerate(replay(found)):
         names = [event.name for event in found if event.rtmr == number]
-        yield f"RTMR{number}", value, f"{len(names)} events: {', '.join(dict.fromkeys(names))}"
+        note = f"{len(names)} events: {', '.join(dict.fromkeys(names))}"
+        yield f"RTMR{number}", value, note if number else f"{note}; {_compared(differing)}"
+
+
+def _compared(differing: list[str] | None) -> str:
+    if differing is None:
+        return "not the events of such a machine"
+    return f"not of such a machine: {', '.join(differing)}" if differing else "what is known fits"
 
 
 def _print_roots(folder: Path, pki: "Pki") -> None:

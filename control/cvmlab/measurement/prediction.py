@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From the specification of a boot to what its guest will report of the launch."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cvmlab.base.errors import ConfigError
 from cvmlab.machine.command_line import kernel_command_line
-from cvmlab.machine.spec import BootSpec
+from cvmlab.machine.spec import BootSpec, Net
+from cvmlab.measurement.event_log import LogEvent
 from cvmlab.measurement.kernel_hashes import LoadedKernel
 from cvmlab.measurement.mrtd import mrtd
 from cvmlab.measurement.ovmf_tables import FirmwareImage
+from cvmlab.measurement.rtmr0 import KnownEvent, known_events
 from cvmlab.measurement.rtmrs import rtmr1, rtmr2
 from cvmlab.measurement.snp_digest import ap_reset, is_measured, launch_digest
 from cvmlab.measurement.vmsa import RESET_VECTOR, vmsa
@@ -43,6 +45,30 @@ def predict(spec: BootSpec) -> list[Predicted]:
     return list(_PREDICTIONS[attestation.service](spec, FirmwareImage.of(_firmware(spec))))
 
 
+def differing_events(spec: BootSpec, found: Iterable[LogEvent]) -> list[str] | None:
+    """Return which events of RTMR0 in a log are not those that *spec* leads to.
+
+    None: the log has not the events of such a machine.  What is not known differs from nothing.
+    """
+    logged = [event.digest for event in found if event.rtmr == 0]
+    events = _rtmr0_events(spec, FirmwareImage.of(_firmware(spec)))
+    if len(logged) != len(events):
+        return None
+    return [
+        event.name
+        for event, digest in zip(events, logged, strict=True)
+        if event.digest not in (None, digest)
+    ]
+
+
+def _rtmr0_events(spec: BootSpec, firmware: FirmwareImage) -> list[KnownEvent]:
+    has_devices = spec.disks or spec.devices or spec.extra or spec.net is not Net.NONE
+    return known_events(
+        firmware, spec.memory_bytes,
+        only_a_kernel=spec.kernel is not None and not has_devices,
+    )  # fmt: skip
+
+
 def _firmware(spec: BootSpec) -> bytes:
     path = spec.firmware
     if not isinstance(path, Path):
@@ -67,9 +93,14 @@ def _of_a_td(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
         yield Predicted("MRTD", value, "zeros: this firmware is no TDVF, so no launch measures it")
         return
     yield Predicted("MRTD", value, "of the firmware alone; the same on hardware")
+    events = _rtmr0_events(spec, firmware)
+    unknown = ", ".join(dict.fromkeys(event.name for event in events if event.digest is None))
+    known = sum(event.digest is not None for event in events)
     yield Predicted(
-        "RTMR0", None, "devices, ACPI tables and memory as QEMU makes them: give the --event-log"
-    )
+        "RTMR0", None,
+        f"{known} of its events are known; not {unknown}, which QEMU makes for the machine's devices: "
+        "give the --event-log",
+    )  # fmt: skip
     if spec.kernel is None or spec.initrd is None:
         why = "known for a --kernel with an --initrd: give the --event-log"
         yield from (Predicted(name, None, why) for name in ("RTMR1", "RTMR2"))
