@@ -3,6 +3,7 @@
 
 import base64
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +16,27 @@ _LOG = "/sys/firmware/acpi/tables/data/CCEL"
 # TSM_REPORT asks with 64 times A.
 SCRIPT = (
     f"{TSM_REPORT} && echo provider $(cat provider) && echo outblob: && base64 outblob && echo end && "
+    "if [ -e auxblob ]; then echo auxblob: && base64 auxblob && echo end; fi && "
     f"if [ -e {_LOG} ]; then echo CCEL: && base64 {_LOG} && echo end; fi"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The provider's name, its blob, and the event log, which may be missing."""
+    """The provider's name, its blob, certificates and the event log, which may be missing.
+
+    ``argv`` is the command line of the QEMU that ran the guest.
+    """
 
     provider: str
     blob: bytes
+    certificates: bytes
     log: bytes
+    argv: list[str]
+
+    def argument(self, name: str) -> str:
+        """Return what follows a word of the command line; empty without it."""
+        return self.argv[self.argv.index(name) + 1] if name in self.argv else ""
 
 
 def _told(text: str, name: str) -> bytes:
@@ -40,4 +51,6 @@ def evidence(folder: Path, *words: str) -> Evidence:
     text = (folder / "exec.log").read_text()
     provider = re.search(r"^provider (\S+)", text, re.MULTILINE)
     assert provider is not None, text
-    return Evidence(provider[1], _told(text, "outblob"), _told(text, "CCEL"))
+    blob, certificates, log = (_told(text, name) for name in ("outblob", "auxblob", "CCEL"))
+    argv = shlex.split((folder / "cmdline").read_text())
+    return Evidence(provider[1], blob, certificates, log, argv)

@@ -14,6 +14,7 @@ from cvmlab.attestation.guest_requests import answer, launch_of
 from cvmlab.attestation.service_frames import read_frame, serve, write_frame
 from cvmlab.attestation.snp_firmware import SnpGuest
 from cvmlab.attestation.snp_report import Launch
+from cvmlab.base.errors import VmExited
 from tests.fakes.snp_guest import INVALID_PARAM, OVERFLOW, opened, report_request, sealed
 from tests.qemu.bare_machine import BareMachine, page
 from tests.qemu.conftest import Boot
@@ -33,7 +34,7 @@ from tests.qemu.snp import (
 pytestmark = pytest.mark.qemu
 
 REQUEST, RESPONSE, CERTIFICATES = page(0), page(1), page(2)
-VMM_ERROR = 0xFFFFFFFF << 32
+VMM_ERROR, INVALID_LENGTH = 0xFFFFFFFF << 32, 1 << 32
 DATA = bytes(range(64))
 HOST_DATA = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 POLICY = "policy=0xb0000"  # SMT, a debugger
@@ -122,6 +123,50 @@ async def test_an_extended_request_gets_no_certificates(boot: Boot, tmp_path: Pa
         private = {"rax": page(9), "rbx": 1}
         answered = await request(vm, ghcb, page_, EXT_GUEST_REQUEST, **private)
         assert answered.status == (MALFORMED, INVALID_INPUT)
+
+
+TABLE = bytes(range(1, 251)) * 20  # two pages
+
+
+async def test_an_extended_request_gets_the_certificates(boot: Boot, tmp_path: Path) -> None:
+    (tmp_path / "table").write_bytes(TABLE)
+    given = f"certs-path={tmp_path / 'table'}"
+    options = {"quote_socket": tmp_path / "r.sock", "guest_options": (given,)}
+    async with responder(tmp_path / "r.sock") as told, boot(**SNP, **options) as vm:
+        ghcb = start(vm)
+        to_shared(vm.guest, CERTIFICATES + page(1) - page(0))
+        await request(vm, ghcb, bytes(4096))
+        page_ = sealed(report_request(DATA), key=told.launches[0].vmpck[0])
+        for pages in (0, 1):
+            fields = {"rax": CERTIFICATES, "rbx": pages}
+            answered = await request(vm, ghcb, page_, EXT_GUEST_REQUEST, **fields)
+            assert answered.status == (0, INVALID_LENGTH)
+            assert answered.rbx == 2
+        # Nothing was asked of the service: the number of the message is still the next one.
+        fields = {"rax": CERTIFICATES, "rbx": 2}
+        assert (await request(vm, ghcb, page_, EXT_GUEST_REQUEST, **fields)).status == (0, 0)
+        assert opened(response(vm), 0, told.launches[0].vmpck[0])[0] == 6
+        assert vm.guest.read_bytes(SHARED_MAP + CERTIFICATES, len(TABLE)) == TABLE
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (None, "certs-path: Failed to open file"),
+        (23, "has 23 bytes; a table has 24 to 16384"),
+        (16385, "has 16385 bytes; a table has 24 to 16384"),
+    ],
+)
+async def test_certificates_that_cannot_be_given(
+    size: int | None, message: str, boot: Boot, tmp_path: Path
+) -> None:
+    path = tmp_path / "table"
+    if size is not None:
+        path.write_bytes(bytes(size))
+    with pytest.raises(VmExited):
+        async with boot(**SNP, cont=False, guest_options=(f"certs-path={path}",)):
+            pass
+    assert message in (tmp_path / "qemu.log").read_text()
 
 
 async def test_a_reset_is_another_guest(boot: Boot, tmp_path: Path) -> None:

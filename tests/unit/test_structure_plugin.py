@@ -59,8 +59,8 @@ FORBIDDEN = re.compile(
 )
 INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 # 21 of them are for the second architecture: TLB fills, calls, the CPUs' root, an address bit, and
-# the schema of its guest object.
-MAX_ADDED_LINES = 278
+# the schema of its guest object.  Three are certs-path, which upstream's schema does not have yet.
+MAX_ADDED_LINES = 281
 # What each folder may include of the plugin: a prefix of the path in QEMU's tree.
 MAY_INCLUDE = {
     "core": ("rmem.h",),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cvmlab.attestation.certificate_table import certificate_table
 from cvmlab.attestation.guest_requests import guest_request_service
 from cvmlab.attestation.quote_faults import QuoteFault, QuoteFaultKind
 from cvmlab.attestation.quotes import quote_service
@@ -21,15 +22,17 @@ class Service:
     """``serve(path, signer, fault)`` serves guests on a socket until the block ends.
 
     ``signer(pki, platform, wrong_key=)`` makes a signer; without one, proofs are obviously fake.
+    ``certificates(pki, platform)`` makes what the host itself hands to a guest; None: nothing.
     """
 
     serve: Callable[..., AbstractAsyncContextManager[Path]]
     signer: Callable[..., Any]
+    certificates: Callable[..., bytes] | None = None
 
 
 SERVICES: Final[Mapping[str, Service]] = {
     "tdx-quotes": Service(quote_service, quote_signer),
-    "snp-requests": Service(guest_request_service, report_signer),
+    "snp-requests": Service(guest_request_service, report_signer, certificate_table),
 }
 
 
@@ -52,3 +55,9 @@ def attestation_service(
         wrong_key = failing is not None and failing.kind is QuoteFaultKind.WRONG_KEY
         signer = service.signer(load(pki_folder), platform, wrong_key=wrong_key)
     return service.serve(path, signer, failing)
+
+
+def host_certificates(name: str, pki_folder: Path, options: Iterable[str] = ()) -> bytes | None:
+    """Return what the host of a guest hands to it for *name*; None if it hands nothing."""
+    make = SERVICES[name].certificates
+    return None if make is None else make(load(pki_folder), PLATFORMS[name].of(options))

@@ -104,6 +104,12 @@ def serve(
     delay: Annotated[
         float, Option(metavar="SECONDS", min=0, help="How long `slow` takes (default: 30)")
     ] = 30,
+    https: Annotated[
+        bool,
+        Option(
+            "--https", help="Serve by HTTPS; clients are to trust DIR/web.pem, which this writes"
+        ),
+    ] = False,
 ) -> None:
     """Serve what verifiers fetch: a PCCS (/sgx, /tdx; version 4) and a KDS (/vcek, /vlek).
 
@@ -115,18 +121,60 @@ def serve(
     from cvmlab.base.choices import choose
     from cvmlab.collateral.scenarios import MEANINGS, Scenario
     from cvmlab.collateral.web_services import web_services
-    from cvmlab.pki.pki_folder import load
+    from cvmlab.pki.pki_folder import load, save_web_certificate
 
     word = Scenario(choose("--scenario", scenario, Scenario))
 
     def tell(line: str) -> None:
         typer.echo(safe(line), err=True)
 
-    with web_services(load(folder), word, port=port, delay_s=delay, told=tell) as address:
+    pki = load(folder)
+    if https:
+        tell(f"clients are to trust {save_web_certificate(pki, folder)}")
+    with web_services(pki, word, port=port, delay_s=delay, by_https=https, told=tell) as address:
         typer.echo(address)
         tell(f"scenario {word}: {MEANINGS[word]} (emulated: no vendor stands behind it)")
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
+
+
+@attest.command(cls=Command, name="id-block")
+@with_options(row for row in having(Form.COMMAND) if row.group in _MEASURED)
+def id_block(
+    folder: Folder,
+    *,
+    author: Annotated[
+        bool,
+        Option("--author", help="Have an author key sign the ID key, and the firmware check it"),
+    ] = False,
+    json_: Annotated[
+        bool, Option("--json", help="Print JSON, with the digests of the keys")
+    ] = False,
+    **given: Any,
+) -> None:
+    """Print the boot options by which only a guest of these boot options is launched (SNP).
+
+    The keys are of the test PKI: an ID key, and an author key.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1
+
+    from cvmlab.attestation.id_blocks import SignedBlock, key_digest
+    from cvmlab.measurement.id_block_of import id_block_of
+    from cvmlab.pki.pki_folder import load
+
+    seed = load(folder).seed
+    key, author_key = (seed.ec_key(name, SECP384R1()) for name in ("ID key", "author key"))
+    block = id_block_of(_machine(_request(given)))
+    signed = SignedBlock.made(block, key, author_key if author else None)
+    if json_:
+        digests = {"id_key": key_digest(key).hex()}
+        digests |= {"author_key": key_digest(author_key).hex()} if author else {}
+        typer.echo(
+            json.dumps({"emulated": True, "coco_options": signed.options, **digests}, indent=2)
+        )
+        return
+    for option in signed.options:
+        typer.echo(f"--coco-option {option}")
 
 
 @with_options(row for row in having(Form.COMMAND) if row.group in _MEASURED)
@@ -140,13 +188,12 @@ def measure(
     **given: Any,
 ) -> None:
     """Print what a guest of these boot options will report of its launch, without booting it."""
-    from cvmlab.boot.request import Request
     from cvmlab.measurement.prediction import predict
 
-    request = Request.of(**{BY_NAME[name].keyword: value for name, value in given.items()})
-    rows = [(one.name, one.value, one.note) for one in predict(_machine(request))]
+    spec = _machine(_request(given))
+    rows = [(one.name, one.value, one.note) for one in predict(spec)]
     if event_log is not None:
-        replayed = list(_replayed(event_log))
+        replayed = list(_replayed(event_log, spec))
         names = {name for name, _, _ in replayed}
         rows = [*(row for row in rows if row[0] not in names), *replayed]
     if json_:
@@ -156,6 +203,12 @@ def measure(
     for name, value, note in rows:
         typer.echo(f"{name:<12} {'-' if value is None else value.hex()}")
         typer.echo(f"{'':<12} {note}")
+
+
+def _request(given: dict[str, Any]) -> "Request":
+    from cvmlab.boot.request import Request
+
+    return Request.of(**{BY_NAME[name].keyword: value for name, value in given.items()})
 
 
 def _machine(request: "Request") -> "BootSpec":
@@ -170,16 +223,25 @@ def _machine(request: "Request") -> "BootSpec":
     return machine_of(words, guest_of(words, silent, Style.NONE))
 
 
-def _replayed(path: Path) -> "Iterator[tuple[str, bytes, str]]":
+def _replayed(path: Path, spec: "BootSpec") -> "Iterator[tuple[str, bytes, str]]":
     from cvmlab.measurement.event_log import events, replay
+    from cvmlab.measurement.prediction import differing_events
 
     try:
         found = events(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    differing = differing_events(spec, found)
     for number, value in enumerate(replay(found)):
         names = [event.name for event in found if event.rtmr == number]
-        yield f"RTMR{number}", value, f"{len(names)} events: {', '.join(dict.fromkeys(names))}"
+        note = f"{len(names)} events: {', '.join(dict.fromkeys(names))}"
+        yield f"RTMR{number}", value, note if number else f"{note}; {_compared(differing)}"
+
+
+def _compared(differing: list[str] | None) -> str:
+    if differing is None:
+        return "not the events of such a machine"
+    return f"not of such a machine: {', '.join(differing)}" if differing else "what is known fits"
 
 
 def _print_roots(folder: Path, pki: "Pki") -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The services on a port of this machine, by HTTP."""
+"""The services on a port of this machine, by HTTP or HTTPS."""
 
+import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +19,10 @@ from cvmlab.collateral.scenarios import STATUSES, Scenario, issue_of
 from cvmlab.collateral.tcb_documents import Technology
 from cvmlab.collateral.web_answers import WebAnswer, WebRequest, refusal
 from cvmlab.pki.authorities import Pki
+from cvmlab.pki.pki_folder import key_text
+from cvmlab.pki.web_identity import HOST, web_identity
 
 
-HOST: Final = "127.0.0.1"
 _TIMEOUT_S: Final = 5
 
 
@@ -53,11 +56,12 @@ def web_services(
     *,
     port: int = 0,
     delay_s: float = 0,
+    by_https: bool = False,
     told: Callable[[str], None] = lambda _line: None,
 ) -> Iterator[str]:
     """Serve while the block runs, and yield the address; *told* gets a line for each request.
 
-    Raise ConfigError if the port is in use.
+    *by_https*: with the certificate of web_identity(), which clients are to trust.  Raise ConfigError if the port is in use.
     """
     ended = threading.Event()
 
@@ -66,15 +70,31 @@ def web_services(
         return respond(pki, scenario, target)
 
     server = _server(port, answer, told)
+    if by_https:
+        # Each connection's own thread shakes hands, so that a client that does not stops nobody.
+        server.socket = _tls(pki).wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield f"http://{HOST}:{server.server_port}"
+        yield f"{'https' if by_https else 'http'}://{HOST}:{server.server_port}"
     finally:
         ended.set()
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _tls(pki: Pki) -> ssl.SSLContext:
+    """Return the context; the library reads certificate and key from a file only."""
+    identity = web_identity(pki.seed)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(identity.pem + key_text(identity).decode())
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
 
 
 def _server(port: int, answer: Respond, told: Callable[[str], None]) -> ThreadingHTTPServer:

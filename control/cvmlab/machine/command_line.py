@@ -73,6 +73,7 @@ class Channels:
     overlays: tuple[Path, ...] = ()  # of the disks, qcow2; without them QEMU makes its own
     cpr_socket: Path | None = None  # QEMU makes it, and receives the guest of another QEMU there
     quote_socket: Path | None = None  # of the attestation service that a VM starts
+    certificates: Path | None = None  # that the host hands to a guest whose reports are signed
     restores: bool = False  # QEMU waits for a saved guest, whose memory the files have
     execution_log: Path | None = None  # QEMU writes it: what reaches the guest, and when
     replays: bool = False  # QEMU reads the log instead
@@ -80,7 +81,14 @@ class Channels:
     @classmethod
     def example(cls, run_dir: Path) -> "Channels":
         """Return what a dry run shows; no file is open under these numbers."""
-        return cls(3, 4, 5, run_dir / "qmp.sock", quote_socket=run_dir / "quotes.sock")
+        return cls(
+            3,
+            4,
+            5,
+            run_dir / "qmp.sock",
+            quote_socket=run_dir / "quotes.sock",
+            certificates=run_dir / "certificates.bin",
+        )
 
 
 EXAMPLE_FDS = BackendFds(private=6, shared=7, table=8, ring=9, stacks=10)
@@ -135,7 +143,8 @@ def _quote_socket(spec: BootSpec, channels: Channels) -> Path | None:
 def _machine(spec: BootSpec, fds: BackendFds | None, channels: Channels) -> list[str]:
     backend = [] if fds is None else ["-object", _backend(spec, fds)]
     properties = (*spec.guest_options, *mapgpa_options(spec.mapgpa))
-    guest = guest_object(spec.profile, properties, _quote_socket(spec, channels))
+    certificates = None if spec.attest is None else channels.certificates
+    guest = guest_object(spec.profile, properties, _quote_socket(spec, channels), certificates)
     reboot = "reset" if spec.allow_reboot else "shutdown"
     # fmt: off
     return [

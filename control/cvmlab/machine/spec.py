@@ -244,6 +244,7 @@ class BootSpec:
                 )
             qemu = self.architecture.qemu
             require_guest_options(profile.guest_object, self.guest_options, qemu=qemu)
+            self._validate_id_block()
         if self.mapgpa is not None and not profile.answers_mapgpa:
             names = known.where(lambda row: row.answers_mapgpa)
             raise ConfigError(
@@ -253,6 +254,12 @@ class BootSpec:
         mapgpa_options(self.mapgpa)
         cpu(profile, self.cpu)
         self._validate_attestation()
+
+    def _validate_id_block(self) -> None:
+        if any(option.startswith(("id-", "author-")) for option in self.guest_options):
+            from cvmlab.attestation.id_blocks import require_signed  # its library takes long
+
+            require_signed(self.guest_options)
 
     def _validate_attestation(self) -> None:
         attestation = self.profile.attestation

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From the specification of a boot to what its guest will report of the launch."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cvmlab.base.errors import ConfigError
 from cvmlab.machine.command_line import kernel_command_line
-from cvmlab.machine.spec import BootSpec
+from cvmlab.machine.spec import BootSpec, Net
+from cvmlab.measurement.event_log import LogEvent
 from cvmlab.measurement.kernel_hashes import LoadedKernel
 from cvmlab.measurement.mrtd import mrtd
 from cvmlab.measurement.ovmf_tables import FirmwareImage
+from cvmlab.measurement.rtmr0 import KnownEvent, known_events
 from cvmlab.measurement.rtmrs import rtmr1, rtmr2
-from cvmlab.measurement.snp_digest import PageType, ap_reset, is_measured, launch_digest
+from cvmlab.measurement.snp_digest import ap_reset, is_measured, launch_digest
 from cvmlab.measurement.vmsa import RESET_VECTOR, vmsa
+from cvmlab.profiles.profile import either
 
 
 # CPUID 1 EAX of QEMU's models: EPYC-Milan, EPYC-Genoa, EPYC-Turin (target/i386/cpu.c).
@@ -42,6 +45,30 @@ def predict(spec: BootSpec) -> list[Predicted]:
     return list(_PREDICTIONS[attestation.service](spec, FirmwareImage.of(_firmware(spec))))
 
 
+def differing_events(spec: BootSpec, found: Iterable[LogEvent]) -> list[str] | None:
+    """Return which events of RTMR0 in a log are not those that *spec* leads to.
+
+    None: the log has not the events of such a machine.  What is not known differs from nothing.
+    """
+    logged = [event.digest for event in found if event.rtmr == 0]
+    events = _rtmr0_events(spec, FirmwareImage.of(_firmware(spec)))
+    if len(logged) != len(events):
+        return None
+    return [
+        event.name
+        for event, digest in zip(events, logged, strict=True)
+        if event.digest not in (None, digest)
+    ]
+
+
+def _rtmr0_events(spec: BootSpec, firmware: FirmwareImage) -> list[KnownEvent]:
+    has_devices = spec.disks or spec.devices or spec.extra or spec.net is not Net.NONE
+    return known_events(
+        firmware, spec.memory_bytes,
+        only_a_kernel=spec.kernel is not None and not has_devices,
+    )  # fmt: skip
+
+
 def _firmware(spec: BootSpec) -> bytes:
     path = spec.firmware
     if not isinstance(path, Path):
@@ -66,9 +93,14 @@ def _of_a_td(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
         yield Predicted("MRTD", value, "zeros: this firmware is no TDVF, so no launch measures it")
         return
     yield Predicted("MRTD", value, "of the firmware alone; the same on hardware")
+    events = _rtmr0_events(spec, firmware)
+    unknown = ", ".join(dict.fromkeys(event.name for event in events if event.digest is None))
+    known = sum(event.digest is not None for event in events)
     yield Predicted(
-        "RTMR0", None, "devices, ACPI tables and memory as QEMU makes them: give the --event-log"
-    )
+        "RTMR0", None,
+        f"{known} of its events are known; not {unknown}, which QEMU makes for the machine's devices: "
+        "give the --event-log",
+    )  # fmt: skip
     if spec.kernel is None or spec.initrd is None:
         why = "known for a --kernel with an --initrd: give the --event-log"
         yield from (Predicted(name, None, why) for name in ("RTMR1", "RTMR2"))
@@ -82,26 +114,24 @@ def _of_a_td(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
 
 
 def _of_an_snp_guest(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
-    kernel = _hashed_kernel(spec)
-    # As the plugin launches a guest: the page of the table is placed with its content, and CPUs are
-    # not measured.
-    here = launch_digest(firmware, kernel, without_hashes=PageType.NORMAL)
-    yield Predicted("measurement", here, "as a guest reports it here: without the CPUs")
     signature = _SIGNATURES.get(spec.cpu or spec.profile.cpu_model or "")
-    if signature is None or not is_measured(firmware):
-        why = (
-            "the firmware does not know SEV"
-            if signature
-            else "the signature of this CPU is not known"
-        )
-        yield Predicted("hardware", None, f"on hardware, with QEMU and KVM: {why}")
+    if signature is None:
+        yield Predicted(
+            "measurement", None,
+            f"the signature of this CPU is not known, and its save area has it: --cpu {either(_SIGNATURES)}",
+        )  # fmt: skip
         return
-    starts = [RESET_VECTOR] + [ap_reset(firmware)] * (spec.cpus - 1)
-    vmsas = [vmsa(start, signature) for start in starts]
-    yield Predicted(
-        "hardware", launch_digest(firmware, kernel, vmsas),
-        f"on hardware, with QEMU and KVM: {spec.cpus} CPU{'s' if spec.cpus > 1 else ''}",
-    )  # fmt: skip
+    starts = [RESET_VECTOR] + [ap_reset(firmware) or RESET_VECTOR] * (spec.cpus - 1)
+    value = launch_digest(
+        firmware, _hashed_kernel(spec), [vmsa(start, signature) for start in starts]
+    )
+    what = f"firmware and {spec.cpus} CPU{'s' if spec.cpus > 1 else ''}"
+    where = (
+        "the same on hardware, with QEMU and KVM"
+        if is_measured(firmware)
+        else "only here: this firmware does not know SEV, and hardware cannot launch it"
+    )
+    yield Predicted("measurement", value, f"{what}; {where}")
 
 
 def _hashed_kernel(spec: BootSpec) -> LoadedKernel | None:

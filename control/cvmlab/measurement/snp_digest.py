@@ -57,21 +57,18 @@ def launch_digest(
     firmware: FirmwareImage,
     kernel: LoadedKernel | None = None,
     vmsas: Iterable[bytes] = (),
-    *,
-    without_hashes: PageType = PageType.ZERO,
 ) -> bytes:
-    """Return the digest.  *kernel* is what the firmware checks, None: ``kernel-hashes`` is off.
+    """Return the digest.  *kernel* is what the firmware checks.
 
-    *without_hashes* is how the page of the table is placed then: QEMU with KVM has it zero.
+    None: ``kernel-hashes`` is off, and the page of the table is zeros.
     """
     sections = firmware.sections(_METADATA, b"ASEV", _SECTION)
     chain = _Chain()
     chain.add_all(PageType.NORMAL, firmware.gpa, len(firmware.data), firmware.data)
     for gpa, size, kind in sections:
-        if kind == _KERNEL_HASHES:
-            page = bytes(size) if kernel is None else _hash_page(firmware, kernel, gpa, size)
-            placed = without_hashes if kernel is None else PageType.NORMAL
-            chain.add_all(placed, gpa, size, None if placed is PageType.ZERO else page)
+        if kind == _KERNEL_HASHES and kernel is not None:
+            page = _hash_page(firmware, kernel, gpa, size)
+            chain.add_all(PageType.NORMAL, gpa, size, page)
         else:
             pages = {_SECRETS: PageType.SECRETS, _CPUID: PageType.CPUID}
             chain.add_all(pages.get(kind, PageType.ZERO), gpa, size)

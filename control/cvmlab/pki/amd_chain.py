@@ -14,7 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from cvmlab.pki import der
-from cvmlab.pki.certificates import Extensions, Identity, Subject, distinguished_name, issue
+from cvmlab.pki.certificates import (
+    Extensions,
+    Identity,
+    Subject,
+    distinguished_name,
+    issue,
+    revocation_place,
+)
 from cvmlab.pki.derived import Seed
 from cvmlab.pki.platforms import PRODUCTS, Product, SnpPlatform
 
@@ -59,19 +66,12 @@ def amd_chains(seed: Seed, keys: AmdKeys) -> Mapping[str, AmdChain]:
 
 
 def _chain(seed: Seed, product: Product, keys: AmdKeys) -> AmdChain:
-    lists = x509.CRLDistributionPoints(
-        [
-            x509.DistributionPoint(
-                [x509.UniformResourceIdentifier(f"https://kdsintf.amd.com/vcek/v1/{product.name}/crl")],
-                None, None, None,
-            )
-        ]
-    )  # fmt: skip
+    lists = revocation_place(f"https://kdsintf.amd.com/vcek/v1/{product.name}/crl")
 
     def authority(common_name: str, key: RSAPrivateKey) -> Subject:
         return Subject(
             name=distinguished_name(common_name, **_PLACES), key=key, is_authority=True,
-            serial=seed.serial(common_name), extensions=((lists, False),),
+            serial=seed.serial(common_name), extensions=(lists,),
         )  # fmt: skip
 
     ark = issue(authority(f"ARK-{product.name}", keys.ark))
@@ -94,10 +94,11 @@ def vlek(seed: Seed, chain: AmdChain, platform: SnpPlatform) -> Identity:
 
 
 def _leaf(seed: Seed, common_name: str, key: str, extensions: Extensions) -> Subject:
+    """Return who a VCEK or VLEK is for; like AMD's, it has no extensions but AMD's."""
     name = f"{common_name} {key}"
     return Subject(
         name=distinguished_name(common_name, **_PLACES), key=seed.ec_key(name, SECP384R1()),
-        serial=seed.serial(name), extensions=extensions,
+        serial=seed.serial(name), extensions=extensions, is_bare=True,
     )  # fmt: skip
 
 

@@ -62,13 +62,14 @@ def distinguished_name(common_name: str, **places: str) -> x509.Name:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """Who a certificate is for."""
+    """Who a certificate is for; one that is ``is_bare`` has its own extensions only."""
 
     name: x509.Name
     key: PrivateKey
     serial: int
     is_authority: bool = False
     extensions: Extensions = ()
+    is_bare: bool = False
 
 
 def issue(subject: Subject, issuer: Identity | None = None) -> Identity:
@@ -83,14 +84,9 @@ def issue(subject: Subject, issuer: Identity | None = None) -> Identity:
         .serial_number(subject.serial)
         .not_valid_before(VALID_FROM)
         .not_valid_after(VALID_TO)
-        .add_extension(x509.BasicConstraints(subject.is_authority, None), critical=True)
-        .add_extension(_usage(is_authority=subject.is_authority), critical=True)
-        .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(subject.key.public_key()), critical=False
-        )
-        .add_extension(_issuer_key(signer), critical=False)
     )
-    for extension, critical in subject.extensions:
+    usual = () if subject.is_bare else _usual_extensions(subject, signer)
+    for extension, critical in (*usual, *subject.extensions):
         builder = builder.add_extension(extension, critical)
     if isinstance(signer, EllipticCurvePrivateKey):
         made = builder.sign(signer, SHA256(), ecdsa_deterministic=True)
@@ -101,6 +97,19 @@ def issue(subject: Subject, issuer: Identity | None = None) -> Identity:
             _signed_again(whole, signer, signed.tbs_certificate_bytes)
         )
     return Identity(made, subject.key)
+
+
+def revocation_place(url: str) -> tuple[x509.ExtensionType, bool]:
+    """Return the extension that says where the list of revoked certificates is."""
+    point = x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
+    return x509.CRLDistributionPoints([point]), False
+
+
+def _usual_extensions(subject: Subject, signer: PrivateKey) -> Extensions:
+    yield x509.BasicConstraints(subject.is_authority, None), True
+    yield _usage(is_authority=subject.is_authority), True
+    yield x509.SubjectKeyIdentifier.from_public_key(subject.key.public_key()), False
+    yield _issuer_key(signer), False
 
 
 def revocation_list(

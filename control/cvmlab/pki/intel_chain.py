@@ -2,7 +2,8 @@
 """Certificates as Intel issues them for TDX: root, PCK CAs, TCB signing, and the PCK of a platform.  Pure.
 
 "Intel SGX PCK Certificate and Certificate Revocation List Profile Specification" has the names and
-the extension.  Verifiers compare common names, so those are Intel's.
+the extensions.  Verifiers compare common names and count extensions, so those are Intel's; the lists
+of revoked certificates of this PKI are at a PCCS of `cvmlab attest serve`.
 """
 
 from dataclasses import dataclass
@@ -12,13 +13,24 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
 
 from cvmlab.pki import der
-from cvmlab.pki.certificates import EMULATED, Identity, Subject, distinguished_name, issue
+from cvmlab.pki.certificates import (
+    EMULATED,
+    Identity,
+    Subject,
+    distinguished_name,
+    issue,
+    revocation_place,
+)
 from cvmlab.pki.derived import Seed
 from cvmlab.pki.platforms import TdxPlatform
 
 
 _SGX: Final = "1.2.840.113741.1.13.1"
 _PPID_BYTES: Final = 16
+_ROOT_LISTS: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
+_PCK_LISTS: Final = (
+    "https://api.trustedservices.intel.com/sgx/certification/v4/pckcrl?ca={}&encoding=der"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +64,8 @@ def pck(seed: Seed, chain: IntelChain, platform: TdxPlatform) -> Identity:
         x509.ObjectIdentifier(_SGX), _sgx_extension(seed, platform)
     )
     subject = _subject(
-        seed, "Intel SGX PCK Certificate", key=f"pck {platform.key}", extensions=((extension, False),)
+        seed, "Intel SGX PCK Certificate", key=f"pck {platform.key}",
+        lists=_PCK_LISTS.format(platform.ca), extensions=((extension, False),),
     )  # fmt: skip
     return issue(subject, chain.pck_ca(platform.ca))
 
@@ -63,6 +76,7 @@ def _subject(
     *,
     key: str = "",
     is_authority: bool = False,
+    lists: str = _ROOT_LISTS,
     extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
 ) -> Subject:
     name = key or common_name
@@ -71,7 +85,7 @@ def _subject(
         key=seed.ec_key(name, SECP256R1()),
         serial=seed.serial(name),
         is_authority=is_authority,
-        extensions=extensions,
+        extensions=(revocation_place(lists), *extensions),
     )
 
 

@@ -28,6 +28,7 @@ from cvmlab.pki.certificates import EMULATED, Identity
 from cvmlab.pki.derived import Seed
 from cvmlab.pki.intel_chain import IntelChain
 from cvmlab.pki.platforms import PRODUCTS
+from cvmlab.pki.web_identity import web_identity
 
 
 VERSION: Final = 1
@@ -56,11 +57,21 @@ def save(pki: Pki, folder: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".pem").write_text(identity.pem)
             path.with_suffix(".der").write_bytes(identity.der)
-            path.with_suffix(".key").write_bytes(_key_text(identity))
+            path.with_suffix(".key").write_bytes(key_text(identity))
         about = {"about": EMULATED, "version": VERSION, "seed": pki.seed.text}
         (folder / _ABOUT).write_text(json.dumps(about, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be written: {error.strerror}") from error
+
+
+def save_web_certificate(pki: Pki, folder: Path) -> Path:
+    """Write the certificate that clients of ``attest serve --https`` are to trust."""
+    path = folder / "web.pem"
+    try:
+        path.write_text(web_identity(pki.seed).pem)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+    return path
 
 
 def load(folder: Path) -> Pki:
@@ -81,7 +92,8 @@ def places(pki: Pki) -> Iterator[tuple[str, Identity]]:
             yield f"snp/{word}/{name}", getattr(chain, name)
 
 
-def _key_text(identity: Identity) -> bytes:
+def key_text(identity: Identity) -> bytes:
+    """Return the private key as PEM, without a password."""
     return identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 

@@ -17,14 +17,23 @@ _OURS = frozenset({"id", "qom-type"})
 
 
 def guest_object(
-    profile: Profile, options: tuple[str, ...], attestation_socket: Path | None
+    profile: Profile,
+    options: tuple[str, ...],
+    attestation_socket: Path | None,
+    certificates: Path | None = None,
 ) -> list[str]:
-    """Return the argv words that make the profile's object; none if it has no object."""
+    """Return the argv words that make the profile's object; none if it has no object.
+
+    *certificates* is a file of them, for objects that take one and are not given one in *options*.
+    """
     guest = profile.guest_object
     if guest is None:
         return []
     given = {_name(option) for option in options}
     options = (*(o for o in guest.defaults if _name(o) not in given), *options)
+    wanted = profile.attestation and profile.attestation.certificates_property
+    if certificates is not None and wanted and wanted not in given:
+        options = (*options, f"{wanted}={certificates}")
     if attestation_socket is None or profile.attestation is None:
         return ["-object", ",".join([guest.type, f"id={GUEST_ID}", *options])]
     # A socket is a structure, which only JSON can express.  In JSON every property needs its type.
@@ -90,5 +99,5 @@ def _typed(value: str) -> bool | int | str:
         return value == "on"
     try:
         return int(value, 16) if value.startswith("0x") else parse_size(value)
-    except ConfigError:
+    except (ConfigError, ValueError):  # such as base64 that begins with 0x
         return value

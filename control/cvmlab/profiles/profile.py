@@ -29,7 +29,8 @@ class Attestation:
     """How a guest is attested.
 
     ``service`` is a word of attestation/services.py.  ``socket_property`` is the property of the
-    guest object that takes the service's socket.  ``driver`` is the guest's configfs-tsm module;
+    guest object that takes the service's socket, ``certificates_property`` that which takes a file
+    of certificates, None: there are none.  ``driver`` is the guest's configfs-tsm module;
     ``driver_helpers`` are modules that some kernels' driver needs without naming them as
     dependencies: those that the kernel has are loaded first.
     """
@@ -38,6 +39,7 @@ class Attestation:
     socket_property: str
     driver: str
     driver_helpers: tuple[str, ...]
+    certificates_property: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,6 +112,7 @@ _TDX: Final = Profile(
     attestation=Attestation(
         service="tdx-quotes",
         socket_property="quote-generation-socket",
+        certificates_property=None,
         driver="tdx-guest",
         driver_helpers=(),
     ),
@@ -198,6 +199,7 @@ PROFILES: Final = Profiles(
             attestation=Attestation(
                 service="snp-requests",
                 socket_property="guest-request-socket",
+                certificates_property="certs-path",
                 driver="sev-guest",
                 # Linux 6.12 seals its messages with these; later kernels need none of them.
                 driver_helpers=("gcm", "ctr", "ghash_generic"),

@@ -27,7 +27,7 @@ _SOCKET_PATH_BYTES = 107
 # What a run may write into its folder, but for the overlays of its disks.
 _FILES = (
     "cmdline", "console.log", "exec.log", "qemu.log", "qmp.jsonl", "events.bin", "vm.json",
-    "names.json", "result.json", "memory.core", "memory.core.pages.npz",
+    "names.json", "result.json", "memory.core", "memory.core.pages.npz", "certificates.bin",
 )  # fmt: skip
 MEMORY_CORE = "memory.core"
 _SOCKETS = (
@@ -156,6 +156,11 @@ class RunDir:
     @property
     def quote_socket(self) -> Path:
         return self.path / "quotes.sock"
+
+    @property
+    def certificates(self) -> Path:
+        """What the host hands to a guest whose reports are signed."""
+        return self.path / "certificates.bin"
 
     @property
     def events(self) -> Path:

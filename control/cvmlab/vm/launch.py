@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from cvmlab.attestation.services import attestation_service
+from cvmlab.attestation.services import attestation_service, host_certificates
 from cvmlab.base.errors import (
     BuildError,
     ConfigError,
@@ -170,6 +170,7 @@ async def launch(
         *wires.theirs,
         run.qmp_socket,
         quote_socket=run.quote_socket,
+        certificates=run.certificates,
         overlays=await _overlays(stack, spec, setting, run, origin),
         restores=origin is not None,
         execution_log=None if execution is None else execution.log,
@@ -203,6 +204,10 @@ async def launch(
 async def _attest(stack: AsyncExitStack, spec: BootSpec, run: RunDir) -> None:
     """Serve the guest's requests for attestation, if it is to have answers."""
     row = spec.profile.attestation
+    if spec.attest is not None and row is not None:
+        made = host_certificates(row.service, spec.attest, spec.attest_options)
+        if made is not None:
+            run.write(run.certificates.name, made)
     if spec.has_quotes and row is not None:
         await stack.enter_async_context(
             attestation_service(row.service, run.quote_socket, *spec.answers)

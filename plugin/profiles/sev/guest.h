@@ -54,8 +54,12 @@ typedef struct SevGuest {
     bool kernel_hashes;
     uint8_t host_data[32];
     uint8_t id_block[96];
+    bool has_id_block;
     uint8_t id_key_digest[SHA384_BYTES], author_key_digest[SHA384_BYTES];
     SocketAddress *request_address; /* NULL: no service */
+    char *certs_path;
+    uint8_t *certificates;          /* of that file, NULL: none */
+    size_t certificates_size;
 
     /* State */
     bool armed;                     /* the C-bit has its meaning; atomic */

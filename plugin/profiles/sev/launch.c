@@ -26,6 +26,7 @@
 #include "hw/restricted-memory/qemu/x86/firmware.h"
 #include "hw/restricted-memory/profiles/sev/ap.h"
 #include "hw/restricted-memory/profiles/sev/blob.h"
+#include "hw/restricted-memory/profiles/sev/id-block.h"
 #include "hw/restricted-memory/profiles/sev/launch.h"
 #include "hw/restricted-memory/profiles/sev/measure.h"
 #include "hw/restricted-memory/profiles/sev/metadata.h"
@@ -44,7 +45,8 @@ static uint8_t *load(SevGuest *sev, uint64_t gpa, uint64_t size)
     return restricted_content(sev->rm, pages.first, RMEM_PRIVATE);
 }
 
-static SevPageType page_type(uint32_t section)
+/* As sev.c of QEMU: without hashes, the page of their table is zeros. */
+static SevPageType page_type(RestrictedMemory *rm, uint32_t section)
 {
     switch (section) {
     case SEV_SECRETS:
@@ -52,7 +54,7 @@ static SevPageType page_type(uint32_t section)
     case SEV_CPUID:
         return SEV_PAGE_CPUID;
     case SEV_KERNEL_HASHES:
-        return SEV_PAGE_NORMAL;
+        return sev_hashes(rm) ? SEV_PAGE_NORMAL : SEV_PAGE_ZERO;
     default:
         return SEV_PAGE_ZERO;
     }
@@ -61,7 +63,7 @@ static SevPageType page_type(uint32_t section)
 static void launch_section(SevGuest *sev, const SevSection *section)
 {
     uint8_t *content = load(sev, section->gpa, section->size);
-    SevPageType type = page_type(section->type);
+    SevPageType type = page_type(sev->rm, section->type);
 
     if (section->type == SEV_SECRETS) {
         sev_secrets_page(sev, content);
@@ -111,6 +113,21 @@ static void launch_metadata(SevGuest *sev)
     restricted_seal(sev->rm);
 }
 
+/* FW, SNP_LAUNCH_FINISH */
+static void finish(SevGuest *sev)
+{
+    Error *err = NULL;
+
+    if (sev->level != SEV_SNP) {
+        return;
+    }
+    sev_measure_cpus(sev, MACHINE(qdev_get_machine())->smp.cpus);
+    if (!sev_id_check(sev, &err)) {
+        error_report_err(err);
+        exit(EXIT_FAILURE);
+    }
+}
+
 void sev_launch(RestrictedMemory *rm)
 {
     SevGuest *sev = sev_guest();
@@ -136,6 +153,7 @@ void sev_launch(RestrictedMemory *rm)
             rmem_set_launch(&rm->core, 0, rm->core.pages);
         }
     }
+    finish(sev);
     sev_request_launch(sev, cpus);
 }
 

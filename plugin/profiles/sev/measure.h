@@ -15,5 +15,7 @@ typedef enum SevPageType { SEV_PAGE_NORMAL = 1, SEV_PAGE_VMSA, SEV_PAGE_ZERO,
                            SEV_PAGE_CPUID } SevPageType;
 void sev_measure(SevGuest *sev, SevPageType type, uint64_t gpa,
                  const uint8_t *content);
+/* The vCPUs that the machine has at its start, after all pages. */
+void sev_measure_cpus(SevGuest *sev, unsigned cpus);
 
 #endif

@@ -3,11 +3,13 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * QEMU interface: the objects of target/i386/sev.c, with three more properties:
+ * QEMU interface: the objects of target/i386/sev.c, with more properties:
  *  + property "vc": lazy, or strict: #VC for CPUID, I/O, MSRs, MMIO
  *  + property "c-bit-mismatch": convert, as a KVM host does, or stop
  *  + property "guest-request-socket": the service that plays the PSP;
  *    sev-snp-guest only
+ *  + property "certs-path": a file with the certificates that an extended
+ *    request returns, as the guest gets them; sev-snp-guest only
  *
  * A property without effect is refused. sev-device, handle, legacy-vm-type and
  * vcek-disabled describe a host that does not exist here, and are ignored.
@@ -19,44 +21,13 @@
 #include "qapi/visitor.h"
 #include "qemu/cutils.h"
 #include "hw/restricted-memory/qemu/x86/hooks-x86.h"
-#include "hw/restricted-memory/profiles/base64.h"
 #include "hw/restricted-memory/profiles/service.h"
-#include "hw/restricted-memory/profiles/sha384.h"
-#include "hw/restricted-memory/profiles/sev/guest.h"
+#include "hw/restricted-memory/profiles/sev/certificates.h"
+#include "hw/restricted-memory/profiles/sev/id-block.h"
 #include "target/i386/sev.h"
 
 /* FW, "POLICY": bit 17 must be one. */
 #define SNP_POLICY_RESERVED (UINT64_C(1) << 17)
-
-static bool get_blob(const SevGuest *sev, const char *name, uint8_t *blob,
-                     size_t size, Error **errp)
-{
-    g_autofree char *text = object_property_get_str(sev->object, name, NULL);
-
-    return !text || !*text
-           || restricted_base64_decode(text, name, blob, size, errp);
-}
-
-/* FW, "ID Authentication Information Structure": keys at 0x240 and 0x880 */
-static bool get_id(SevGuest *sev, Error **errp)
-{
-    g_autofree uint8_t *auth = g_malloc0(4096);
-    bool author = object_property_get_bool(sev->object, "author-key-enabled",
-                                           NULL);
-
-    if (!get_blob(sev, "id-block", sev->id_block, sizeof(sev->id_block), errp)
-        || !get_blob(sev, "id-auth", auth, 4096, errp)) {
-        return false;
-    }
-    if (buffer_is_zero(auth, 4096)) {
-        return true;
-    }
-    restricted_sha384(auth + 0x240, 0x404, sev->id_key_digest);
-    if (author) {
-        restricted_sha384(auth + 0x880, 0x404, sev->author_key_digest);
-    }
-    return true;
-}
 
 static bool refuse_set(const SevGuest *sev, const char *name,
                        const char *reason, Error **errp)
@@ -90,9 +61,10 @@ static bool get_snp(SevGuest *sev, Error **errp)
     sev->level = SEV_SNP;
     if (refuse_set(sev, "guest-visible-workarounds",
                    "there is no PSP to hand them on", errp)
-        || !get_id(sev, errp)
-        || !get_blob(sev, "host-data", sev->host_data,
-                     sizeof(sev->host_data), errp)) {
+        || !sev_id_get(sev, errp)
+        || !sev_certificates_get(sev, errp)
+        || !sev_get_blob(sev, "host-data", sev->host_data,
+                         sizeof(sev->host_data), errp)) {
         return false;
     }
     if (!(sev->policy & SNP_POLICY_RESERVED)) {
@@ -126,9 +98,9 @@ bool sev_get_properties(SevGuest *sev, Error **errp)
     sev->policy = object_property_get_uint(sev->object, "policy", NULL);
     sev->kernel_hashes = object_property_get_bool(sev->object,
                                                   "kernel-hashes", NULL);
-    if (!snp && sev->request_address) {
-        error_setg(errp, "guest-request-socket: only a sev-snp-guest makes "
-                   "requests");
+    if (!snp && (sev->request_address || sev->certs_path)) {
+        error_setg(errp, "guest-request-socket, certs-path: only a "
+                   "sev-snp-guest makes requests");
         return false;
     }
     return snp ? get_snp(sev, errp) : get_plain(sev, errp);
@@ -167,6 +139,17 @@ static void set_socket(Object *obj, Visitor *v, const char *name,
     restricted_take_socket(v, name, &sev_guest()->request_address, errp);
 }
 
+static char *get_certs_path(Object *obj, Error **errp)
+{
+    return g_strdup(sev_guest()->certs_path);
+}
+
+static void set_certs_path(Object *obj, const char *value, Error **errp)
+{
+    g_free(sev_guest()->certs_path);
+    sev_guest()->certs_path = g_strdup(value);
+}
+
 /* A machine has only one such guest, so these use no instance. */
 void restricted_memory_sev_properties(ObjectClass *oc)
 {
@@ -177,4 +160,6 @@ void restricted_memory_sev_properties(ObjectClass *oc)
                                    set_mismatch);
     object_class_property_add(oc, "guest-request-socket", "SocketAddress",
                               get_socket, set_socket, NULL, NULL);
+    object_class_property_add_str(oc, "certs-path", get_certs_path,
+                                  set_certs_path);
 }

@@ -22,7 +22,9 @@
 #include "hw/restricted-memory/qemu/compat-cpu.h"
 #include "hw/restricted-memory/qemu/content.h"
 #include "hw/restricted-memory/profiles/service.h"
+#include "hw/restricted-memory/profiles/sev/certificates.h"
 #include "hw/restricted-memory/profiles/sev/exits.h"
+#include "hw/restricted-memory/profiles/sev/id-block.h"
 #include "hw/restricted-memory/profiles/sev/request.h"
 #include "hw/restricted-memory/trace.h"
 
@@ -54,9 +56,6 @@ typedef struct QEMU_PACKED RequestMessage {
     uint32_t type, status;
     uint8_t page[RMEM_PAGE_SIZE];
 } RequestMessage;
-
-/* FW, table "ID Block Structure" */
-enum { ID_FAMILY = 48, ID_IMAGE = 64, ID_SVN = 84 };
 
 /* Of one vCPU. BQL, but for what only its thread touches. */
 struct SevRequest {
@@ -211,32 +210,6 @@ static uint64_t wait_for_answer(SevExit *exit, const uint8_t *asked,
     return status;
 }
 
-/*
- * There are no certificates: write an empty table, as KVM does. RAX: buffer,
- * RBX: its pages.
- */
-static bool empty_certificates(SevExit *exit)
-{
-    uint64_t gpa = sev_ghcb_get(exit, GHCB_RAX);
-    uint64_t pages = sev_ghcb_get(exit, GHCB_RBX);
-    uint8_t *table;
-
-    if (!sev_ghcb_has(exit, GHCB_RAX) || !sev_ghcb_has(exit, GHCB_RBX)) {
-        sev_malformed(exit, GHCB_MISSING_INPUT);
-        return false;
-    }
-    if (!pages) {
-        return true;
-    }
-    table = restricted_ram(exit->sev->rm, gpa, RMEM_PAGE_SIZE, RMEM_SHARED);
-    if (!table || gpa & ~TARGET_PAGE_MASK) {
-        sev_malformed(exit, GHCB_INVALID_INPUT);
-        return false;
-    }
-    memset(table, 0, 24);
-    return true;
-}
-
 /* INFO1: request page, INFO2: response page. */
 void sev_request(SevExit *exit, bool extended)
 {
@@ -255,7 +228,7 @@ void sev_request(SevExit *exit, bool extended)
         sev_malformed(exit, GHCB_INVALID_INPUT);
         return;
     }
-    if (extended && !empty_certificates(exit)) {
+    if (extended && !sev_certificates_give(exit)) {
         return;
     }
     exit->out2 = exit->sev->request_address

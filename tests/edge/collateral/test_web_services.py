@@ -2,6 +2,8 @@
 """The services by HTTP, and as a command."""
 
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import urllib.error
@@ -14,7 +16,7 @@ import pytest
 from cvmlab.base.errors import ConfigError
 from cvmlab.collateral.scenarios import Scenario
 from cvmlab.collateral.web_services import web_services
-from cvmlab.pki.pki_folder import save
+from cvmlab.pki.pki_folder import save, save_web_certificate
 from tests.fakes.pkis import small_pki
 from tests.verifiers import get
 
@@ -48,6 +50,36 @@ def test_a_slow_service_ends_at_once() -> None:
         pytest.raises(TimeoutError),
     ):
         urllib.request.urlopen(f"{address}/vcek/v1/Milan/crl", timeout=0.2)
+
+
+def by_https(url: str, trusted: Path | None) -> bytes:
+    context = ssl.create_default_context(cafile=trusted)
+    with urllib.request.urlopen(url, timeout=20, context=context) as page:
+        content: bytes = page.read()
+    return content
+
+
+def test_https_is_for_those_who_trust_the_certificate(tmp_path: Path) -> None:
+    trusted = save_web_certificate(small_pki(), tmp_path)
+    with web_services(small_pki(), by_https=True) as address:
+        assert address.startswith("https://")
+        url = f"{address}/tdx/certification/v4/qe/identity"
+        assert b"enclaveIdentity" in by_https(url, trusted)
+        with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+            by_https(url, None)
+
+
+def test_a_client_that_does_not_shake_hands_stops_nobody(tmp_path: Path) -> None:
+    trusted = save_web_certificate(small_pki(), tmp_path)
+    with web_services(small_pki(), by_https=True) as address:
+        port = int(address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)):
+            assert by_https(f"{address}/vcek/v1/Milan/crl", trusted)
+
+
+def test_a_certificate_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"web\.pem cannot be written: No such file"):
+        save_web_certificate(small_pki(), tmp_path / "no")
 
 
 @pytest.fixture

@@ -61,24 +61,20 @@ def test_sev_snp_measure_agrees(
         cpus, CPU_SIGS[CPUS[cpu]], str(files / "OVMF.fd"), kernel, initrd,
         kernel_command_line(made), 1, "",
     )  # fmt: skip
-    assert predicted(made)["hardware"].value == theirs
-
-
-def test_here_the_cpus_are_not_measured(files: Path) -> None:
-    made = spec(files, kernel=files / "kernel", guest_options=("kernel-hashes=on",))
-    theirs = snp_calc_launch_digest(
-        0, 0, str(files / "OVMF.fd"), str(files / "kernel"), "", kernel_command_line(made), 1, ""
-    )
     assert predicted(made)["measurement"].value == theirs
-    assert predicted(spec(files, cpus=2))["measurement"] == predicted(spec(files))["measurement"]
 
 
-def test_what_has_no_value_on_hardware_says_why(files: Path) -> None:
+def test_firmware_that_does_not_know_sev_is_measured_here_alone(files: Path) -> None:
     (files / "other.fd").write_bytes(bytes(64 << 10))
-    assert (
-        "does not know SEV" in predicted(spec(files, firmware=files / "other.fd"))["hardware"].note
-    )
-    assert "this CPU is not known" in predicted(spec(files, cpu="max"))["hardware"].note
+    found = predicted(spec(files, firmware=files / "other.fd"))["measurement"]
+    assert found.value is not None
+    assert "hardware cannot launch it" in found.note
+
+
+def test_without_a_signature_there_is_no_digest(files: Path) -> None:
+    found = predicted(spec(files, cpu="max"))["measurement"]
+    assert found.value is None
+    assert "this CPU is not known" in found.note
 
 
 @pytest.mark.parametrize(

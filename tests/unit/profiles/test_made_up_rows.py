@@ -47,6 +47,7 @@ REALM = Profile(
     attestation=Attestation(
         service="realm-tokens",
         socket_property="token-socket",
+        certificates_property=None,
         driver="realm-guest-driver",
         driver_helpers=(),
     ),
@@ -136,6 +137,25 @@ def test_a_new_row_says_itself_why_qemu_cannot_be_replaced() -> None:
 def test_the_socket_of_a_new_service_is_a_property_of_the_object() -> None:
     (_, text) = guest_object(REALM, (), Path("/run/tokens"))
     assert '"token-socket": {"type": "unix", "path": "/run/tokens"}' in text
+
+
+def certificates(row: Profile, *options: str) -> list[str]:
+    (_, text) = guest_object(row, options, None, Path("/run/table"))
+    return [word for word in text.split(",") if word.startswith("certs")]
+
+
+def test_certificates_are_a_property_where_there_is_one_and_none_is_given() -> None:
+    attestation = REALM.attestation
+    assert attestation is not None
+    row = replace(REALM, attestation=replace(attestation, certificates_property="certs"))
+    assert certificates(REALM) == []
+    assert certificates(row) == ["certs=/run/table"]
+    assert certificates(row, "certs=/mine") == ["certs=/mine"]
+
+
+def test_a_value_that_looks_like_a_number_and_is_none_is_text() -> None:
+    (_, text) = guest_object(REALM, ("id-block=0xyz",), Path("/run/tokens"))
+    assert '"id-block": "0xyz"' in text
 
 
 def test_the_machine_is_that_of_the_architecture(tmp_path: Path) -> None:
