@@ -111,6 +111,10 @@ _PROFILE = (
         "(default: all)",
     ),
     Option(
+        name="ripas", group=Group.PROFILE, forms=_EVERYWHERE, metavar="POLICY",
+        help="How the host answers RIPAS requests of a CCA realm, in the words of --mapgpa",
+    ),
+    Option(
         name="quotes", group=Group.PROFILE, forms=_EVERYWHERE, kind=ValueKind.SWITCH,
         help="Answer attestation requests with fake quotes and reports",
     ),

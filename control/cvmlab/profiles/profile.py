@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from cvmlab.base.errors import ConfigError
+from cvmlab.profiles.architecture import ARCHITECTURES, DEFAULT_ARCHITECTURE, Architecture
 
 
 if TYPE_CHECKING:
@@ -38,6 +39,19 @@ class Attestation:
     socket_property: str
     driver: str
     driver_helpers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPolicy:
+    """How a host answers a guest that asks for a conversion, where an option can say it.
+
+    ``option`` is that option's name, ``call`` what the guest calls; ``properties`` is how names of
+    the guest object's properties for it begin.
+    """
+
+    option: str
+    call: str
+    properties: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +89,9 @@ class Profile:
     ``cpu_model``           its guests' processor, a name of cpu_models.py; None: the machine's own
     ``interface``           None: the guest knows nothing of the profile, and speaks to nobody
     ``attestation``         None: nothing attests these guests
-    ``answers_mapgpa``      the guest asks for conversions by MapGPA, which ``--mapgpa`` answers
+    ``host_policy``         None: no option says how the host answers the guest's requests
+    ``image``               what is booted where nothing is named, because kernels of other images know
+                            nothing of the profile; None: the default of the architecture
     ``sharing_firmware``    firmware that shares its disk buffers by itself; None: no firmware does,
                             and a disk needs an ``--on-host-access`` that lets the host in
     ``disk_refusals``       firmware that cannot boot from a disk, and why
@@ -93,7 +109,8 @@ class Profile:
     cpu_model: str | None
     interface: Interface | None
     attestation: Attestation | None
-    answers_mapgpa: bool
+    host_policy: HostPolicy | None
+    image: str | None
     sharing_firmware: str | None
     disk_refusals: tuple[DiskRefusal, ...]
     upgrade_refusal: str | None
@@ -101,13 +118,20 @@ class Profile:
     thin_functions: tuple[str, ...]
     fault_words: tuple[tuple[str, str], ...]
 
+    @property
+    def default_architecture(self) -> Architecture:
+        """The architecture of a guest that nothing else tells it of."""
+        if DEFAULT_ARCHITECTURE.name in self.architectures:
+            return DEFAULT_ARCHITECTURE
+        return ARCHITECTURES.choose("architecture", self.architectures[0])
+
     def require_architecture(self, name: str) -> None:
         """Raise ConfigError unless guests of the architecture *name* can have the profile."""
         if name not in self.architectures:
             raise ConfigError(
                 f"profile {self.name} is for guests of {either(self.architectures)}, and this one is "
                 f"of {name}",
-                hint="--coco off, or another guest",
+                hint=f"boot a guest of {either(self.architectures)}, or --coco off",
             )
 
     def disk_refusal(self, firmware: str) -> str | None:

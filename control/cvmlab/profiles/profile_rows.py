@@ -7,11 +7,12 @@ To add a profile, add its row here and its rules to plugin/core/transitions.toml
 from dataclasses import replace
 from typing import Final
 
-from cvmlab.profiles.architecture import ARCHITECTURES, X86_64
+from cvmlab.profiles.architecture import AARCH64, ARCHITECTURES, X86_64
 from cvmlab.profiles.profile import (
     Attestation,
     DiskRefusal,
     GuestObject,
+    HostPolicy,
     Interface,
     Profile,
     Profiles,
@@ -49,6 +50,11 @@ _THIN_SEV: Final = (
     "amd_enc_status_change_*", "enc_dec_hypercall", "notify_range_enc_status_changed",
     "kvm_sev_hypercall3", "kvm_hypercall3", "__set_clr_pte_enc", "set_clr_pte_enc*",
 )  # fmt: skip
+# arch/arm64/include/asm/rsi*.h, arch/arm64/kernel/rsi.c, arch/arm64/mm/pageattr.c, smccc-call.S.
+_THIN_CCA: Final = (
+    "__arm_smccc_*", "arm_smccc_*", "rsi_*", "__rsi_*", "realm_set_memory_*", "arm64_rsi_*",
+    "set_memory_range_*", "__set_memory_range_*", "realm_set_*",
+)  # fmt: skip
 _PENDING, _SHARED, _PRIVATE, _ACCEPTED = (
     "use-before-acceptance",
     "shared-page-used-as-private",
@@ -76,15 +82,22 @@ _SEV_WORDS: Final = (
     (_PRIVATE, "C-bit 0 for an encrypted page: it would read as ciphertext"),
 )
 
+# RMM (Arm DEN0137), A5.2: "Realm IPA space".
+_CCA_WORDS: Final = (
+    (_SHARED, "synchronous external abort: RIPAS of the page is EMPTY"),
+    (_PRIVATE, "synchronous external abort: an Unprotected IPA where the host has no memory"),
+)
+
 _GENERIC: Final = Profile(
     name="generic",
     restricted=True,
-    architectures=(X86_64.name,),
+    architectures=ARCHITECTURES.names,
     guest_object=None,
     cpu_model=None,
     interface=None,
     attestation=None,
-    answers_mapgpa=False,
+    host_policy=None,
+    image=None,
     sharing_firmware=None,
     disk_refusals=(),
     upgrade_refusal=None,
@@ -115,7 +128,8 @@ _TDX: Final = Profile(
         driver="tdx-guest",
         driver_helpers=(),
     ),
-    answers_mapgpa=True,
+    host_policy=HostPolicy(option="mapgpa", call="MapGPA", properties="map-gpa"),
+    image=None,
     sharing_firmware="ovmf",
     disk_refusals=(_SEABIOS_SHARES_NOTHING,),
     upgrade_refusal=None,
@@ -142,7 +156,8 @@ _SEV: Final = Profile(
     cpu_model="milan",
     interface=_SEV_INTERFACE,
     attestation=None,
-    answers_mapgpa=False,
+    host_policy=None,
+    image=None,
     sharing_firmware="ovmf",
     disk_refusals=(_SEABIOS_SHARES_NOTHING,),
     upgrade_refusal=None,
@@ -151,12 +166,39 @@ _SEV: Final = Profile(
     fault_words=_SEV_WORDS,
 )
 
+_CCA: Final = Profile(
+    name="cca",
+    restricted=True,
+    architectures=(AARCH64.name,),
+    guest_object=GuestObject(type="rme-guest", defaults=()),
+    cpu_model=None,
+    interface=Interface(
+        name="RSI",
+        proof="RSI call",
+        required=True,
+        # Linux has no option for it: each kernel since then looks for a realm monitor.
+        config="",
+        since=(6, 13),
+        fate="as a realm on hardware it aborts at its first access to a device",
+    ),
+    attestation=None,
+    host_policy=HostPolicy(option="ripas", call="RSI_IPA_STATE_SET", properties="ripas"),
+    image="debian-arm64-backports",
+    sharing_firmware="ovmf",
+    disk_refusals=(),
+    upgrade_refusal=None,
+    costs=None,
+    thin_functions=(*_THIN, *_THIN_CCA),
+    fault_words=_CCA_WORDS,
+)
+
 PROFILES: Final = Profiles(
     (
         _GENERIC,
         replace(
             _GENERIC,
             name="sw-protected",
+            architectures=(X86_64.name,),
             # Linux makes this call only for a technology that it finds; a test guest may make it.
             interface=Interface(
                 name="KVM's software protection",
@@ -203,12 +245,12 @@ PROFILES: Final = Profiles(
                 driver_helpers=("gcm", "ctr", "ghash_generic"),
             ),
         ),
+        _CCA,
         # The same machine with ordinary memory, to compare with.
         replace(
             _GENERIC,
             name="off",
             restricted=False,
-            architectures=ARCHITECTURES.names,
             upgrade_refusal="its memory belongs to the QEMU process",
         ),
     )

@@ -313,7 +313,12 @@ class Result(_Document, frozen=True, kw_only=True):
     coco: str
     layout: str | None = None
     on_host_access: str | None = None
+    architecture: Annotated[str | None, Meta(description="of the guest, such as x86_64")] = None
     mapgpa: Annotated[str | None, Meta(description="policy on a TD's conversions")] = None
+    ripas: Annotated[str | None, Meta(description="policy on a realm's conversions")] = None
+    late: Annotated[
+        bool, Meta(description="firmware ran unprotected, until the kernel asked for its realm")
+    ] = False
     firmware: str
     kernel: Annotated[str | None, Meta(description="release, such as 6.12.107+deb13")] = None
     memory_bytes: Count

@@ -20,6 +20,7 @@ from cvmlab.profiles.profile import (
     Attestation,
     DiskRefusal,
     GuestObject,
+    HostPolicy,
     Interface,
     Profile,
     Profiles,
@@ -50,7 +51,8 @@ REALM = Profile(
         driver="realm-guest-driver",
         driver_helpers=(),
     ),
-    answers_mapgpa=True,
+    host_policy=HostPolicy(option="mapgpa", call="MapGPA", properties="map-gpa"),
+    image=None,
     sharing_firmware="ovmf",
     disk_refusals=(DiskRefusal(firmware="seabios", reason="SeaBIOS does not know realms"),),
     upgrade_refusal="realms do not move",
@@ -93,7 +95,7 @@ def test_a_mistyped_profile_is_told_the_new_name_too(folder: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         plan(Request.of(kernel=folder / "kernel", coco="realms"), build=False, profiles=KNOWN)
     assert refused.value.hint == (
-        "did you mean realm? known are generic, sw-protected, tdx, sev, sev-es, sev-snp, off, realm"
+        "did you mean realm? known are generic, sw-protected, tdx, sev, sev-es, sev-snp, cca, off, realm"
     )
     with pytest.raises(ConfigError, match="there is no profile 'realm'"):
         BootSpec(coco="realm").validate()
