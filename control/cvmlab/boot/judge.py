@@ -258,6 +258,8 @@ def _aware(ending: Ending, plan: Plan, vm: Vm, evidence: KernelEvidence | None) 
     if interface is None or told is None or plan.spec.allow_unaware:
         return ending
     why = awareness_hint(interface, vm.kernel_release or plan.release, plan.kernel_config())
+    if interface.dies_here:
+        ending = replace(ending, panic=None, trouble=None, early_use=None, reset=None, timeout=None)
     return replace(ending, unaware=told, hint=ending.hint or why)
 
 

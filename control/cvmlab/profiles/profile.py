@@ -67,16 +67,19 @@ class Interface:
     """What a guest's kernel speaks under the profile, and what shows that it does.
 
     The plugin counts uses of ``proof`` as kernel_calls.  Where it is not ``required``, a guest may
-    be silent.  ``config`` and ``since`` are the option and the version of Linux that speak it;
-    ``fate`` says what becomes of another kernel on hardware.
+    be silent, as ``silence`` says.  ``config`` and ``since`` are the option and the version of Linux
+    that speak it; ``fate`` says what becomes of another kernel on hardware, and, if it ``dies_here``,
+    in the emulator, too: then all else that is wrong with it follows from that.
     """
 
     name: str
     proof: str
+    silence: str
     required: bool
     config: str
     since: tuple[int, int]
     fate: str
+    dies_here: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

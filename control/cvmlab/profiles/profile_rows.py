@@ -117,10 +117,12 @@ _TDX: Final = Profile(
     interface=Interface(
         name="TDX",
         proof="TDCALL",
+        silence="never spoke TDX",
         required=True,
         config="CONFIG_INTEL_TDX_GUEST",
         since=(5, 19),
         fate=f"{_NO_HANDLER} #VE, which it does not handle",
+        dies_here=False,
     ),
     attestation=Attestation(
         service="tdx-quotes",
@@ -142,10 +144,12 @@ _TDX: Final = Profile(
 _SEV_INTERFACE: Final = Interface(
     name="SEV",
     proof="page of code mapped with the C-bit",
+    silence="never spoke SEV",
     required=True,
     config="CONFIG_AMD_MEM_ENCRYPT",
     since=(4, 15),
     fate="on hardware it reads its encrypted memory as noise",
+    dies_here=False,
 )
 
 _SEV: Final = Profile(
@@ -175,11 +179,13 @@ _CCA: Final = Profile(
     interface=Interface(
         name="RSI",
         proof="RSI call",
+        silence="never asked for RSI",
         required=True,
         # Linux has no option for it: each kernel since then looks for a realm monitor.
         config="",
         since=(6, 13),
-        fate="as a realm on hardware it aborts at its first access to a device",
+        fate="a realm that does not ask aborts at its first access to a device",
+        dies_here=True,
     ),
     attestation=None,
     host_policy=HostPolicy(option="ripas", call="RSI_IPA_STATE_SET", properties="ripas"),
@@ -203,10 +209,12 @@ PROFILES: Final = Profiles(
             interface=Interface(
                 name="KVM's software protection",
                 proof="KVM_HC_MAP_GPA_RANGE",
+                silence="never spoke KVM's software protection",
                 required=False,
                 config="",
                 since=(5, 17),
                 fate="",
+                dies_here=False,
             ),
         ),
         _TDX,
@@ -217,6 +225,7 @@ PROFILES: Final = Profiles(
             interface=replace(
                 _SEV_INTERFACE,
                 name="SEV-ES",
+                silence="never spoke SEV-ES",
                 proof="VMGEXIT",
                 since=(5, 10),
                 fate=f"{_NO_HANDLER} #VC, which it does not handle",
@@ -230,6 +239,7 @@ PROFILES: Final = Profiles(
             interface=replace(
                 _SEV_INTERFACE,
                 name="SEV-SNP",
+                silence="never spoke SEV-SNP",
                 proof="VMGEXIT or PVALIDATE",
                 since=(5, 19),
                 fate=f"{_NO_HANDLER} #VC, which it does not handle",

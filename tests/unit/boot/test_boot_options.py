@@ -54,9 +54,9 @@ WITH: dict[str, tuple[str, ...]] = dict.fromkeys(
 WITH["quote_fault"] = ("--coco=tdx", "--quotes")
 WITH["attest_option"] = ("--coco=tdx", "--attest=folder")
 WITH["arch"] = ("--coco=off",)
-WITH["ripas"] = ("--coco=cca", "--arch=aarch64")
+WITH["ripas"] = ("--coco=cca",)
 # Words that exclude other options of this test.
-UNFIT = {"coco": ("off",)}
+UNFIT = {"coco": ("off", "cca")}
 # What the guest's files decide: read_request() puts them with the guest, not into the machine.
 OF_THE_GUEST = {"kernel", "initrd", "append", "share"}
 
@@ -155,7 +155,7 @@ def test_an_option_means_the_same_in_each_of_its_forms(option: Option, here: Pat
 )
 @pytest.mark.fault("U7")
 def test_an_option_of_the_command_reaches_the_field_that_python_sets(option: Option) -> None:
-    kernel = [] if option.name in ("kernel", "arch") else ["--kernel=file"]  # of a PC
+    kernel = [] if option.name in ("kernel", "arch", "ripas") else ["--kernel=file"]  # of a PC
     words = read_request(parsed([*kernel, *typed(option), *WITH.get(option.name, ())]))
     given = {option.keyword: sample(option)}
 

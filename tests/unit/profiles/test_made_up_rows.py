@@ -40,10 +40,12 @@ REALM = Profile(
     interface=Interface(
         name="realms",
         proof="RSI call",
+        silence="never spoke to a monitor",
         required=True,
         config="CONFIG_ARM_CCA",
         since=(6, 13),
         fate="on hardware it dies at once",
+        dies_here=False,
     ),
     attestation=Attestation(
         service="realm-tokens",
@@ -119,7 +121,7 @@ def test_firmware_for_a_disk_follows_from_the_row(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "hint"),
     [
-        (BootSpec(guest_options=("a=b",)), "sev-snp or realm, or no --coco-option"),
+        (BootSpec(guest_options=("a=b",)), "cca or realm, or no --coco-option"),
         (BootSpec(mapgpa="refuse"), "--coco tdx or realm, or no --mapgpa"),
         (BootSpec(quotes=True), "--coco tdx, sev-snp or realm, or no --quotes"),
     ],
