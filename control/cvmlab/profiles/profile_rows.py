@@ -187,7 +187,12 @@ _CCA: Final = Profile(
         fate="a realm that does not ask aborts at its first access to a device",
         dies_here=True,
     ),
-    attestation=None,
+    attestation=Attestation(
+        service="cca-tokens",
+        socket_property="attestation-token-socket",
+        driver="arm-cca-guest",
+        driver_helpers=(),
+    ),
     host_policy=HostPolicy(option="ripas", call="RSI_IPA_STATE_SET", properties="ripas"),
     image="debian-arm64-backports",
     sharing_firmware="ovmf",

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from cvmlab.attestation.services import attestation_service
 from cvmlab.base.errors import (
     BuildError,
     ConfigError,
@@ -204,6 +203,8 @@ async def _attest(stack: AsyncExitStack, spec: BootSpec, run: RunDir) -> None:
     """Serve the guest's requests for attestation, if it is to have answers."""
     row = spec.profile.attestation
     if spec.has_quotes and row is not None:
+        from cvmlab.attestation.services import attestation_service  # slow, and few ask for it
+
         await stack.enter_async_context(
             attestation_service(row.service, run.quote_socket, *spec.answers)
         )
