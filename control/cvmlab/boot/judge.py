@@ -266,14 +266,11 @@ def _aware(ending: Ending, plan: Plan, vm: Vm, evidence: KernelEvidence | None) 
 def _explained(ending: Ending, naming: Naming, devices: Mapping[int, str]) -> Ending:
     """Add which page an early use was and who changed it, and the function of an address."""
     if ending.early_use is not None:
-        told = guest_faults.early_use(
-            naming.records,
-            naming.resolve,
-            naming.callers,
-            words=_words(naming.plan),
-            devices=devices,
-        )
-        ending = replace(ending, early_use=told or ending.early_use)
+        where = (naming.records, naming.resolve, naming.callers)
+        words = _words(naming.plan)
+        bad = guest_faults.bad_page(*where, words=words, devices=devices)
+        told = guest_faults.early_use(*where, words=words, devices=devices) or ending.early_use
+        ending = replace(ending, early_use=None if bad else told, stopped=bad or ending.stopped)
     symbol = None if ending.rip is None else naming.resolve(ending.rip)
     if symbol is None:
         return ending

@@ -55,11 +55,12 @@ _THIN_CCA: Final = (
     "__arm_smccc_*", "arm_smccc_*", "rsi_*", "__rsi_*", "realm_set_memory_*", "arm64_rsi_*",
     "set_memory_range_*", "__set_memory_range_*", "realm_set_*",
 )  # fmt: skip
-_PENDING, _SHARED, _PRIVATE, _ACCEPTED = (
+_PENDING, _SHARED, _PRIVATE, _ACCEPTED, _BAD = (
     "use-before-acceptance",
     "shared-page-used-as-private",
     "private-page-used-as-shared",
     "acceptance-of-a-shared-page",
+    "poisoned-page",
 )
 # Intel TDX module 1.5, base architecture specification: "Secure EPT concepts".
 _TDX_WORDS: Final = (
@@ -86,6 +87,7 @@ _SEV_WORDS: Final = (
 _CCA_WORDS: Final = (
     (_SHARED, "synchronous external abort: RIPAS of the page is EMPTY"),
     (_PRIVATE, "synchronous external abort: an Unprotected IPA where the host has no memory"),
+    (_BAD, "RIPAS of the page is DESTROYED: the realm exits to its host, which cannot go on"),
 )
 
 _GENERIC: Final = Profile(

@@ -59,10 +59,12 @@ _UNAWARE = (
     "and counts what they touch"
 )
 _LATE = "the firmware ran unprotected: memory is the realm's from the kernel's RSI_REALM_CONFIG on"
-_UNCONVERTED = (
-    "its conversions were answered by {option}: Linux gives up a conversion that is refused, or "
-    "retried three times without progress; then its drivers have no shared memory"
-)
+_UNCONVERTED = {
+    "--mapgpa": "its conversions were answered by --mapgpa: Linux gives up a conversion that is refused, or "
+    "retried three times without progress; then its drivers have no shared memory",
+    "--ripas": "its conversions were answered by --ripas: Linux panics when its RAM is refused, before it "
+    "has a console, and calls again for a part or a retry, however often",
+}
 
 
 def render(
@@ -373,7 +375,7 @@ def advice(result: Result) -> str | None:
         return _UNAWARE
     for option, answer in (("--mapgpa", result.mapgpa), ("--ripas", result.ripas)):
         if answer is not None and answer != "all":
-            return _UNCONVERTED.format(option=option)
+            return _UNCONVERTED[option]
     if result.outcome is Outcome.MARKER_NOT_SEEN and not result.message.startswith("never saw"):
         # No --expect was given that could be wrong.
         return _AGENTLESS if "before its command" in result.message else None
