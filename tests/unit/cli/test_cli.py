@@ -223,7 +223,7 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         (
             "boot -k kernel --quotes",
             "profile generic has no attestation",
-            "--coco tdx or sev-snp, or no --quotes",
+            "--coco tdx, sev-snp or cca, or no --quotes",
         ),
         *(
             (
