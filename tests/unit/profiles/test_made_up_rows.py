@@ -123,7 +123,7 @@ def test_firmware_for_a_disk_follows_from_the_row(folder: Path) -> None:
     [
         (BootSpec(guest_options=("a=b",)), "cca or realm, or no --coco-option"),
         (BootSpec(mapgpa="refuse"), "--coco tdx or realm, or no --mapgpa"),
-        (BootSpec(quotes=True), "--coco tdx, sev-snp or realm, or no --quotes"),
+        (BootSpec(quotes=True), "--coco tdx, sev-snp, cca or realm, or no --quotes"),
     ],
 )
 def test_a_hint_lists_a_new_row_that_can_do_it(spec: BootSpec, hint: str) -> None:
