@@ -19,6 +19,7 @@ from voltage_verify import pcs, tdx
 from cvmlab.attestation.signed_quotes import quote_signer
 from cvmlab.pki.amd_chain import AmdChain
 from cvmlab.pki.authorities import Pki
+from cvmlab.pki.cca_chain import cca_chain
 from cvmlab.pki.derived import Seed
 from cvmlab.pki.intel_chain import intel_chain
 from cvmlab.pki.platforms import TdxPlatform
@@ -36,7 +37,9 @@ async def _fetch(pccs: str, quote: bytes) -> Any:
 def _start() -> None:
     """Have dcap-qvl open what it keeps from its first fetch on: those descriptors are no test's."""
     seed = Seed("start")
-    quote = quote_signer(Pki(seed, intel_chain(seed), {}), TdxPlatform())(td_report())
+    quote = quote_signer(Pki(seed, intel_chain(seed), {}, cca_chain(seed)), TdxPlatform())(
+        td_report()
+    )
     with suppress(RuntimeError, ValueError):
         asyncio.run(_fetch("http://127.0.0.1:9", quote))
 

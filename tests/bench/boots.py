@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cvmlab import images
 from cvmlab.memory.stacks import STACKS_BYTES
-from cvmlab.memory.states import profiles
+from cvmlab.profiles.architecture import X86_64
 from cvmlab.profiles.guest_object import GUEST_ID, guest_object
 from cvmlab.profiles.profile_rows import PROFILES
 from cvmlab.qemu import build
@@ -23,6 +23,8 @@ from tests.bench.measure import Cost, Figure, cost, in_turn, ratio
 ROUNDS = 31  # a single pair is off by up to 8 %, the median of 15 by 1 %, of these by 0.7 %
 TIMEOUT_S = 120.0
 MACHINE = "q35,smm=off,sata=off"
+# Realms are measured in realms.py.
+MEASURED = PROFILES.where(lambda row: row.restricted and X86_64.name in row.architectures)
 MEMFD, ANONYMOUS, PATCHED = "memfd", "anonymous", "patched"
 NOT_COUNTED = "this machine counts no instructions: perf_event_open has no such event"
 
@@ -98,13 +100,11 @@ def against(
 
 def figures(rounds: int | None = None) -> Iterator[Figure]:
     patched, stock = build.qemu_binary(), stock_alike()
-    works: dict[str, Callable[[], Cost]] = {
-        coco: partial(boot, patched, coco) for coco in profiles()
-    }
+    works: dict[str, Callable[[], Cost]] = {coco: partial(boot, patched, coco) for coco in MEASURED}
     works |= {kind: partial(boot, stock, kind) for kind in (MEMFD, ANONYMOUS)}
     works[PATCHED] = partial(boot, patched, MEMFD)
     taken = in_turn(works, rounds or ROUNDS)
-    for coco in profiles():
+    for coco in MEASURED:
         yield from against(f"boot-{coco}", taken, coco, MEMFD)
         yield against(f"boot-{coco}-anonymous", taken, coco, ANONYMOUS)[0]
     yield from against("boot-patched", taken, PATCHED, MEMFD)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.memory.states import profiles
 from tests.bench.__main__ import BUDGETS, budget_of, main
-from tests.bench.boots import against
+from tests.bench.boots import MEASURED, against
 from tests.bench.measure import Cost, Figure
 from tests.bench.perf_counter import Counter
 
@@ -66,9 +65,9 @@ def test_the_process_ends_with_it(tmp_path: Path) -> None:
 
 
 def test_every_boot_has_a_budget() -> None:
-    for name in [*profiles(), "memfd"]:
+    for name in [*MEASURED, "memfd"]:
         assert budget_of(f"boot-{name}", KNOWN)["limit"] <= 1.03
-    for name in profiles():
+    for name in MEASURED:
         assert "anonymous" in budget_of(f"boot-{name}-anonymous", KNOWN)["what"]
         assert f"under {name}," in budget_of(f"boot-{name}-instructions", KNOWN)["what"]
     with pytest.raises(KeyError):

@@ -105,13 +105,8 @@ def test_what_counts_as_naming_a_row(text: str, *, is_name: bool) -> None:
     assert names_a_row(text) is is_name
 
 
-# The plugin has these already, and the command line not yet.
-WITHOUT_A_ROW = {"cca"}
-
-
 def test_each_profile_has_a_row_and_rules() -> None:
-    with_row = tuple(name for name in profiles() if name not in WITHOUT_A_ROW)
-    assert PROFILES.where(lambda row: row.restricted) == with_row
+    assert PROFILES.where(lambda row: row.restricted) == tuple(profiles())
     assert PROFILES.where(lambda row: not row.restricted) == (NO_PROFILE,)
     assert BootSpec().coco == DEFAULT_PROFILE
     assert all(
@@ -138,7 +133,7 @@ def test_no_fact_has_a_default(module: object) -> None:
 def test_the_facts_of_a_profile_fit_together(row: Profile) -> None:
     has_object = row.guest_object is not None
     assert row.restricted or not has_object
-    for needs_object in (row.cpu_model, row.attestation, row.answers_mapgpa):
+    for needs_object in (row.cpu_model, row.attestation, row.host_policy):
         assert has_object or not needs_object
     refused = [item.firmware for item in row.disk_refusals]
     assert row.sharing_firmware not in refused

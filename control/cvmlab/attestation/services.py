@@ -13,6 +13,8 @@ from cvmlab.attestation.quote_faults import QuoteFault, QuoteFaultKind
 from cvmlab.attestation.quotes import quote_service
 from cvmlab.attestation.signed_quotes import quote_signer
 from cvmlab.attestation.signed_reports import report_signer
+from cvmlab.attestation.signed_tokens import token_signer
+from cvmlab.attestation.token_requests import token_service
 from cvmlab.pki.pki_folder import load
 from cvmlab.pki.platforms import PLATFORMS
 
@@ -33,6 +35,7 @@ class Service:
 SERVICES: Final[Mapping[str, Service]] = {
     "tdx-quotes": Service(quote_service, quote_signer),
     "snp-requests": Service(guest_request_service, report_signer, certificate_table),
+    "cca-tokens": Service(token_service, token_signer),
 }
 
 

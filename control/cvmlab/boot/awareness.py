@@ -45,7 +45,7 @@ def unaware(interface: Interface | None, evidence: KernelEvidence | None) -> str
     if interface is None or evidence is None or not evidence.required or evidence.spoke:
         return None
     who = "the guest's kernel" if evidence.kernel_ran else "the guest"
-    told = f"{who} never spoke {interface.name}: there was no {interface.proof}"
+    told = f"{who} {interface.silence}: there was no {interface.proof}"
     if not evidence.kernel_ran:
         return told
     latest = f": at the latest at {evidence.first_exit}" if evidence.first_exit else ""
@@ -60,9 +60,10 @@ def hint(interface: Interface, release: str | None, config: str | None) -> str:
     since = ".".join(map(str, interface.since))
     if release is not None and (number := _number(release)) and number < interface.since:
         return f"{lacks}: it is Linux {release}, and that came with {since}"
+    wanted = f" with {interface.config}=y" if interface.config else ""
     return (
-        f"a kernel with {interface.name} support is Linux {since} or later with "
-        f"{interface.config}=y; --allow-unaware accepts one without"
+        f"a kernel with {interface.name} support is Linux {since} or later{wanted}; "
+        "--allow-unaware accepts one without"
     )
 
 

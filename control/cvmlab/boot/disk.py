@@ -74,16 +74,17 @@ def _require_access(spec: BootSpec, what: str, why: str) -> None:
     if spec.on_host_access not in hopeless:
         return
     can_share = spec.memory_layout is Layout.IN_PLACE
-    others = either(_that_boot_from_disk(spec.profiles))
+    others = either(_that_boot_from_disk(spec.profiles, spec.architecture.name))
     raise ConfigError(
         f"a {spec.coco} guest with --on-host-access {spec.on_host_access} cannot {what}: {why}",
         hint="--on-host-access share" if can_share else f"--coco {others}",
     )
 
 
-def _that_boot_from_disk(known: Profiles) -> tuple[str, ...]:
+def _that_boot_from_disk(known: Profiles, architecture: str) -> tuple[str, ...]:
     def can(row: Profile) -> bool:
         by_itself = not row.restricted or row.sharing_firmware is not None
-        return by_itself or known.layout(row.name) is Layout.IN_PLACE
+        boots = by_itself or known.layout(row.name) is Layout.IN_PLACE
+        return boots and architecture in row.architectures
 
     return known.where(can)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which architecture a guest is of: that of its kernel or image, unless ``--arch`` says another."""
+"""Which architecture a guest is of: that of its kernel or image, of ``--arch``, or of its profile."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,11 @@ from cvmlab.base.errors import ConfigError
 from cvmlab.images.kernel_image import identify
 from cvmlab.images.recipes import load
 from cvmlab.profiles.architecture import ARCHITECTURES, DEFAULT_ARCHITECTURE, Architecture
+from cvmlab.profiles.profile import Profile
 
 
-def architecture_of(said: Mapping[str, Any]) -> Architecture:
-    """Return the architecture of the guest that the options in *said* describe.
+def architecture_of(said: Mapping[str, Any], profile: Profile) -> Architecture:
+    """Return the architecture of the guest of *profile* that the options in *said* describe.
 
     :raise ConfigError: ``--arch`` is not that of the kernel or image.
     :raise ImageError: the kernel is none, or cannot be read.
@@ -19,7 +20,7 @@ def architecture_of(said: Mapping[str, Any]) -> Architecture:
     asked: Architecture | None = said.get("arch")
     told = _told(said)
     if told is None:
-        return asked or DEFAULT_ARCHITECTURE
+        return asked or profile.default_architecture
     what, name = told
     if asked is not None and name != asked.name:
         raise ConfigError(

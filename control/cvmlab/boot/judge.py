@@ -214,7 +214,10 @@ def _what(plan: Plan, vm: Vm) -> dict[str, Any]:
         "coco": spec.coco,
         "layout": str(spec.memory_layout) if spec.restricted else None,
         "on_host_access": str(spec.on_host_access) if spec.restricted else None,
+        "architecture": spec.architecture.name,
         "mapgpa": spec.mapgpa,
+        "ripas": spec.ripas,
+        "late": vm.last_info is not None and vm.last_info.late,
         "firmware": str(spec.firmware),
         "kernel": vm.kernel_release or plan.release,
         "memory_bytes": spec.memory_bytes,
@@ -255,20 +258,19 @@ def _aware(ending: Ending, plan: Plan, vm: Vm, evidence: KernelEvidence | None) 
     if interface is None or told is None or plan.spec.allow_unaware:
         return ending
     why = awareness_hint(interface, vm.kernel_release or plan.release, plan.kernel_config())
+    if interface.dies_here:
+        ending = replace(ending, panic=None, trouble=None, early_use=None, reset=None, timeout=None)
     return replace(ending, unaware=told, hint=ending.hint or why)
 
 
 def _explained(ending: Ending, naming: Naming, devices: Mapping[int, str]) -> Ending:
     """Add which page an early use was and who changed it, and the function of an address."""
     if ending.early_use is not None:
-        told = guest_faults.early_use(
-            naming.records,
-            naming.resolve,
-            naming.callers,
-            words=_words(naming.plan),
-            devices=devices,
-        )
-        ending = replace(ending, early_use=told or ending.early_use)
+        where = (naming.records, naming.resolve, naming.callers)
+        words = _words(naming.plan)
+        bad = guest_faults.bad_page(*where, words=words, devices=devices)
+        told = guest_faults.early_use(*where, words=words, devices=devices) or ending.early_use
+        ending = replace(ending, early_use=None if bad else told, stopped=bad or ending.stopped)
     symbol = None if ending.rip is None else naming.resolve(ending.rip)
     if symbol is None:
         return ending

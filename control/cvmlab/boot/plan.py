@@ -6,11 +6,14 @@ A plan is complete: to show it (``--dry-run``) and to run it need nothing else.
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cvmlab.base.errors import BuildError
 from cvmlab.base.progress import Style
 from cvmlab.boot.boot_guest import guest_of
+from cvmlab.boot.disk_architecture import require_architecture
 from cvmlab.boot.guest_machine import machine_of
 from cvmlab.boot.read_request import read_request
 from cvmlab.boot.request import Request
@@ -23,7 +26,7 @@ from cvmlab.machine.spec import BootSpec
 from cvmlab.profiles.architecture import Architecture
 from cvmlab.profiles.profile import Profiles
 from cvmlab.profiles.profile_rows import PROFILES
-from cvmlab.qemu.build import install, qemu_binary
+from cvmlab.qemu.build import install, qemu_binary, qemu_img
 from cvmlab.qemu.program import locate_qemu
 from cvmlab.qemu.recipe import Flavour
 from cvmlab.replays.moment import Moment
@@ -87,6 +90,7 @@ def plan(
     """
     words = read_request(request, profiles)
     qemu = _qemu(words.setting, words.machine.architecture, build=build, style=style)
+    _require_disk(words)
     guest = guest_of(words, on_step, style)
     return _plan(words, guest, machine_of(words, guest), qemu)
 
@@ -116,6 +120,18 @@ def _plan(words: Words, guest: GuestFiles, machine: BootSpec, qemu: Path) -> Pla
         is_linux=guest.is_linux,
         fixed_addresses=guest.fixed_addresses,
     )
+
+
+def _require_disk(words: Words) -> None:
+    """Raise ConfigError if a user's disk is for another architecture."""
+    machine, version = words.machine, words.setting.qemu_version
+    if words.guest.boots_from_disk and words.guest.disk_recipe is None:
+        with suppress(BuildError):  # without qemu-img, nothing is known of an image
+            require_architecture(
+                machine.disks[0],
+                machine.architecture,
+                lambda: qemu_img(version, machine.architecture, build=False),
+            )
 
 
 def _qemu(setting: Setting, architecture: Architecture, *, build: bool, style: Style) -> Path:

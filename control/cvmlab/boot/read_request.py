@@ -23,7 +23,7 @@ from cvmlab.machine.option import Form, Option, ValueKind
 from cvmlab.machine.option_rows import OPTIONS, having
 from cvmlab.machine.spec import BootSpec, Disk, DiskInterface
 from cvmlab.memory.measures import MEASURES
-from cvmlab.profiles.profile import Profiles
+from cvmlab.profiles.profile import Profile, Profiles
 from cvmlab.profiles.profile_rows import DEFAULT_PROFILE, PROFILES
 from cvmlab.results.baseline_file import load as load_baselines
 from cvmlab.results.baselines import key
@@ -33,6 +33,7 @@ from cvmlab.vm.vm import WAIT_TIMEOUT_S
 
 
 _ATTENDED_TIMEOUT_S = 24 * 3600.0  # a person sits there
+_BOOTABLE = ("image", "kernel", "disk")
 # What the guest's files decide, which come later.
 _OF_THE_GUEST = ("kernel", "initrd", "append", "share")
 
@@ -42,14 +43,16 @@ def read_request(request: Request, profiles: Profiles = PROFILES) -> Words:
 
     *profiles* are the rows that ``--coco`` may name.
     """
+    coco = choose("--coco", str(request.given.get("coco", DEFAULT_PROFILE)), profiles.names)
+    request = _with_an_image(request, profiles[coco])
     said = {option.name: option.read(request.given[option.name]) for option in _given(request)}
-    said["coco"] = choose("--coco", str(request.given.get("coco", DEFAULT_PROFILE)), profiles.names)
+    said["coco"] = coco
     _require_one_source(said)
     _require_one_qemu(said)
     if "kernel" in said:
         said["kernel"] = kernel_file(said["kernel"], said.get("arch"))
     _require_paths(said)
-    said["arch"] = architecture_of(said)
+    said["arch"] = architecture_of(said, profiles[coco])
     if "symbols" in said:
         require_symbols(said["symbols"])
     if isinstance(said.get("firmware"), Path):
@@ -68,6 +71,16 @@ def read_request(request: Request, profiles: Profiles = PROFILES) -> Words:
         judge=_judge(said, machine, request),
         paused="gdb" in said or "paused" in said,
     )
+
+
+def _with_an_image(request: Request, profile: Profile) -> Request:
+    """Name the profile's image if nothing is named that could be booted."""
+    given = request.given
+    architecture = str(getattr(given.get("arch"), "name", given.get("arch")))
+    is_another = "arch" in given and architecture not in profile.architectures
+    if profile.image is None or is_another or not given.keys().isdisjoint(_BOOTABLE):
+        return request
+    return Request({**given, "image": profile.image})
 
 
 def _given(request: Request) -> Iterator[Option]:

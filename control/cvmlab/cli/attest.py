@@ -54,7 +54,8 @@ def init(
         ),
     ] = None,
 ) -> None:
-    """Make a test PKI: for TDX a root, PCK CAs and TCB signer, for SNP an ARK, ASK and ASVK of each product.
+    """Make a test PKI: for TDX a root, PCK CAs and TCB signer, for SNP an ARK, ASK and ASVK of each product,
+    for CCA a root and the platform attestation key.
 
     It takes about ten seconds.
     """

@@ -258,28 +258,32 @@ def _build(cells: "Sequence[Cell]", style: "Style") -> None:
             install(Flavour.PATCHED, version, style=style, architecture=row)
 
 
-def _guest(cell: "Cell") -> tuple[str | None, str | None, str | None]:
-    """Return what says the architecture of a cell's guest: image, ``--arch``, ``--kernel``."""
+def _guest(cell: "Cell") -> tuple[str | None, str | None, str | None, str]:
+    """Return what says the architecture of a cell's guest: image, ``--arch``, ``--kernel``, profile."""
     first = cell.words[0]
     image = None if first.startswith("-") else first
-    return image, _option(cell, "--arch="), _option(cell, "--kernel=")
+    return image, _option(cell, "--arch="), _option(cell, "--kernel="), cell.axis.coco
 
 
-def _architecture(image: str | None, arch: str | None, kernel: str | None) -> "Architecture":
+def _architecture(
+    image: str | None, arch: str | None, kernel: str | None, coco: str
+) -> "Architecture":
     """Return the architecture of a guest; what is wrong with it, its boot will say."""
     from cvmlab.boot.guest_architecture import architecture_of
     from cvmlab.images.kernel_tree import kernel_file
-    from cvmlab.profiles.architecture import ARCHITECTURES, DEFAULT_ARCHITECTURE
+    from cvmlab.profiles.architecture import ARCHITECTURES
+    from cvmlab.profiles.profile_rows import PROFILES
 
+    profile = PROFILES[coco]
     said: dict[str, object] = {} if image is None else {"image": image}
     try:
         if arch is not None:
             said["arch"] = ARCHITECTURES.choose("--arch", arch)
         if kernel is not None:
             said["kernel"] = kernel_file(Path(kernel))
-        return architecture_of(said)
+        return architecture_of(said, profile)
     except CvmError:
-        return DEFAULT_ARCHITECTURE
+        return profile.default_architecture
 
 
 def _option(cell: "Cell", name: str) -> str | None:

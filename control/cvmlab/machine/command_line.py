@@ -21,7 +21,7 @@ from cvmlab.machine.spec import (
 from cvmlab.memory.ranges import format_size
 from cvmlab.memory.states import Layout
 from cvmlab.profiles.cpu_models import cpu
-from cvmlab.profiles.guest_object import GUEST_ID, guest_object, mapgpa_options
+from cvmlab.profiles.guest_object import GUEST_ID, guest_object, policy_options
 
 
 BACKEND_ID = "ram0"
@@ -142,7 +142,7 @@ def _quote_socket(spec: BootSpec, channels: Channels) -> Path | None:
 
 def _machine(spec: BootSpec, fds: BackendFds | None, channels: Channels) -> list[str]:
     backend = [] if fds is None else ["-object", _backend(spec, fds)]
-    properties = (*spec.guest_options, *mapgpa_options(spec.mapgpa))
+    properties = (*spec.guest_options, *policy_options(spec.profile.host_policy, spec.host_answer))
     certificates = None if spec.attest is None else channels.certificates
     guest = guest_object(spec.profile, properties, _quote_socket(spec, channels), certificates)
     reboot = "reset" if spec.allow_reboot else "shutdown"

@@ -111,6 +111,10 @@ _PROFILE = (
         "(default: all)",
     ),
     Option(
+        name="ripas", group=Group.PROFILE, forms=_EVERYWHERE, metavar="POLICY",
+        help="How the host answers RIPAS requests of a CCA realm, as --mapgpa says it",
+    ),
+    Option(
         name="quotes", group=Group.PROFILE, forms=_EVERYWHERE, kind=ValueKind.SWITCH,
         help="Answer attestation requests with fake quotes and reports",
     ),
@@ -218,20 +222,17 @@ _MACHINE = (
         repeatable=True, help="A device more, as QEMU's -device takes it; repeatable",
     ),
     Option(
-        name="iommu_platform", group=Group.MACHINE, forms=_PROGRAM, kind=ValueKind.SWITCH,
-        help="Offer VIRTIO_F_ACCESS_PLATFORM",
+        name="iommu_platform", group=Group.MACHINE, forms=_PROGRAM, kind=ValueKind.SWITCH, help="Offer VIRTIO_F_ACCESS_PLATFORM",
     ),
     Option(
         name="allow_reboot", group=Group.MACHINE, forms=_EVERYWHERE, kind=ValueKind.SWITCH,
         help="Let the guest reset the machine instead of ending the run",
     ),
     Option(
-        name="rng_seed", group=Group.MACHINE, forms=_PROGRAM, kind=ValueKind.NUMBER,
-        help="Make QEMU's random numbers repeat",
+        name="rng_seed", group=Group.MACHINE, forms=_PROGRAM, kind=ValueKind.NUMBER, help="Repeat QEMU's random numbers",
     ),
     Option(
-        name="rom_dirs", group=Group.MACHINE, forms=_PROGRAM, kind=ValueKind.PLACE, repeatable=True,
-        help="Folders of firmware",
+        name="rom_dirs", group=Group.MACHINE, forms=_PROGRAM, kind=ValueKind.PLACE, repeatable=True, help="Firmware",
     ),
     Option(
         name="extra", group=Group.MACHINE, forms=_PROGRAM, repeatable=True,
@@ -296,8 +297,7 @@ _OUTPUT = (
         help="Write result.json to FILE, or to standard output and the report to standard error",
     ),
     Option(
-        name="junit", group=Group.OUTPUT, forms=Form.COMMAND, kind=ValueKind.PLACE, metavar="FILE",
-        help="Write JUnit XML",
+        name="junit", group=Group.OUTPUT, forms=Form.COMMAND, kind=ValueKind.PLACE, metavar="FILE", help="Write JUnit XML",
     ),
     Option(
         name="trace", group=Group.OUTPUT, forms=Form.COMMAND, kind=ValueKind.PLACE, metavar="FILE",

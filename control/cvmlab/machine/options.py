@@ -12,7 +12,7 @@ from cvmlab.machine.option import PYTHON, Form, Option, ValueKind
 from cvmlab.machine.option_rows import OPTIONS, having
 from cvmlab.machine.spec import BootSpec, Firmware
 from cvmlab.memory.ranges import format_size
-from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE
+from cvmlab.profiles.profile_rows import DEFAULT_PROFILE, PROFILES
 
 
 def boot_spec(**given: object) -> BootSpec:
@@ -23,7 +23,8 @@ def boot_spec(**given: object) -> BootSpec:
     """
     require_known(given, keywords(Form.SPEC), "a VM")
     said = read(given, Form.SPEC)
-    machine = said.get("architecture", DEFAULT_ARCHITECTURE)
+    profile = PROFILES[said.get("coco", DEFAULT_PROFILE)]
+    machine = said.setdefault("architecture", profile.default_architecture)
     return BootSpec(**{"firmware": Firmware(machine.kernel_firmware), **said})
 
 

@@ -17,7 +17,7 @@ from cvmlab.memory.states import Layout
 from cvmlab.pki.platforms import PLATFORMS
 from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE, Architecture
 from cvmlab.profiles.cpu_models import cpu
-from cvmlab.profiles.guest_object import mapgpa_options, require_guest_options
+from cvmlab.profiles.guest_object import policy_options, require_guest_options
 from cvmlab.profiles.profile import Profile, Profiles, either
 from cvmlab.profiles.profile_rows import DEFAULT_PROFILE, PROFILES
 
@@ -118,8 +118,8 @@ class BootSpec:
 
     ``append`` is added to the architecture's own words; ``devices`` are values for ``-device``;
     ``firmware`` is a known one or a file; ``guest_options`` are properties of the confidential-guest
-    object, such as "sept-ve-disable=off"; ``mapgpa`` is how a TD's conversions are answered
-    (guest_object.py);
+    object, such as "sept-ve-disable=off"; ``mapgpa`` is how a TD's conversions are answered,
+    ``ripas`` how a realm's are (guest_object.py);
     ``quote_socket`` is the socket of an attestation service, ``quotes`` has the VM start its own,
     and ``attest`` is the folder of the test PKI that signs for it, on a platform that
     ``attest_options`` describe; ``quote_fault`` is how the service fails on purpose;
@@ -137,6 +137,7 @@ class BootSpec:
     coco: str = DEFAULT_PROFILE
     guest_options: tuple[str, ...] = ()
     mapgpa: str | None = None
+    ripas: str | None = None
     quote_socket: Path | None = None
     quotes: bool = False
     attest: Path | None = None
@@ -185,6 +186,12 @@ class BootSpec:
     def memory_layout(self) -> Layout:
         """The layout asked for, or else the profile's."""
         return self.layout or self.profiles.layout(self.coco)
+
+    @property
+    def host_answer(self) -> str | None:
+        """How the guest's requests for conversions are answered, None: as asked."""
+        policy = self.profile.host_policy
+        return None if policy is None else getattr(self, policy.option)
 
     @property
     def has_quotes(self) -> bool:
@@ -245,13 +252,7 @@ class BootSpec:
             qemu = self.architecture.qemu
             require_guest_options(profile.guest_object, self.guest_options, qemu=qemu)
             self._validate_id_block()
-        if self.mapgpa is not None and not profile.answers_mapgpa:
-            names = known.where(lambda row: row.answers_mapgpa)
-            raise ConfigError(
-                f"guests of profile {self.coco} do not call MapGPA",
-                hint=f"--coco {either(names)}, or no --mapgpa",
-            )
-        mapgpa_options(self.mapgpa)
+        self._validate_answers()
         cpu(profile, self.cpu)
         self._validate_attestation()
 
@@ -260,6 +261,17 @@ class BootSpec:
             from cvmlab.attestation.id_blocks import require_signed  # its library takes long
 
             require_signed(self.guest_options)
+
+    def _validate_answers(self) -> None:
+        own = self.profile.host_policy
+        for policy in {row.host_policy for row in self.profiles} - {own, None}:
+            if policy is not None and getattr(self, policy.option) is not None:
+                names = (row.name for row in self.profiles if row.host_policy == policy)
+                raise ConfigError(
+                    f"guests of profile {self.coco} do not call {policy.call}",
+                    hint=f"--coco {either(names)}, or no --{policy.option}",
+                )
+        policy_options(own, self.host_answer)
 
     def _validate_attestation(self) -> None:
         attestation = self.profile.attestation

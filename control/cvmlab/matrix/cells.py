@@ -76,8 +76,11 @@ class Cell:
         return f"{self.number:03}"
 
 
-def expand(matrix: Matrix, images: Collection[str]) -> tuple[Cell, ...]:
-    """Return all cells, the ignored ones among them; raise ConfigError.  *images* are known names."""
+def expand(matrix: Matrix, images: Mapping[str, Architecture]) -> tuple[Cell, ...]:
+    """Return all cells, the ignored ones among them; raise ConfigError.
+
+    *images* are those that there are, each with its architecture.
+    """
     _require_axes(matrix, images)
     axes = matrix.axes
     everything = PROFILES.names if ALL in axes.coco else axes.coco
@@ -98,10 +101,10 @@ def expand(matrix: Matrix, images: Collection[str]) -> tuple[Cell, ...]:
     twice = [axis.id for number, axis in enumerate(found) if axis in found[:number]]
     if twice:
         raise ConfigError(f"cell {twice[0]} appears twice", hint="list each value of an axis once")
-    return tuple(_cell(matrix, number, axis) for number, axis in enumerate(found, 1))
+    return tuple(_cell(matrix, number, axis, images) for number, axis in enumerate(found, 1))
 
 
-def _cell(matrix: Matrix, number: int, axis: Axis) -> Cell:
+def _cell(matrix: Matrix, number: int, axis: Axis, images: Mapping[str, Architecture]) -> Cell:
     rules = [rule for rule in matrix.rule if applies(rule, axis)]
     own = matrix.run.tb_cache
     options: dict[str, Any] = {} if own is None else {"tb_cache": own}
@@ -118,7 +121,7 @@ def _cell(matrix: Matrix, number: int, axis: Axis) -> Cell:
         words=(*_boot_words(options), *axis.words()),
         timeout_s=options.get("timeout"),
         memory_bytes=parse_size(axis.memory) + tb_cache_bytes + _OVERHEAD_BYTES,
-        ignored=next(iter(ignored), None) or _unsupported(axis, options.get("arch")),
+        ignored=next(iter(ignored), None) or _unsupported(axis, _architectures(options, images)),
         unstable=next(iter(unstable), None),
     )
 
@@ -152,12 +155,21 @@ def _guest_options(guests: Mapping[str, NamedGuest], name: str) -> dict[str, Any
     return options
 
 
-def _unsupported(axis: Axis, arch: str | None) -> str | None:
+def _architectures(
+    options: Mapping[str, Any], images: Mapping[str, Architecture]
+) -> tuple[Architecture, ...]:
+    """Return what the guest may be of: a kernel or a disk is not read here."""
+    if "arch" in options:
+        return (ARCHITECTURES.choose("arch", options["arch"]),)
+    image = images.get(options.get("image", ""))
+    return tuple(ARCHITECTURES) if image is None else (image,)
+
+
+def _unsupported(axis: Axis, rows: Sequence[Architecture]) -> str | None:
     """Return why no VM can be like that, though each value of it is fine.
 
     Raises ConfigError for a value that is not.
     """
-    rows = tuple(ARCHITECTURES) if arch is None else (ARCHITECTURES.choose("arch", arch),)
     plain = BootSpec(coco=NO_PROFILE, memory_bytes=parse_size(axis.memory), cpus=axis.cpus)
     if (wrong := _problem(plain, None, rows)) is not None:
         raise wrong
@@ -170,10 +182,7 @@ def _unsupported(axis: Axis, arch: str | None) -> str | None:
 def _problem(
     spec: BootSpec, firmware: Firmware | None, rows: Sequence[Architecture]
 ) -> ConfigError | None:
-    """Return what is wrong with *spec* on the first of *rows*, None if any can have it.
-
-    The architecture is that of the kernel, which is not read here.
-    """
+    """Return what is wrong with *spec* on the first of *rows*, None if any can have it."""
     problems = []
     for row in rows:
         own = firmware or Firmware(row.kernel_firmware)

@@ -47,7 +47,9 @@ def load(path: Path) -> Loaded:
             hint="use letters, digits, spaces, dots, - and _, a letter or digit first",
         )
     try:
-        cells = expand(matrix, list(recipes.load().image))
+        cells = expand(
+            matrix, {name: image.architecture for name, image in recipes.load().image.items()}
+        )
     except ConfigError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
     try:

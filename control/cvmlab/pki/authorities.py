@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from cvmlab.pki import amd_chain, intel_chain
+from cvmlab.pki import amd_chain, cca_chain, intel_chain
 from cvmlab.pki.amd_chain import AmdChain, AmdKeys
+from cvmlab.pki.cca_chain import CcaChain
 from cvmlab.pki.certificates import Identity
 from cvmlab.pki.derived import Seed
 from cvmlab.pki.intel_chain import IntelChain
@@ -20,12 +21,18 @@ class Pki:
     seed: Seed
     tdx: IntelChain
     snp: Mapping[str, AmdChain]
+    cca: CcaChain
 
     @classmethod
     def of(cls, seed: Seed, keys: AmdKeys | None = None) -> Self:
         """Return the PKI of *seed*; making its RSA keys takes seconds, unless they are given."""
         made = amd_chain.amd_keys(seed) if keys is None else keys
-        return cls(seed, intel_chain.intel_chain(seed), amd_chain.amd_chains(seed, made))
+        return cls(
+            seed,
+            intel_chain.intel_chain(seed),
+            amd_chain.amd_chains(seed, made),
+            cca_chain.cca_chain(seed),
+        )
 
     def pck(self, platform: TdxPlatform) -> Identity:
         """Return the PCK certificate of a platform."""

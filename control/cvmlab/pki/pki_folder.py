@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cvmlab.base.errors import ConfigError
 from cvmlab.pki.amd_chain import AmdChain
 from cvmlab.pki.authorities import Pki
+from cvmlab.pki.cca_chain import CcaChain
 from cvmlab.pki.certificates import EMULATED, Identity
 from cvmlab.pki.derived import Seed
 from cvmlab.pki.intel_chain import IntelChain
@@ -40,6 +41,7 @@ _TDX: Final = {
     "processor_ca": "tdx/processor-ca",
     "tcb_signing": "tdx/tcb-signing",
 }
+_CCA: Final = {"root": "cca/root", "cpak": "cca/cpak"}
 _SNP: Final = ("ark", "ask", "asvk")
 
 
@@ -80,7 +82,8 @@ def load(folder: Path) -> Pki:
     tdx = IntelChain(**{name: _identity(folder / place) for name, place in _TDX.items()})
     snp = {word: AmdChain(*(_identity(folder / "snp" / word / name) for name in _SNP))
            for word in PRODUCTS}  # fmt: skip
-    return Pki(seed, tdx, snp)
+    cca = CcaChain(**{name: _identity(folder / place) for name, place in _CCA.items()})
+    return Pki(seed, tdx, snp, cca)
 
 
 def places(pki: Pki) -> Iterator[tuple[str, Identity]]:
@@ -90,6 +93,8 @@ def places(pki: Pki) -> Iterator[tuple[str, Identity]]:
     for word, chain in pki.snp.items():
         for name in _SNP:
             yield f"snp/{word}/{name}", getattr(chain, name)
+    for name, place in _CCA.items():
+        yield place, getattr(pki.cca, name)
 
 
 def key_text(identity: Identity) -> bytes:

@@ -148,6 +148,10 @@ _HINTS: Final = {
     "tee_tcb_svn": "16 numbers with dots between, the rest is zeros: 5.1.6",
     "product": "--attest-option product=genoa",
     "chip_id": "up to 64 bytes, the rest is zeros",
+    "implementation_id": "64 hexadecimal digits",
+    "lifecycle": "12288 is secured",
+    "config": "such as cfcfcfcf",
+    "version": "such as 1.0",
     "csp": "the name of a cloud provider, which signs by its VLEK",
     **dict.fromkeys(("fmc", "boot_loader", "tee", "snp", "microcode"), "such as 4"),
 }
@@ -226,8 +230,33 @@ class SnpPlatform(_Options):
         return f"{self.product} {self.chip.hex()} {self.tcb.hex()}"
 
 
+def _bytes(text: str) -> bytes:
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if not value:
+        raise ValueError("it must be hexadecimal digits, two for each byte")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CcaPlatform(_Options):
+    """A platform with CCA: what its token says of it.  ``version`` is the monitor's."""
+
+    READERS: ClassVar = {
+        "implementation_id": _hex(32), "lifecycle": _number(0xFFFF), "config": _bytes, "version": _name,
+    }  # fmt: skip
+
+    implementation_id: bytes = b"cvmlab: emulated, no platform".ljust(32, b"\0")
+    lifecycle: int = 0x3000  # secured
+    config: bytes = b"\xcf\xcf\xcf\xcf"
+    version: str = "1.0"
+
+
 # By the word that a profile's row has for its attestation service.
-PLATFORMS: Final[Mapping[str, type[TdxPlatform] | type[SnpPlatform]]] = {
+PLATFORMS: Final[Mapping[str, type[TdxPlatform] | type[SnpPlatform] | type[CcaPlatform]]] = {
     "tdx-quotes": TdxPlatform,
     "snp-requests": SnpPlatform,
+    "cca-tokens": CcaPlatform,
 }

@@ -22,7 +22,8 @@ class Machine:
     ``options`` are always given.  ``without_ahci`` is added unless a disk needs the machine's own
     AHCI controller; ``ahci`` are the devices that such a disk needs where the machine has none of its
     own.  Guests below ``large_memory_bytes`` get the CPU model ``cpu``, larger ones
-    ``large_memory_cpu``.
+    ``large_memory_cpu``.  ``serial_waits``: a guest that writes to a serial port waits while nobody
+    reads; otherwise QEMU itself does, with all its CPUs and its monitor.
     """
 
     type: str
@@ -35,6 +36,7 @@ class Machine:
     min_memory_bytes: int
     max_memory_bytes: int
     max_cpus: int
+    serial_waits: bool
 
     def cpu_for(self, memory_bytes: int) -> str:
         """Return the CPU model, with enough address bits for that much memory."""
@@ -194,6 +196,7 @@ X86_64: Final = Architecture(
         min_memory_bytes=16 << 20,
         max_memory_bytes=1 << 46,
         max_cpus=255,
+        serial_waits=True,
     ),
     console="ttyS0",
     agent="ttyS1",
@@ -265,6 +268,7 @@ AARCH64: Final = Architecture(
         min_memory_bytes=64 << 20,
         max_memory_bytes=1 << 42,
         max_cpus=512,
+        serial_waits=False,  # hw/char/pl011.c: pl011_write_txdata()
     ),
     console="ttyAMA0",
     agent="ttyAMA1",

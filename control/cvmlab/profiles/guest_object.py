@@ -7,12 +7,13 @@ from pathlib import Path
 
 from cvmlab.base.errors import ConfigError
 from cvmlab.memory.ranges import PAGE_SIZE, parse_size
-from cvmlab.profiles.profile import GuestObject, Profile
+from cvmlab.profiles.profile import GuestObject, HostPolicy, Profile
 
 
 GUEST_ID = "cgs0"
 _PROPERTY = re.compile(r"[a-z][a-z0-9-]*")
 _MAX_RETRIES = 1 << 32
+_PARTIAL = ("max", "partial")
 _OURS = frozenset({"id", "qom-type"})
 
 
@@ -67,25 +68,26 @@ def require_guest_options(guest: GuestObject, options: tuple[str, ...], *, qemu:
             )
 
 
-def mapgpa_options(policy: str | None) -> tuple[str, ...]:
-    """Return the properties that make a host answer MapGPA by *policy*.
+def policy_options(policy: HostPolicy | None, answer: str | None) -> tuple[str, ...]:
+    """Return the properties that make a host answer requests for conversions by *answer*.
 
-    "all" converts at once.  "max:SIZE" converts a part, and the guest calls again for the rest.
-    "retry:N" has the guest call N more times before anything is converted.  "refuse" refuses.
+    "all" converts at once.  "max:SIZE" (or "partial:SIZE") converts a part, and the guest calls again
+    for the rest.  "retry:N" has the guest call N more times before anything is converted.  "refuse"
+    refuses.
     """
-    if policy is None or policy == "all":
+    if policy is None or answer is None or answer == "all":
         return ()
-    word, _, value = policy.partition(":")
-    if word == "max" and value:
+    word, _, value = answer.partition(":")
+    if word in _PARTIAL and value:
         size = parse_size(value)
         if size > 0 and size % PAGE_SIZE == 0:
-            return (f"map-gpa-max={size}",)
+            return (f"{policy.properties}-max={size}",)
     if word == "retry" and value.isdecimal() and int(value) < _MAX_RETRIES:
-        return (f"map-gpa-retry={int(value)}",)
-    if policy == "refuse":
-        return ("map-gpa-refuse=on",)
+        return (f"{policy.properties}-retry={int(value)}",)
+    if answer == "refuse":
+        return (f"{policy.properties}-refuse=on",)
     raise ConfigError(
-        f"--mapgpa {policy} is not a policy",
+        f"--{policy.option} {answer} is not a policy",
         hint="policies are all, max:SIZE (a multiple of 4K), retry:N, refuse",
     )
 

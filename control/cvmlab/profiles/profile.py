@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from cvmlab.base.errors import ConfigError
+from cvmlab.profiles.architecture import ARCHITECTURES, DEFAULT_ARCHITECTURE, Architecture
 
 
 if TYPE_CHECKING:
@@ -43,6 +44,19 @@ class Attestation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostPolicy:
+    """How a host answers a guest that asks for a conversion, where an option can say it.
+
+    ``option`` is that option's name, ``call`` what the guest calls; ``properties`` is how names of
+    the guest object's properties for it begin.
+    """
+
+    option: str
+    call: str
+    properties: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DiskRefusal:
     """Firmware that cannot boot from a disk under the profile; ``reason`` begins the error."""
 
@@ -55,16 +69,19 @@ class Interface:
     """What a guest's kernel speaks under the profile, and what shows that it does.
 
     The plugin counts uses of ``proof`` as kernel_calls.  Where it is not ``required``, a guest may
-    be silent.  ``config`` and ``since`` are the option and the version of Linux that speak it;
-    ``fate`` says what becomes of another kernel on hardware.
+    be silent, as ``silence`` says.  ``config`` and ``since`` are the option and the version of Linux
+    that speak it; ``fate`` says what becomes of another kernel on hardware, and, if it ``dies_here``,
+    in the emulator, too: then all else that is wrong with it follows from that.
     """
 
     name: str
     proof: str
+    silence: str
     required: bool
     config: str
     since: tuple[int, int]
     fate: str
+    dies_here: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +94,9 @@ class Profile:
     ``cpu_model``           its guests' processor, a name of cpu_models.py; None: the machine's own
     ``interface``           None: the guest knows nothing of the profile, and speaks to nobody
     ``attestation``         None: nothing attests these guests
-    ``answers_mapgpa``      the guest asks for conversions by MapGPA, which ``--mapgpa`` answers
+    ``host_policy``         None: no option says how the host answers the guest's requests
+    ``image``               what is booted where nothing is named, because kernels of other images know
+                            nothing of the profile; None: the default of the architecture
     ``sharing_firmware``    firmware that shares its disk buffers by itself; None: no firmware does,
                             and a disk needs an ``--on-host-access`` that lets the host in
     ``disk_refusals``       firmware that cannot boot from a disk, and why
@@ -95,7 +114,8 @@ class Profile:
     cpu_model: str | None
     interface: Interface | None
     attestation: Attestation | None
-    answers_mapgpa: bool
+    host_policy: HostPolicy | None
+    image: str | None
     sharing_firmware: str | None
     disk_refusals: tuple[DiskRefusal, ...]
     upgrade_refusal: str | None
@@ -103,13 +123,20 @@ class Profile:
     thin_functions: tuple[str, ...]
     fault_words: tuple[tuple[str, str], ...]
 
+    @property
+    def default_architecture(self) -> Architecture:
+        """The architecture of a guest that nothing else tells it of."""
+        if DEFAULT_ARCHITECTURE.name in self.architectures:
+            return DEFAULT_ARCHITECTURE
+        return ARCHITECTURES.choose("architecture", self.architectures[0])
+
     def require_architecture(self, name: str) -> None:
         """Raise ConfigError unless guests of the architecture *name* can have the profile."""
         if name not in self.architectures:
             raise ConfigError(
                 f"profile {self.name} is for guests of {either(self.architectures)}, and this one is "
                 f"of {name}",
-                hint="--coco off, or another guest",
+                hint=f"boot a guest of {either(self.architectures)}, or --coco off",
             )
 
     def disk_refusal(self, firmware: str) -> str | None:

@@ -7,11 +7,12 @@ To add a profile, add its row here and its rules to plugin/core/transitions.toml
 from dataclasses import replace
 from typing import Final
 
-from cvmlab.profiles.architecture import ARCHITECTURES, X86_64
+from cvmlab.profiles.architecture import AARCH64, ARCHITECTURES, X86_64
 from cvmlab.profiles.profile import (
     Attestation,
     DiskRefusal,
     GuestObject,
+    HostPolicy,
     Interface,
     Profile,
     Profiles,
@@ -49,11 +50,17 @@ _THIN_SEV: Final = (
     "amd_enc_status_change_*", "enc_dec_hypercall", "notify_range_enc_status_changed",
     "kvm_sev_hypercall3", "kvm_hypercall3", "__set_clr_pte_enc", "set_clr_pte_enc*",
 )  # fmt: skip
-_PENDING, _SHARED, _PRIVATE, _ACCEPTED = (
+# arch/arm64/include/asm/rsi*.h, arch/arm64/kernel/rsi.c, arch/arm64/mm/pageattr.c, smccc-call.S.
+_THIN_CCA: Final = (
+    "__arm_smccc_*", "arm_smccc_*", "rsi_*", "__rsi_*", "realm_set_memory_*", "arm64_rsi_*",
+    "set_memory_range_*", "__set_memory_range_*", "realm_set_*",
+)  # fmt: skip
+_PENDING, _SHARED, _PRIVATE, _ACCEPTED, _BAD = (
     "use-before-acceptance",
     "shared-page-used-as-private",
     "private-page-used-as-shared",
     "acceptance-of-a-shared-page",
+    "poisoned-page",
 )
 # Intel TDX module 1.5, base architecture specification: "Secure EPT concepts".
 _TDX_WORDS: Final = (
@@ -76,15 +83,23 @@ _SEV_WORDS: Final = (
     (_PRIVATE, "C-bit 0 for an encrypted page: it would read as ciphertext"),
 )
 
+# RMM (Arm DEN0137), A5.2: "Realm IPA space".
+_CCA_WORDS: Final = (
+    (_SHARED, "synchronous external abort: RIPAS of the page is EMPTY"),
+    (_PRIVATE, "synchronous external abort: an Unprotected IPA where the host has no memory"),
+    (_BAD, "RIPAS of the page is DESTROYED: the realm exits to its host, which cannot go on"),
+)
+
 _GENERIC: Final = Profile(
     name="generic",
     restricted=True,
-    architectures=(X86_64.name,),
+    architectures=ARCHITECTURES.names,
     guest_object=None,
     cpu_model=None,
     interface=None,
     attestation=None,
-    answers_mapgpa=False,
+    host_policy=None,
+    image=None,
     sharing_firmware=None,
     disk_refusals=(),
     upgrade_refusal=None,
@@ -104,10 +119,12 @@ _TDX: Final = Profile(
     interface=Interface(
         name="TDX",
         proof="TDCALL",
+        silence="never spoke TDX",
         required=True,
         config="CONFIG_INTEL_TDX_GUEST",
         since=(5, 19),
         fate=f"{_NO_HANDLER} #VE, which it does not handle",
+        dies_here=False,
     ),
     attestation=Attestation(
         service="tdx-quotes",
@@ -116,7 +133,8 @@ _TDX: Final = Profile(
         driver="tdx-guest",
         driver_helpers=(),
     ),
-    answers_mapgpa=True,
+    host_policy=HostPolicy(option="mapgpa", call="MapGPA", properties="map-gpa"),
+    image=None,
     sharing_firmware="ovmf",
     disk_refusals=(_SEABIOS_SHARES_NOTHING,),
     upgrade_refusal=None,
@@ -129,10 +147,12 @@ _TDX: Final = Profile(
 _SEV_INTERFACE: Final = Interface(
     name="SEV",
     proof="page of code mapped with the C-bit",
+    silence="never spoke SEV",
     required=True,
     config="CONFIG_AMD_MEM_ENCRYPT",
     since=(4, 15),
     fate="on hardware it reads its encrypted memory as noise",
+    dies_here=False,
 )
 
 _SEV: Final = Profile(
@@ -143,7 +163,8 @@ _SEV: Final = Profile(
     cpu_model="milan",
     interface=_SEV_INTERFACE,
     attestation=None,
-    answers_mapgpa=False,
+    host_policy=None,
+    image=None,
     sharing_firmware="ovmf",
     disk_refusals=(_SEABIOS_SHARES_NOTHING,),
     upgrade_refusal=None,
@@ -152,20 +173,57 @@ _SEV: Final = Profile(
     fault_words=_SEV_WORDS,
 )
 
+_CCA: Final = Profile(
+    name="cca",
+    restricted=True,
+    architectures=(AARCH64.name,),
+    guest_object=GuestObject(type="rme-guest", defaults=()),
+    cpu_model=None,
+    interface=Interface(
+        name="RSI",
+        proof="RSI call",
+        silence="never asked for RSI",
+        required=True,
+        # Linux has no option for it: each kernel since then looks for a realm monitor.
+        config="",
+        since=(6, 13),
+        fate="a realm that does not ask aborts at its first access to a device",
+        dies_here=True,
+    ),
+    attestation=Attestation(
+        service="cca-tokens",
+        socket_property="attestation-token-socket",
+        driver="arm-cca-guest",
+        driver_helpers=(),
+        certificates_property=None,
+    ),
+    host_policy=HostPolicy(option="ripas", call="RSI_IPA_STATE_SET", properties="ripas"),
+    image="debian-arm64-backports",
+    sharing_firmware="ovmf",
+    disk_refusals=(),
+    upgrade_refusal=None,
+    costs=None,
+    thin_functions=(*_THIN, *_THIN_CCA),
+    fault_words=_CCA_WORDS,
+)
+
 PROFILES: Final = Profiles(
     (
         _GENERIC,
         replace(
             _GENERIC,
             name="sw-protected",
+            architectures=(X86_64.name,),
             # Linux makes this call only for a technology that it finds; a test guest may make it.
             interface=Interface(
                 name="KVM's software protection",
                 proof="KVM_HC_MAP_GPA_RANGE",
+                silence="never spoke KVM's software protection",
                 required=False,
                 config="",
                 since=(5, 17),
                 fate="",
+                dies_here=False,
             ),
         ),
         _TDX,
@@ -176,6 +234,7 @@ PROFILES: Final = Profiles(
             interface=replace(
                 _SEV_INTERFACE,
                 name="SEV-ES",
+                silence="never spoke SEV-ES",
                 proof="VMGEXIT",
                 since=(5, 10),
                 fate=f"{_NO_HANDLER} #VC, which it does not handle",
@@ -189,6 +248,7 @@ PROFILES: Final = Profiles(
             interface=replace(
                 _SEV_INTERFACE,
                 name="SEV-SNP",
+                silence="never spoke SEV-SNP",
                 proof="VMGEXIT or PVALIDATE",
                 since=(5, 19),
                 fate=f"{_NO_HANDLER} #VC, which it does not handle",
@@ -205,12 +265,12 @@ PROFILES: Final = Profiles(
                 driver_helpers=("gcm", "ctr", "ghash_generic"),
             ),
         ),
+        _CCA,
         # The same machine with ordinary memory, to compare with.
         replace(
             _GENERIC,
             name="off",
             restricted=False,
-            architectures=ARCHITECTURES.names,
             upgrade_refusal="its memory belongs to the QEMU process",
         ),
     )

@@ -10,6 +10,7 @@ from cvmlab.memory.measures import MEASURES, Measures
 from cvmlab.memory.page_map import share
 from cvmlab.memory.ranges import PAGE_SIZE, format_size
 from cvmlab.memory.states import Layout
+from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE
 from cvmlab.results.budgets import describe
 from cvmlab.results.guest_faults import say as say_guest_fault
 from cvmlab.results.result import (
@@ -57,10 +58,13 @@ _UNAWARE = (
     "this guest does not share memory with its devices: --on-host-access share lets them work, "
     "and counts what they touch"
 )
-_UNCONVERTED = (
-    "its conversions were answered by --mapgpa: Linux gives up a conversion that is refused, or "
-    "retried three times without progress; then its drivers have no shared memory"
-)
+_LATE = "the firmware ran unprotected: memory is the realm's from the kernel's RSI_REALM_CONFIG on"
+_UNCONVERTED = {
+    "--mapgpa": "its conversions were answered by --mapgpa: Linux gives up a conversion that is refused, or "
+    "retried three times without progress; then its drivers have no shared memory",
+    "--ripas": "its conversions were answered by --ripas: Linux panics when its RAM is refused, before it "
+    "has a console, and calls again for a part or a retry, however often",
+}
 
 
 def render(
@@ -114,13 +118,19 @@ def _what(result: Result) -> Iterator[str]:
     if result.kernel is not None:
         yield f"  kernel    {result.kernel}"
     cpus = f"{result.cpus} CPU{'s' if result.cpus != 1 else ''}"
-    yield f"  machine   {result.firmware}, {cpus}, {format_size(result.memory_bytes)} of memory"
+    size = format_size(result.memory_bytes)
+    is_usual = result.architecture in (None, DEFAULT_ARCHITECTURE.name)
+    architecture = "" if is_usual else f"{result.architecture}, "
+    yield f"  machine   {architecture}{result.firmware}, {cpus}, {size} of memory"
+    if result.late:
+        yield f"  late      {_LATE}"
     if result.qemu is not None:
         patch = f", patch {result.qemu.patch[:12]}" if result.qemu.patch else ""
         tuning = f", {result.qemu.tuning}" if result.qemu.tuning else ""
         yield f"  qemu      {result.qemu.version}{tuning}{patch}"
     if result.layout is not None:
-        answers = f", MapGPA: {result.mapgpa}" if result.mapgpa else ""
+        asked = {"MapGPA": result.mapgpa, "RIPAS": result.ripas}
+        answers = "".join(f", {what}: {answer}" for what, answer in asked.items() if answer)
         yield f"  memory    {result.layout}, host access: {result.on_host_access}{answers}"
     if result.restored is not None:
         yield f"  restored  {say_restored(result.restored)}"
@@ -363,8 +373,9 @@ def advice(result: Result) -> str | None:
     starved = any(fault.actor == "device" and fault.verdict in _STARVES for fault in result.faults)
     if starved and result.layout == Layout.IN_PLACE and result.outcome not in _UNRELATED:
         return _UNAWARE
-    if result.mapgpa is not None and result.mapgpa != "all":
-        return _UNCONVERTED
+    for option, answer in (("--mapgpa", result.mapgpa), ("--ripas", result.ripas)):
+        if answer is not None and answer != "all":
+            return _UNCONVERTED[option]
     if result.outcome is Outcome.MARKER_NOT_SEEN and not result.message.startswith("never saw"):
         # No --expect was given that could be wrong.
         return _AGENTLESS if "before its command" in result.message else None

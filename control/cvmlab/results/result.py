@@ -304,16 +304,17 @@ class Result(_Document, frozen=True, kw_only=True):
     exit_code: ExitCode
     message: Annotated[str, Meta(description="one sentence")]
     hint: str | None = None
-    guest: Annotated[
-        str | None, Meta(description="the name given, the image, or the file that was booted")
-    ] = None
+    guest: Annotated[str | None, Meta(description="name given, image, or booted file")] = None
     variant: Annotated[
         tuple[str, ...], Meta(description="other options that shape the guest, such as net=user")
     ] = ()
     coco: str
     layout: str | None = None
     on_host_access: str | None = None
+    architecture: Annotated[str | None, Meta(description="of the guest, as uname -m has it")] = None
     mapgpa: Annotated[str | None, Meta(description="policy on a TD's conversions")] = None
+    ripas: Annotated[str | None, Meta(description="policy on a realm's conversions")] = None
+    late: Annotated[bool, Meta(description="unprotected until the kernel was a realm")] = False
     firmware: str
     kernel: Annotated[str | None, Meta(description="release, such as 6.12.107+deb13")] = None
     memory_bytes: Count
@@ -329,9 +330,7 @@ class Result(_Document, frozen=True, kw_only=True):
         Meta(description="the first host accesses that were allowed; they are no host faults"),
     ] = ()
     conversions: tuple[Conversion, ...] = ()
-    functions: Annotated[
-        tuple[FunctionCount, ...], Meta(description="those with the most pages, by phase")
-    ] = ()
+    functions: Annotated[tuple[FunctionCount, ...], Meta(description="the most pages first")] = ()
     refused: tuple[Refused, ...] = ()
     evidence: Annotated[
         KernelEvidence | None, Meta(description="null: the profile asks nothing of the kernel")

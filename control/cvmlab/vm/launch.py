@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from cvmlab.attestation.services import attestation_service, host_certificates
 from cvmlab.base.errors import (
     BuildError,
     ConfigError,
@@ -204,11 +203,18 @@ async def launch(
 async def _attest(stack: AsyncExitStack, spec: BootSpec, run: RunDir) -> None:
     """Serve the guest's requests for attestation, if it is to have answers."""
     row = spec.profile.attestation
-    if spec.attest is not None and row is not None:
+    if row is None or not (spec.has_quotes or spec.attest):
+        return
+    from cvmlab.attestation.services import (  # slow, and few ask for it
+        attestation_service,
+        host_certificates,
+    )
+
+    if spec.attest is not None:
         made = host_certificates(row.service, spec.attest, spec.attest_options)
         if made is not None:
             run.write(run.certificates.name, made)
-    if spec.has_quotes and row is not None:
+    if spec.has_quotes:
         await stack.enter_async_context(
             attestation_service(row.service, run.quote_socket, *spec.answers)
         )

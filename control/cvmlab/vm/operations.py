@@ -110,6 +110,7 @@ class BackendInfo(_Reply, frozen=True, rename="kebab"):
     slots: list[SlotReply]
     private_bytes: int
     shared_bytes: int
+    late: bool = False  # firmware runs unprotected, until the guest asks for its realm
     stopped: Stop | None = None  # why the guest cannot go on
 
     @property

@@ -62,10 +62,17 @@ def key_of(spec: BootSpec, program: Path) -> str:
 def key_for(spec: BootSpec, program: Path) -> str | None:
     """Return the key of a boot that is to be a warm one; None if it cannot be kept.
 
-    :raise ConfigError: a debugger would find a guest that it has not booted.
+    :raise ConfigError: a debugger would find a guest that it has not booted, or the guest's agent
+        cannot be made to wait at its hello.
     """
     if not spec.restricted:
         return None
+    if not spec.architecture.machine.serial_waits:
+        raise ConfigError(
+            f"--warm cannot keep a guest of {spec.architecture.name}: its serial port stops QEMU, and "
+            "not its agent, while the guest is saved",
+            hint="leave --warm out; `cvmlab snapshot save` saves a running guest",
+        )
     if spec.gdb is not None:
         raise ConfigError("--warm and --gdb exclude each other", hint="leave one out")
     return key_of(spec, program)

@@ -15,6 +15,7 @@ from cvmlab.attestation.services import attestation_service
 from cvmlab.base.errors import ConfigError
 from cvmlab.machine.spec import BootSpec
 from cvmlab.pki.pki_folder import save
+from tests.cca_verifier import TokenError, verified
 from tests.fakes.pkis import DATA, small_pki, td_report
 from tests.fakes.snp_guest import launch_message, opened, report_request, sealed
 
@@ -29,10 +30,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def exchange(
     name: str, messages: Sequence[bytes], folder: Path, socket: Path, fault: str | None
 ) -> list[bytes]:
-    """Return the answers to *messages*, of a TDX service each by a connection of its own."""
+    """Return the answers to *messages*, each by a connection of its own but for an SNP guest's."""
     frames = [struct.pack(">I", len(message)) + message for message in messages]
     async with attestation_service(name, socket, folder, (), fault):
-        if name == "tdx-quotes":
+        if name in ("tdx-quotes", "cca-tokens"):
             return [await answered(socket, [frame]) for frame in frames]
         hello = launch_message()
         start = struct.pack(">I", len(hello)) + hello
@@ -92,6 +93,18 @@ async def reports(folder: Path, socket: Path, fault: str | None) -> tuple[list[i
     ]
 
 
+def token_request(challenge: bytes) -> bytes:
+    return b"cvmlcca1" + bytes(8) + challenge.ljust(64, b"\0") + bytes(6 * 64)
+
+
+async def tokens(folder: Path, socket: Path, fault: str | None) -> tuple[list[int], list[bytes]]:
+    """Return whether two requests failed, and the tokens."""
+    messages = [token_request(challenge) for challenge in (b"one", b"two")]
+    found = await exchange("cca-tokens", messages, folder, socket, fault)
+    return [int(not one) for one in found], found
+
+
+CPAK = small_pki().cca.cpak.ec_key.public_key()
 ROOT = small_pki().tdx.root.certificate
 
 
@@ -100,6 +113,9 @@ async def test_an_honest_service_answers_each(folder: Path, tmp_path: Path) -> N
     assert errors == [0, 0]
     tdx.verify_signatures(tdx.parse_quote(first), ROOT)
     assert first != second
+    failed, (one, two) = await tokens(folder, tmp_path / "t", None)
+    assert failed == [0, 0]
+    assert [verified(token, CPAK).realm[10][:3] for token in (one, two)] == [b"one", b"two"]
 
 
 async def test_an_error_is_the_status_that_was_asked_for(folder: Path, tmp_path: Path) -> None:
@@ -108,6 +124,7 @@ async def test_an_error_is_the_status_that_was_asked_for(folder: Path, tmp_path:
         [b"", b""],
     )
     assert await reports(folder, tmp_path / "r", "error:22") == ([22] * 2, [b"", b""])
+    assert await tokens(folder, tmp_path / "t", "error:1") == ([1, 1], [b"", b""])
 
 
 async def test_half_of_what_was_signed_is_missing(folder: Path, tmp_path: Path) -> None:
@@ -116,6 +133,9 @@ async def test_half_of_what_was_signed_is_missing(folder: Path, tmp_path: Path) 
     assert halves == [one[: len(one) // 2] for one in whole]
     statuses, parts = await reports(folder, tmp_path / "r", "truncate")
     assert (statuses, [len(part) for part in parts]) == ([0, 0], [0x4A0 // 2] * 2)
+    _, whole = await tokens(folder, tmp_path / "t", None)
+    _, halves = await tokens(folder, tmp_path / "t2", "truncate")
+    assert halves == [one[: len(one) // 2] for one in whole]
 
 
 async def test_the_first_one_comes_again(folder: Path, tmp_path: Path) -> None:
@@ -125,6 +145,9 @@ async def test_the_first_one_comes_again(folder: Path, tmp_path: Path) -> None:
     statuses, (one, two) = await reports(folder, tmp_path / "r", "replay")
     assert statuses == [0, 0]
     assert one == two
+    _, (one, two) = await tokens(folder, tmp_path / "t", "replay")
+    assert one == two
+    assert verified(two, CPAK).realm[10][:3] == b"one"
 
 
 async def test_another_key_signs(folder: Path, tmp_path: Path) -> None:
@@ -135,9 +158,12 @@ async def test_another_key_signs(folder: Path, tmp_path: Path) -> None:
     _, made = await reports(folder, tmp_path / "r2", "wrong-key")
     assert [one[:0x2A0] for one in made] == [one[:0x2A0] for one in honest]
     assert made[0][0x2A0:] != honest[0][0x2A0:]
+    _, (token, _) = await tokens(folder, tmp_path / "t", "wrong-key")
+    with pytest.raises(TokenError):
+        verified(token, CPAK)
 
 
-@pytest.mark.parametrize("ask", [quotes, reports])
+@pytest.mark.parametrize("ask", [quotes, reports, tokens])
 async def test_an_answer_comes_late(ask: object, folder: Path, tmp_path: Path) -> None:
     assert callable(ask)
     loop = asyncio.get_running_loop()
@@ -146,7 +172,7 @@ async def test_an_answer_comes_late(ask: object, folder: Path, tmp_path: Path) -
     assert 0.4 <= loop.time() - start < 10
 
 
-@pytest.mark.parametrize("ask", [quotes, reports])
+@pytest.mark.parametrize("ask", [quotes, reports, tokens])
 async def test_an_answer_never_comes(ask: object, folder: Path, tmp_path: Path) -> None:
     """The end of the service, which is that of the VM, does not wait for it."""
     assert callable(ask)

@@ -39,8 +39,8 @@ def told(
 
 def test_every_profile_has_decided_what_its_kernels_speak() -> None:
     required = {row.name for row in PROFILES if row.interface and row.interface.required}
-    assert set(WITH_INTERFACE) == {"sw-protected", "tdx", "sev", "sev-es", "sev-snp"}
-    assert required == {"tdx", "sev", "sev-es", "sev-snp"}
+    assert set(WITH_INTERFACE) == {"sw-protected", "tdx", "sev", "sev-es", "sev-snp", "cca"}
+    assert required == {"tdx", "sev", "sev-es", "sev-snp", "cca"}
 
 
 @pytest.mark.parametrize("coco", ["tdx", "sev", "sev-es", "sev-snp"])

@@ -15,7 +15,8 @@ from tests.imports import PACKAGE, imports
 
 
 STAGES = (
-    "request", "words", "disk", "guest_architecture", "read_request", "kernel_code", "disk_files", "boot_guest", "guest_machine", "plan",
+    "request", "words", "disk", "guest_architecture", "read_request", "kernel_code", "disk_files", "boot_guest", "guest_machine",
+    "disk_architecture", "plan",
     "awareness", "naming", "judge", "endings", "restored", "replayed", "run", "terminal", "watch",
 )  # fmt: skip
 # They get what was asked for as it was typed: to read it, to start with it, to name what failed.

@@ -25,6 +25,7 @@ from cvmlab.machine.options import boot_spec, take_setting
 from cvmlab.machine.spec import BootSpec
 from cvmlab.matrix import cells
 from cvmlab.matrix.document_schema import Axes, Boot, Matrix, parse
+from cvmlab.profiles.architecture import X86_64
 from cvmlab.testing import mark_options
 from cvmlab.testing.vms import KNOWN_OPTIONS
 from cvmlab.vm.launch import Setting
@@ -41,6 +42,7 @@ BY_KIND = {
 BY_OPTION = {
     "image": "debian",
     "mapgpa": "max:2M",
+    "ripas": "partial:2M",
     "coco_option": "gpaw=52",
     "attest_option": "pce-svn=9",
     "quote_fault": "slow:2",
@@ -52,8 +54,9 @@ WITH: dict[str, tuple[str, ...]] = dict.fromkeys(
 WITH["quote_fault"] = ("--coco=tdx", "--quotes")
 WITH["attest_option"] = ("--coco=tdx", "--attest=folder")
 WITH["arch"] = ("--coco=off",)
+WITH["ripas"] = ("--coco=cca",)
 # Words that exclude other options of this test.
-UNFIT = {"coco": ("off",)}
+UNFIT = {"coco": ("off", "cca")}
 # What the guest's files decide: read_request() puts them with the guest, not into the machine.
 OF_THE_GUEST = {"kernel", "initrd", "append", "share"}
 
@@ -105,7 +108,7 @@ def in_document(option: Option, folder: Path) -> Request:
         listed = f"[{value}]" if option.repeatable and option.kind is not ValueKind.LIMIT else value
         text = f"[axes]\nguest = ['debian']\n[defaults]\n{option.word} = {listed}\n"
     raw = parse(tomllib.loads(text), where="m", folder=folder)
-    (cell,) = cells.expand(read(raw, Matrix, where="m"), ["debian"])
+    (cell,) = cells.expand(read(raw, Matrix, where="m"), {"debian": X86_64})
     return parsed(cell.words)
 
 
@@ -152,7 +155,7 @@ def test_an_option_means_the_same_in_each_of_its_forms(option: Option, here: Pat
 )
 @pytest.mark.fault("U7")
 def test_an_option_of_the_command_reaches_the_field_that_python_sets(option: Option) -> None:
-    kernel = [] if option.name in ("kernel", "arch") else ["--kernel=file"]  # of a PC
+    kernel = [] if option.name in ("kernel", "arch", "ripas") else ["--kernel=file"]  # of a PC
     words = read_request(parsed([*kernel, *typed(option), *WITH.get(option.name, ())]))
     given = {option.keyword: sample(option)}
 
@@ -209,7 +212,7 @@ def test_a_matrix_takes_the_translation_cache_of_the_closest_table() -> None:
         '[guest.b]\nimage = "debian"\ntb-cache = "64M"\n'
     )
     raw = parse(tomllib.loads(text), where="m", folder=Path("/here"))
-    found = cells.expand(read(raw, Matrix, where="m"), ["debian"])
+    found = cells.expand(read(raw, Matrix, where="m"), {"debian": X86_64})
 
     sizes = [asked(BY_NAME["tb_cache"], parsed(cell.words)) for cell in found]
     assert sizes == [32 << 20, 64 << 20]

@@ -73,12 +73,12 @@ def test_the_architecture_is_that_of_the_guest(
         (
             {"kernel": "arm", "coco": "tdx"},
             "profile tdx is for guests of x86_64, and this one is of aarch64",
-            "--coco off, or another guest",
+            "boot a guest of x86_64, or --coco off",
         ),
         (
-            {"image": "debian-arm64", "coco": "generic"},
-            "profile generic is for guests of x86_64, and this one is of aarch64",
-            "--coco off, or another guest",
+            {"image": "debian", "coco": "cca"},
+            "profile cca is for guests of aarch64, and this one is of x86_64",
+            "boot a guest of aarch64, or --coco off",
         ),
         (
             {"kernel": "arm", "firmware": "seabios"},

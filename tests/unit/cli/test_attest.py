@@ -30,7 +30,7 @@ def test_show_tells_where_the_roots_are(folder: Path, capsys: pytest.CaptureFixt
     assert "test PKI of seed demo (emulated" in shown
     assert f"  der     {folder}/tdx/root.der" in shown
     assert hashlib.sha256(small_pki().snp["milan"].ark.der).hexdigest() in shown
-    assert shown.count("(cvmlab test, emulated)") == 4
+    assert shown.count("(cvmlab test, emulated)") == 5
 
 
 def test_show_as_json_has_the_certificates(

@@ -93,7 +93,7 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         (
             "boot -k kernel --coco genric",
             "--coco: there is no 'genric'",
-            "did you mean generic? known are generic, sw-protected, tdx, sev, sev-es, sev-snp, off",
+            "did you mean generic? known are generic, sw-protected, tdx, sev, sev-es, sev-snp, cca, off",
         ),
         (
             "boot -k kernel --net usr",
@@ -151,9 +151,9 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
             "give the bzImage, or build the kernel with CONFIG_PVH=y",
         ),
         (
-            "boot -k arm",
-            "profile generic is for guests of x86_64, and this one is of aarch64",
-            "--coco off, or another guest",
+            "boot -k arm --coco sw-protected",
+            "profile sw-protected is for guests of x86_64, and this one is of aarch64",
+            "boot a guest of x86_64, or --coco off",
         ),
         (
             "boot -k arm --arch x86_64",
@@ -198,7 +198,7 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         (
             "boot -k kernel --coco-option gpaw=52",
             "profile generic has no guest object, so it takes no --coco-option",
-            "--coco tdx, sev, sev-es or sev-snp, or no --coco-option",
+            "--coco tdx, sev, sev-es, sev-snp or cca, or no --coco-option",
         ),
         (
             "boot -k kernel --coco tdx --coco-option gpaw",
@@ -223,7 +223,7 @@ RANGE = "write START+SIZE or START-END, such as 0x100000+2M"
         (
             "boot -k kernel --quotes",
             "profile generic has no attestation",
-            "--coco tdx or sev-snp, or no --quotes",
+            "--coco tdx, sev-snp or cca, or no --quotes",
         ),
         *(
             (

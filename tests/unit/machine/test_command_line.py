@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from cvmlab.machine.spec import (
     PendingPolicy,
 )
 from cvmlab.memory.states import Layout
-from cvmlab.profiles.guest_object import mapgpa_options
+from cvmlab.profiles.guest_object import policy_options
+from cvmlab.profiles.profile_rows import PROFILES
 
 
 QEMU = Path("/opt/qemu-system-x86_64")
@@ -288,7 +290,48 @@ def test_a_vm_can_bring_its_own_quote_service() -> None:
     ],
 )
 def test_a_policy_on_mapgpa_is_a_property(policy: str | None, options: tuple[str, ...]) -> None:
-    assert mapgpa_options(policy) == options
+    assert policy_options(PROFILES["tdx"].host_policy, policy) == options
+
+
+@pytest.mark.parametrize(
+    ("policy", "word"),
+    [
+        ("all", "rme-guest,id=cgs0"),
+        ("max:8K", "rme-guest,id=cgs0,ripas-max=8192"),
+        ("partial:8K", "rme-guest,id=cgs0,ripas-max=8192"),
+        ("retry:3", "rme-guest,id=cgs0,ripas-retry=3"),
+        ("refuse", "rme-guest,id=cgs0,ripas-refuse=on"),
+    ],
+)
+def test_a_realm_is_an_arm_machine_and_its_host_answers_in_the_words_of_mapgpa(
+    policy: str, word: str
+) -> None:
+    argv = argv_of(coco="cca", ripas=policy)
+    assert word in argv
+    assert value_of("-machine", argv) == (
+        "virt,gic-version=3,its=on,memory-backend=ram0,confidential-guest-support=cgs0,aux-ram-share=on"
+    )
+    assert any("profile=cca,layout=split" in text for text in argv)
+    assert "-bios" not in argv
+
+
+@pytest.mark.parametrize(
+    ("options", "told", "hint"),
+    [
+        ({"coco": "tdx", "ripas": "refuse"}, "do not call RSI_IPA_STATE_SET", "--coco cca"),
+        ({"coco": "cca", "mapgpa": "refuse"}, "do not call MapGPA", "--coco tdx"),
+        ({"coco": "cca", "ripas": "partial:1"}, "--ripas partial:1 is not a policy", "max:SIZE"),
+        ({"coco": "cca", "arch": "x86_64"}, "is for guests of aarch64", "boot a guest of aarch64"),
+        ({"coco": "tdx", "arch": "aarch64"}, "is for guests of x86_64", "boot a guest of x86_64"),
+        ({"coco": "cca", "cpus": 513}, "--cpus must be 1 to 512", "one or two"),
+    ],
+)
+def test_what_no_realm_can_be_is_refused_with_a_hint(
+    options: dict[str, object], told: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)) as refused:
+        boot_spec(**options).validate()
+    assert hint in str(refused.value.hint)
 
 
 def test_options_for_a_guest_object_that_is_not_there_are_refused() -> None:

@@ -14,11 +14,12 @@ from cvmlab.cli import app
 from cvmlab.matrix import cells
 from cvmlab.matrix.cells import Cell
 from cvmlab.matrix.document_schema import Boot, Matrix, parse
+from cvmlab.profiles.architecture import X86_64
 
 
 def expanded(text: str) -> tuple[Cell, ...]:
     raw = parse(tomllib.loads(text), where="m", folder=Path("/here"))
-    return cells.expand(read(raw, Matrix, where="m"), ["debian", "other"])
+    return cells.expand(read(raw, Matrix, where="m"), dict.fromkeys(("debian", "other"), X86_64))
 
 
 def test_cells_are_all_combinations_in_the_order_of_the_axes() -> None:

@@ -31,6 +31,7 @@ def everything(pki: Pki) -> dict[str, Identity]:
 ISSUERS = {
     "tdx/root": "tdx/root", "tdx/platform-ca": "tdx/root", "tdx/processor-ca": "tdx/root",
     "tdx/tcb-signing": "tdx/root", "pck": "tdx/platform-ca", "pck of one": "tdx/processor-ca", "vcek": "snp/milan/ask", "vlek": "snp/turin/asvk",
+    "cca/root": "cca/root", "cca/cpak": "cca/root",
     **{f"snp/{word}/{name}": f"snp/{word}/ark"
        for word in ("milan", "genoa", "turin") for name in ("ark", "ask", "asvk")},
 }  # fmt: skip

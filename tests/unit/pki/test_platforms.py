@@ -44,6 +44,10 @@ def test_each_product_has_its_report(product: str) -> None:
         ("snp-requests", "chip-id=x", "it must be 2 to 128 hexadecimal digits"),
         ("snp-requests", "snp=256", "it must be a number up to 255"),
         ("snp-requests", "csp=\n", "it must be ASCII text"),
+        ("cca-tokens", "implementation-id=00", "it must be 64 hexadecimal digits"),
+        ("cca-tokens", "lifecycle=65536", "it must be a number up to 65535"),
+        ("cca-tokens", "config=x", "it must be hexadecimal digits, two for each byte"),
+        ("cca-tokens", "chip-id=00", "there is no 'chip-id'"),
     ],
 )
 def test_a_wrong_option_is_said(service: str, option: str, message: str) -> None:

@@ -20,6 +20,7 @@ from cvmlab.profiles.profile import (
     Attestation,
     DiskRefusal,
     GuestObject,
+    HostPolicy,
     Interface,
     Profile,
     Profiles,
@@ -39,10 +40,12 @@ REALM = Profile(
     interface=Interface(
         name="realms",
         proof="RSI call",
+        silence="never spoke to a monitor",
         required=True,
         config="CONFIG_ARM_CCA",
         since=(6, 13),
         fate="on hardware it dies at once",
+        dies_here=False,
     ),
     attestation=Attestation(
         service="realm-tokens",
@@ -51,7 +54,8 @@ REALM = Profile(
         driver="realm-guest-driver",
         driver_helpers=(),
     ),
-    answers_mapgpa=True,
+    host_policy=HostPolicy(option="mapgpa", call="MapGPA", properties="map-gpa"),
+    image=None,
     sharing_firmware="ovmf",
     disk_refusals=(DiskRefusal(firmware="seabios", reason="SeaBIOS does not know realms"),),
     upgrade_refusal="realms do not move",
@@ -94,7 +98,7 @@ def test_a_mistyped_profile_is_told_the_new_name_too(folder: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         plan(Request.of(kernel=folder / "kernel", coco="realms"), build=False, profiles=KNOWN)
     assert refused.value.hint == (
-        "did you mean realm? known are generic, sw-protected, tdx, sev, sev-es, sev-snp, off, realm"
+        "did you mean realm? known are generic, sw-protected, tdx, sev, sev-es, sev-snp, cca, off, realm"
     )
     with pytest.raises(ConfigError, match="there is no profile 'realm'"):
         BootSpec(coco="realm").validate()
@@ -118,9 +122,9 @@ def test_firmware_for_a_disk_follows_from_the_row(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "hint"),
     [
-        (BootSpec(guest_options=("a=b",)), "sev-snp or realm, or no --coco-option"),
+        (BootSpec(guest_options=("a=b",)), "cca or realm, or no --coco-option"),
         (BootSpec(mapgpa="refuse"), "--coco tdx or realm, or no --mapgpa"),
-        (BootSpec(quotes=True), "--coco tdx, sev-snp or realm, or no --quotes"),
+        (BootSpec(quotes=True), "--coco tdx, sev-snp, cca or realm, or no --quotes"),
     ],
 )
 def test_a_hint_lists_a_new_row_that_can_do_it(spec: BootSpec, hint: str) -> None:
