@@ -272,12 +272,13 @@ static AddressSpace *access_debug(const RestrictedAccess *access,
                                   RmemState state)
 {
     RestrictedMemory *rm = access->rm;
+    bool lost = state == RMEM_PENDING && access->write;
 
-    access_record(access, state, RMEM_V_ALLOW);
-    if (state != RMEM_PENDING) {
-        return &rm->private_as;
+    access_record(access, state, lost ? RMEM_V_DENY : RMEM_V_ALLOW);
+    if (lost) {
+        return &rm->blocked_as;
     }
-    return access->write ? &rm->blocked_as : &rm->zero_as;
+    return state == RMEM_PENDING ? &rm->zero_as : &rm->private_as;
 }
 
 /* A host access to a page that is not shared: where does it go? */

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cvmlab.memory.ranges import PAGE_SIZE
@@ -179,6 +180,14 @@ async def test_a_page_without_content_reads_as_zeros_and_stays_without(
             assert gdb.read(page(41), 8) == bytes(8)
             assert gdb.write(page(42), b"content!").startswith("E")
         assert {vm.state(page(number)) for number in (40, 41, 42)} == {PageState.PENDING}
+        vm.records()
+        found = np.concatenate(vm.journal)
+        found = found[found["kind"] == Kind.HOST_FAULT]
+        told = {
+            int(record["gpa"]) // PAGE_SIZE: Verdict(int(record["verdict"])) for record in found
+        }
+        verdicts = [told[page(number) // PAGE_SIZE] for number in (40, 41, 42)]
+        assert verdicts == [Verdict.ALLOW, Verdict.ALLOW, Verdict.DENY]
         vm.guest.write_bytes(page(43), b"content!")
         with GdbRemote(socket) as gdb:  # the control
             gdb.use_physical_addresses()

@@ -2,6 +2,7 @@
 """Guest requests end to end: sealed by the guest, carried by QEMU, answered by the service."""
 
 import asyncio
+import os
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +16,15 @@ from cvmlab.attestation.service_frames import read_frame, serve, write_frame
 from cvmlab.attestation.snp_firmware import SnpGuest
 from cvmlab.attestation.snp_report import Launch
 from cvmlab.base.errors import VmExited
-from tests.fakes.snp_guest import INVALID_PARAM, OVERFLOW, opened, report_request, sealed
+from tests.fakes.snp_guest import (
+    INVALID_PARAM,
+    KEY_REQUEST,
+    OVERFLOW,
+    key_request,
+    opened,
+    report_request,
+    sealed,
+)
 from tests.qemu.bare_machine import BareMachine, page
 from tests.qemu.conftest import Boot
 from tests.qemu.snp import (
@@ -125,7 +134,16 @@ async def test_an_extended_request_gets_no_certificates(boot: Boot, tmp_path: Pa
         assert answered.status == (MALFORMED, INVALID_INPUT)
 
 
-TABLE = bytes(range(1, 251)) * 20  # two pages
+CONTENT = bytes(range(1, 251)) * 20
+
+
+def table(offset: int, length: int, *, ended: bool = True) -> bytes:
+    """Return a table of one certificate, and the content of two pages."""
+    entry = bytes(range(16)) + struct.pack("<II", offset, length)
+    return entry + (bytes(24) if ended else b"") + CONTENT
+
+
+TABLE = table(48, len(CONTENT))
 
 
 async def test_an_extended_request_gets_the_certificates(boot: Boot, tmp_path: Path) -> None:
@@ -149,24 +167,51 @@ async def test_an_extended_request_gets_the_certificates(boot: Boot, tmp_path: P
         assert vm.guest.read_bytes(SHARED_MAP + CERTIFICATES, len(TABLE)) == TABLE
 
 
+async def test_a_request_for_a_key_carries_no_certificates(boot: Boot, tmp_path: Path) -> None:
+    """As with KVM: it looks at the type of the message (snp_handle_ext_guest_req())."""
+    (tmp_path / "table").write_bytes(TABLE)
+    given = f"certs-path={tmp_path / 'table'}"
+    options = {"quote_socket": tmp_path / "r.sock", "guest_options": (given,)}
+    async with responder(tmp_path / "r.sock") as told, boot(**SNP, **options) as vm:
+        ghcb = start(vm)
+        await request(vm, ghcb, bytes(4096))
+        page_ = sealed(key_request(), kind=KEY_REQUEST, key=told.launches[0].vmpck[0])
+        fields = {"rax": CERTIFICATES, "rbx": 0}
+        assert (await request(vm, ghcb, page_, EXT_GUEST_REQUEST, **fields)).status == (0, 0)
+        assert opened(response(vm), 0, told.launches[0].vmpck[0])[0] == KEY_REQUEST + 1
+
+
 @pytest.mark.parametrize(
-    ("size", "message"),
+    ("content", "message"),
     [
-        (None, "certs-path: Failed to open file"),
-        (23, "has 23 bytes; a table has 24 to 16384"),
-        (16385, "has 16385 bytes; a table has 24 to 16384"),
+        (None, "Could not open"),
+        (bytes(23), "is not a table of certificates"),
+        (bytes(16385), "is no file of at most 16384 bytes"),
+        (table(48, len(CONTENT) + 1), "is not a table of certificates"),
+        (table(0xFFFFFFFF, 0xFFFFFFFF), "is not a table of certificates"),
+        (table(24, 8, ended=False)[:24], "is not a table of certificates"),
     ],
 )
 async def test_certificates_that_cannot_be_given(
-    size: int | None, message: str, boot: Boot, tmp_path: Path
+    content: bytes | None, message: str, boot: Boot, tmp_path: Path
 ) -> None:
     path = tmp_path / "table"
-    if size is not None:
-        path.write_bytes(bytes(size))
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(VmExited):
         async with boot(**SNP, cont=False, guest_options=(f"certs-path={path}",)):
             pass
     assert message in (tmp_path / "qemu.log").read_text()
+
+
+async def test_a_file_that_is_none_is_not_read(boot: Boot, tmp_path: Path) -> None:
+    """A FIFO would be waited for, and /dev/zero has no end."""
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(VmExited):
+            async with boot(**SNP, cont=False, guest_options=(f"certs-path={path}",)):
+                pass
+        assert "is no file of at most" in (tmp_path / "qemu.log").read_text()
 
 
 async def test_a_reset_is_another_guest(boot: Boot, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@
 
 /* Read the file of "certs-path". */
 bool sev_certificates_get(SevGuest *sev, Error **errp);
-/* Give them to the guest; false: the exit has its answer. */
-bool sev_certificates_give(SevExit *exit);
+/* Give them with the report that @request asks for; false: that is the answer. */
+bool sev_certificates_give(SevExit *exit, const uint8_t *request);
 
 #endif

@@ -228,7 +228,7 @@ void sev_request(SevExit *exit, bool extended)
         sev_malformed(exit, GHCB_INVALID_INPUT);
         return;
     }
-    if (extended && !sev_certificates_give(exit)) {
+    if (extended && !sev_certificates_give(exit, request)) {
         return;
     }
     exit->out2 = exit->sev->request_address
