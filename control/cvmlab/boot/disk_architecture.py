@@ -35,7 +35,8 @@ def partition_types(head: bytes) -> tuple[str, ...]:
     if signature != _SIGNATURE or size < _GUID_BYTES:
         return ()
     start = first * _SECTOR
-    entries = (head[at : at + _GUID_BYTES] for at in range(start, start + number * size, size))
+    end = min(start + number * size, len(head))  # number may be anything up to 2**32
+    entries = (head[at : at + _GUID_BYTES] for at in range(start, end, size))
     found = (uuid.UUID(bytes_le=entry) for entry in entries if len(entry) == _GUID_BYTES)
     return tuple(str(guid).upper() for guid in found if guid.int)
 
