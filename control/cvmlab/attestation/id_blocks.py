@@ -6,7 +6,6 @@ compares a block with the launch; the signatures are verified here, before QEMU 
 """
 
 import base64
-import binascii
 import hashlib
 import struct
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 
 from cvmlab.attestation.signed_reports import report_signature
 from cvmlab.base.errors import ConfigError
+from cvmlab.profiles.guest_object import given_properties, is_on
 
 
 _BLOCK: Final = struct.Struct("<48s16s16sIIQ")  # digest, family, image, version, SVN, policy
@@ -35,7 +35,6 @@ _KEY: Final = struct.Struct("<I72s72s880x")
 _P384: Final = 2
 _ECDSA_P384_SHA384: Final = 1
 _AUTH: Final = struct.Struct("<II56x512s1028s60x512s1028s892x")
-_ON: Final = ("on", "true", "yes")
 _HINT: Final = "`cvmlab attest id-block DIR` with the options of the boot makes both"
 
 
@@ -118,13 +117,13 @@ class SignedBlock:
 
 def require_signed(options: Iterable[str]) -> None:
     """Raise ConfigError if these properties of a guest object have an ID block that is not signed."""
-    given = {name: value for name, _, value in (option.partition("=") for option in options)}
+    given = given_properties(options)
     if not given.keys() & {"id-block", "id-auth", "author-key-enabled"}:
         return
     SignedBlock(
         _decoded(given, "id-block", _BLOCK.size),
         _decoded(given, "id-auth", _AUTH.size),
-        given.get("author-key-enabled") in _ON,
+        is_on(given.get("author-key-enabled")),
     ).verify()
 
 
@@ -133,7 +132,7 @@ def _decoded(given: Mapping[str, str], name: str, size: int) -> bytes:
         raise ConfigError(f"an ID block needs --coco-option {name}=BASE64", hint=_HINT)
     try:
         found = base64.b64decode(given[name], validate=True)
-    except binascii.Error:
+    except ValueError:  # which binascii.Error is, too; characters beyond ASCII raise it itself
         found = b""
     if len(found) != size:
         raise ConfigError(f"--coco-option {name} is not {size} bytes in base64", hint=_HINT)

@@ -7,10 +7,12 @@ from cvmlab.attestation.id_blocks import IdBlock
 from cvmlab.base.errors import ConfigError
 from cvmlab.machine.spec import BootSpec
 from cvmlab.measurement.prediction import predict
+from cvmlab.profiles.guest_object import given_properties
 
 
 _DEFAULT_POLICY: Final = 0x30000  # of QEMU's sev-snp-guest: SMT, and a bit that must be one
 _DEBUG: Final = 1 << 19
+_MAX_POLICY: Final = (1 << 64) - 1
 
 
 def id_block_of(spec: BootSpec) -> IdBlock:
@@ -24,9 +26,19 @@ def id_block_of(spec: BootSpec) -> IdBlock:
 
 
 def _policy(spec: BootSpec) -> int:
-    given = dict(option.split("=", 1) for option in spec.guest_options)
-    try:
-        policy = int(given.get("policy", str(_DEFAULT_POLICY)), 0)
-    except ValueError:
-        raise ConfigError(f"--coco-option policy={given['policy']} is no number") from None
+    given = given_properties(spec.guest_options).get("policy")
+    policy = _DEFAULT_POLICY if given is None else _number(given)
     return policy | (_DEBUG if spec.debuggable else 0)
+
+
+def _number(given: str) -> int:
+    try:
+        number = int(given, 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= _MAX_POLICY:
+        raise ConfigError(
+            f"--coco-option policy={given} is no number of 64 bits",
+            hint=f"such as policy={_DEFAULT_POLICY:#x}, which is the default",
+        )
+    return number

@@ -3,7 +3,9 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from cvmlab.base.errors import ConfigError
 from cvmlab.memory.ranges import PAGE_SIZE, parse_size
@@ -15,6 +17,11 @@ _PROPERTY = re.compile(r"[a-z][a-z0-9-]*")
 _MAX_RETRIES = 1 << 32
 _PARTIAL = ("max", "partial")
 _OURS = frozenset({"id", "qom-type"})
+# QEMU's words for a property that is on or off: qapi_bool_parse(), qapi/qapi-util.c.
+_SWITCHES: Final = {
+    "on": True, "yes": True, "true": True, "y": True,
+    "off": False, "no": False, "false": False, "n": False,
+}  # fmt: skip
 
 
 def guest_object(
@@ -39,8 +46,7 @@ def guest_object(
         return ["-object", ",".join([guest.type, f"id={GUEST_ID}", *options])]
     # A socket is a structure, which only JSON can express.  In JSON every property needs its type.
     socket = {"type": "unix", "path": str(attestation_socket)}
-    split = (option.partition("=") for option in options)
-    properties = {name: _typed(value) for name, _, value in split}
+    properties = {name: _typed(value) for name, value in given_properties(options).items()}
     whole = {
         "qom-type": guest.type,
         "id": GUEST_ID,
@@ -92,13 +98,23 @@ def policy_options(policy: HostPolicy | None, answer: str | None) -> tuple[str, 
     )
 
 
+def given_properties(options: Iterable[str]) -> dict[str, str]:
+    """Return *options* by name; the last of a name counts, as for QEMU (util/keyval.c)."""
+    return {name: value for name, _, value in (option.partition("=") for option in options)}
+
+
+def is_on(value: str | None) -> bool:
+    """Return whether *value* turns a property on in QEMU's eyes; without a value it is off."""
+    return value is not None and _SWITCHES.get(value, False)
+
+
 def _name(option: str) -> str:
     return option.partition("=")[0]
 
 
 def _typed(value: str) -> bool | int | str:
-    if value in ("on", "off"):
-        return value == "on"
+    if value in _SWITCHES:
+        return _SWITCHES[value]
     try:
         return int(value, 16) if value.startswith("0x") else parse_size(value)
     except (ConfigError, ValueError):  # such as base64 that begins with 0x

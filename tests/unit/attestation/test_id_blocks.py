@@ -66,6 +66,14 @@ def test_an_id_key_of_another_author_is_not_signed() -> None:
     SignedBlock(SIGNED.block, auth, has_author=False).verify()
 
 
+@pytest.mark.parametrize("word", ["on", "yes", "true", "y"])
+def test_each_word_of_qemu_has_the_author_checked(word: str) -> None:
+    options = SignedBlock.made(BLOCK, KEY).options  # no author has signed its key
+    require_signed((*options, "author-key-enabled=n"))
+    with pytest.raises(ConfigError, match="the author key has not signed it"):
+        require_signed((*options, f"author-key-enabled={word}"))
+
+
 def test_a_key_that_is_none_has_signed_nothing() -> None:
     auth = SIGNED.auth[:0x244] + b"\xff" * 144 + SIGNED.auth[0x244 + 144 :]
     with pytest.raises(ConfigError, match="the ID key has not signed it"):
@@ -79,6 +87,7 @@ def test_a_key_that_is_none_has_signed_nothing() -> None:
         (SIGNED.options[1:], "needs --coco-option id-block=BASE64"),
         (("author-key-enabled=on",), "needs --coco-option id-block=BASE64"),
         (("id-block=AAAA", SIGNED.options[1]), "id-block is not 96 bytes in base64"),
+        (("id-block=\xe4", SIGNED.options[1]), "id-block is not 96 bytes in base64"),
         (("id-block=*", SIGNED.options[1]), "id-block is not 96 bytes in base64"),
         (SignedBlock(SIGNED.block, bytes(4096), has_author=False).options, "has not signed it"),
     ],

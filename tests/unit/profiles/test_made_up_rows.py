@@ -162,6 +162,16 @@ def test_a_value_that_looks_like_a_number_and_is_none_is_text() -> None:
     assert '"id-block": "0xyz"' in text
 
 
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [(word, "true") for word in ("on", "yes", "true", "y")]
+    + [(word, "false") for word in ("off", "no", "false", "n")],
+)
+def test_json_has_the_truth_of_each_word_of_qemu(word: str, value: str) -> None:
+    (_, text) = guest_object(REALM, (f"debug={word}",), Path("/run/tokens"))
+    assert f'"debug": {value}' in text
+
+
 def test_the_machine_is_that_of_the_architecture(tmp_path: Path) -> None:
     machine = replace(X86_64.machine, type="virt", options=(), without_ahci=(), cpu="neoverse")
     row = replace(X86_64, machine=machine, append="console=ttyAMA0", bios=())
