@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cvmlab.pki.authorities import Pki
 
 _SEED_BYTES = 16
+_COMPARED = "RTMR0"  # the register whose events are compared with what is known of them
 # The boot options that say what the guest is, so that a command line of boot can be measured.
 _MEASURED = (Group.GUEST, Group.PROFILE, Group.MACHINE)
 
@@ -194,7 +195,8 @@ def measure(
     spec = _machine(_request(given))
     rows = [(one.name, one.value, one.note) for one in predict(spec)]
     if event_log is not None:
-        replayed = list(_replayed(event_log, spec))
+        is_predicted = any(name == _COMPARED for name, _, _ in rows)
+        replayed = list(_replayed(event_log, spec if is_predicted else None))
         names = {name for name, _, _ in replayed}
         rows = [*(row for row in rows if row[0] not in names), *replayed]
     if json_:
@@ -224,7 +226,8 @@ def _machine(request: "Request") -> "BootSpec":
     return machine_of(words, guest_of(words, silent, Style.NONE))
 
 
-def _replayed(path: Path, spec: "BootSpec") -> "Iterator[tuple[str, bytes, str]]":
+def _replayed(path: Path, spec: "BootSpec | None") -> "Iterator[tuple[str, bytes, str]]":
+    """Yield the rows of the log at *path*; events are compared with those of *spec*, if it has some."""
     from cvmlab.measurement.event_log import events, replay
     from cvmlab.measurement.prediction import differing_events
 
@@ -232,11 +235,13 @@ def _replayed(path: Path, spec: "BootSpec") -> "Iterator[tuple[str, bytes, str]]
         found = events(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    differing = differing_events(spec, found)
+    compared = "" if spec is None else f"; {_compared(differing_events(spec, found))}"
     for number, value in enumerate(replay(found)):
-        names = [event.name for event in found if event.rtmr == number]
-        note = f"{len(names)} events: {', '.join(dict.fromkeys(names))}"
-        yield f"RTMR{number}", value, note if number else f"{note}; {_compared(differing)}"
+        name = f"RTMR{number}"
+        events_of = [event.name for event in found if event.rtmr == number]
+        listed = f": {', '.join(dict.fromkeys(events_of))}" if events_of else ""
+        note = f"{len(events_of)} events{listed}"
+        yield name, value, note + compared if name == _COMPARED else note
 
 
 def _compared(differing: list[str] | None) -> str:

@@ -17,12 +17,12 @@ from cvmlab.measurement.rtmr0 import KnownEvent, known_events
 from cvmlab.measurement.rtmrs import rtmr1, rtmr2
 from cvmlab.measurement.snp_digest import ap_reset, is_measured, launch_digest
 from cvmlab.measurement.vmsa import RESET_VECTOR, vmsa
-from cvmlab.profiles.profile import either
+from cvmlab.profiles.guest_object import given_properties, is_on
+from cvmlab.profiles.profile import Profiles, either
 
 
 # CPUID 1 EAX of QEMU's models: EPYC-Milan, EPYC-Genoa, EPYC-Turin (target/i386/cpu.c).
 _SIGNATURES: Final = {"milan": 0x00A0_0F11, "genoa": 0x00A1_0F10, "turin": 0x00B0_0F00}
-_ON: Final = ("kernel-hashes=on", "kernel-hashes=true", "kernel-hashes=yes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,21 @@ def predict(spec: BootSpec) -> list[Predicted]:
     attestation = spec.profile.attestation
     if attestation is None:
         raise ConfigError(
-            f"a guest of profile {spec.coco} reports no measurement",
-            hint="--coco " + " or ".join(spec.profiles.where(lambda row: row.attestation)),
+            f"a guest of profile {spec.coco} reports no measurement", hint=_hint(spec.profiles)
+        )
+    if attestation.service not in _PREDICTIONS:
+        raise ConfigError(
+            f"what a guest of profile {spec.coco} will report is known after its launch only",
+            hint=_hint(spec.profiles),
         )
     return list(_PREDICTIONS[attestation.service](spec, FirmwareImage.of(_firmware(spec))))
+
+
+def _hint(profiles: Profiles) -> str:
+    names = profiles.where(
+        lambda row: row.attestation is not None and row.attestation.service in _PREDICTIONS
+    )
+    return f"--coco {either(names)}"
 
 
 def differing_events(spec: BootSpec, found: Iterable[LogEvent]) -> list[str] | None:
@@ -98,7 +109,7 @@ def _of_a_td(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predicted]:
     known = sum(event.digest is not None for event in events)
     yield Predicted(
         "RTMR0", None,
-        f"{known} of its events are known; not {unknown}, which QEMU makes for the machine's devices: "
+        f"{known} of its events are known; not {unknown}, which depend on the machine's devices: "
         "give the --event-log",
     )  # fmt: skip
     if spec.kernel is None or spec.initrd is None:
@@ -135,7 +146,7 @@ def _of_an_snp_guest(spec: BootSpec, firmware: FirmwareImage) -> Iterator[Predic
 
 
 def _hashed_kernel(spec: BootSpec) -> LoadedKernel | None:
-    if spec.kernel is None or not any(option in _ON for option in spec.guest_options):
+    if spec.kernel is None or not is_on(given_properties(spec.guest_options).get("kernel-hashes")):
         return None
     return _loaded(spec)
 

@@ -130,6 +130,19 @@ def test_measure_replays_a_log(
         **{f"RTMR{number}": bytes(48).hex() for number in range(4)},
     }
     assert main(["measure", *guest, "--coco=tdx", "--event-log=log"]) == 0
-    assert "0 events: ; not the events of such a machine" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "0 events; not the events of such a machine\n" in shown
+    assert "0 events: " not in shown
+    assert main(["measure", *guest, "--coco=sev-snp", "--event-log=log"]) == 0
+    assert "such a machine" not in capsys.readouterr().out
     assert main(["measure", *guest, "--coco=tdx", "--event-log=no"]) == 85
     assert "no cannot be read: No such file" in capsys.readouterr().err
+
+
+def test_a_realm_is_measured_by_its_launch_only(
+    guest: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--coco=cca", "--arch=aarch64", "--firmware=./OVMF.fd"]
+    for command in (["measure", *words], ["attest", "id-block", str(folder), *words]):
+        assert main(command) == 85
+        assert "is known after its launch only" in capsys.readouterr().err

@@ -13,12 +13,14 @@ from sevsnpmeasure.vcpu_types import CPU_SIGS
 from cvmlab.base.errors import ConfigError
 from cvmlab.machine.command_line import kernel_command_line
 from cvmlab.machine.spec import BootSpec
+from cvmlab.measurement.id_block_of import id_block_of
 from cvmlab.measurement.kernel_hashes import LoadedKernel
 from cvmlab.measurement.mrtd import mrtd
 from cvmlab.measurement.ovmf_tables import FirmwareImage
 from cvmlab.measurement.prediction import Predicted, predict
 from cvmlab.measurement.snp_digest import ap_reset, launch_digest
 from cvmlab.measurement.vmsa import RESET_VECTOR, vmsa
+from cvmlab.profiles.profile_rows import PROFILES
 from tests.fakes.ovmf_images import AP_RESET, SEV_SECTIONS, TDX_SECTIONS, ovmf
 
 
@@ -89,6 +91,51 @@ def test_what_cannot_be_measured_is_said(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         predict(spec(files, **options))
+
+
+@pytest.mark.parametrize("coco", PROFILES.names)
+def test_each_profile_is_predicted_or_refused_with_those_that_are(coco: str, files: Path) -> None:
+    try:
+        assert predict(spec(files, coco=coco))
+    except ConfigError as refused:
+        hint = refused.hint or ""
+        named = [name for name in PROFILES.names if name in hint.replace(",", "").split()]
+        assert named
+        assert coco not in named
+        assert all(predict(spec(files, coco=name)) for name in named)
+
+
+def test_a_token_is_known_after_the_launch_only(files: Path) -> None:
+    with pytest.raises(ConfigError, match="guest of profile cca will report is known after its"):
+        predict(spec(files, coco="cca"))
+
+
+@pytest.mark.parametrize("word", ["on", "yes", "true", "y", "off", "no", "false", "n"])
+def test_hashes_are_measured_where_qemu_takes_the_word_for_on(word: str, files: Path) -> None:
+    options = {"kernel": files / "kernel"}
+    plain, hashed, asked = (
+        predicted(spec(files, **options, guest_options=given))["measurement"].value
+        for given in ((), ("kernel-hashes=on",), ("kernel-hashes=on", f"kernel-hashes={word}"))
+    )
+    assert plain != hashed
+    assert asked == (hashed if word in ("on", "yes", "true", "y") else plain)
+
+
+@pytest.mark.parametrize("policy", ["-1", str(1 << 64), "many"])
+def test_a_policy_that_is_none_gets_no_id_block(policy: str, files: Path) -> None:
+    with pytest.raises(ConfigError, match=f"policy={policy} is no number of 64 bits"):
+        id_block_of(spec(files, guest_options=(f"policy={policy}",)))
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"), [((), 0x30000), (("policy=0xffffffffffffffff",), (1 << 64) - 1)]
+)
+def test_an_id_block_has_the_policy_of_the_guest(
+    given: tuple[str, ...], policy: int, files: Path
+) -> None:
+    block = id_block_of(spec(files, guest_options=given))
+    assert block.policy == policy
+    assert len(block.packed()) == 96
 
 
 def by_hand(image: bytes, sections: Sequence[tuple[int, ...]]) -> bytes:
