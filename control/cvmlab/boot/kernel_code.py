@@ -2,9 +2,10 @@
 """The functions and the code of a guest's kernel, kept in the cache: to read them takes a second."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,9 +22,14 @@ from cvmlab.unwind.orc import Base, OrcTable
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-_FORMAT = "1"  # of the files; and to be changed when the same kernel has to be read anew
+T = TypeVar("T")
+
+_FORMAT = "2"  # of the files; and to be changed when the same kernel has to be read anew
 _KEPT = 8
 _NO_NAME = ""
+_END = "\0"  # of a name in an ELF file, which may have any other character
+# What reading a file raises that another process has removed, or that is not whole.
+_DAMAGED = (OSError, EOFError, BadZipFile, KeyError, TypeError, ValueError)
 
 
 class KernelCode:
@@ -40,29 +46,43 @@ class KernelCode:
         """
         if given is not None:
             return load(given)
-        arrays = self._read("kernel-symbols", lambda: stored_symbols(from_elf(self._elf())))
-        return symbols_in(arrays)
+        return self._read(
+            "kernel-symbols", lambda: from_elf(self._elf()), stored_symbols, symbols_in
+        )
 
     def code(self) -> Code:
         """Return its code; there is none in a System.map, or in a damaged file."""
         try:
-            arrays = self._read("kernel-code", lambda: stored_code(code.from_elf(self._elf())))
-        except ImageError:
+            return self._read(
+                "kernel-code", lambda: code.from_elf(self._elf()), stored_code, code_in
+            )
+        except ImageError:  # of the kernel: none of the cache leaves _read()
             return Code()
-        return code_in(arrays)
 
-    def _read(self, kind: str, make: Callable[[], Arrays]) -> Arrays:
+    def _read(
+        self,
+        kind: str,
+        make: Callable[[], T],
+        store: Callable[[T], Arrays],
+        read: Callable[[Arrays], T],
+    ) -> T:
+        """Return what *make* makes, or has made before.  It does not need the cache."""
+        make = cache(make)  # for a cache that cannot keep it
         try:
             status = self._kernel.stat()
         except OSError:
             return make()  # and say why
         key = [_FORMAT, str(self._kernel.resolve()), str(status.st_mtime_ns), str(status.st_size)]
-        path = kept(kind, ".npz", key, lambda new: _write(new, make()), keep=_KEPT)
+        try:
+            path = kept(kind, ".npz", key, lambda new: _write(new, store(make())), keep=_KEPT)
+        except (ImageError, OSError):  # full, read-only, or the kernel is bad, as make() will say
+            return make()
         try:
             with path.open("rb") as file, np.load(file) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, EOFError, BadZipFile):  # removed by another process, damaged
-            path.unlink(missing_ok=True)
+                return read(arrays)
+        except _DAMAGED:
+            with suppress(OSError):  # the cache may be read-only
+                path.unlink(missing_ok=True)
             return make()
 
 
@@ -73,16 +93,17 @@ def _write(path: Path, arrays: Arrays) -> None:
 
 def stored_symbols(symbols: Symbols) -> Arrays:
     """Return the arrays of *symbols*."""
-    lines = "\n".join(name or _NO_NAME for name in symbols.names)
-    return {"addresses": symbols.addresses, "names": np.frombuffer(lines.encode(), np.uint8)}
+    names = "".join((name or _NO_NAME) + _END for name in symbols.names)
+    return {"addresses": symbols.addresses, "names": np.frombuffer(names.encode(), np.uint8)}
 
 
 def symbols_in(arrays: Arrays) -> Symbols:
-    """Return the symbols that stored_symbols() stored."""
-    lines = arrays["names"].tobytes().decode().split("\n")
-    return Symbols(
-        arrays["addresses"].astype(np.uint64, copy=False), tuple(line or None for line in lines)
-    )
+    """Return the symbols that stored_symbols() stored; raise ValueError if they are not whole."""
+    *names, rest = arrays["names"].tobytes().decode().split(_END)
+    addresses = arrays["addresses"].astype(np.uint64, copy=False)
+    if rest or len(names) != len(addresses):
+        raise ValueError(f"{len(addresses)} addresses have {len(names)} names")
+    return Symbols(addresses, tuple(name or None for name in names))
 
 
 def stored_code(found: Code) -> Arrays:
@@ -101,8 +122,10 @@ def stored_code(found: Code) -> Arrays:
 
 
 def code_in(arrays: Arrays) -> Code:
-    """Return the code that stored_code() stored."""
+    """Return the code that stored_code() stored; raise ValueError if it is not whole."""
     ends = np.cumsum(arrays["lengths"], dtype=np.int64)
+    if len(arrays["bytes"]) != (ends[-1] if len(ends) else 0):
+        raise ValueError("the parts have another length than their bytes")
     data = np.split(arrays["bytes"], ends[:-1]) if len(ends) else []
     parts = zip(arrays["starts"].tolist(), (part.tobytes() for part in data), strict=True)
     table = None

@@ -2,12 +2,22 @@
 """What is known of a kernel's code is kept: a second boot does not read the kernel again."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from shutil import rmtree
 
+import numpy as np
 import pytest
 
 from cvmlab.base.errors import ImageError
-from cvmlab.boot.kernel_code import KernelCode, code_in, stored_code
+from cvmlab.boot.kernel_code import (
+    Arrays,
+    KernelCode,
+    code_in,
+    stored_code,
+    stored_symbols,
+    symbols_in,
+)
 from cvmlab.images.symbol_file import function_names
 from cvmlab.images.symbols import Symbol, Symbols
 from cvmlab.profiles.architecture import X86_64
@@ -59,6 +69,54 @@ def test_a_damaged_file_in_the_cache_costs_time_and_nothing_else(image: Path, ca
     for content in (b"", b"PK\x03\x04 and no more", stored.read_bytes()[:-40]):
         stored.write_bytes(content)
         assert KernelCode(image).symbols().resolve(START) == "first+0x0"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda arrays: {"addresses": arrays["addresses"]},
+        lambda arrays: {**arrays, "addresses": arrays["addresses"][1:]},
+        lambda arrays: {**arrays, "names": arrays["names"][:-1]},
+    ],
+    ids=["no names", "a name too many", "no end"],
+)
+def test_a_file_that_is_not_whole_is_a_damaged_one(
+    changed: Callable[[Arrays], Arrays], image: Path, cache: Path
+) -> None:
+    KernelCode(image).symbols()
+    (stored,) = (cache / "kernel-symbols").iterdir()
+    with np.load(stored) as arrays:
+        parts = changed(dict(arrays))
+    with stored.open("wb") as file:
+        np.savez(file, allow_pickle=False, **parts)
+    assert KernelCode(image).symbols().resolve(START) == "first+0x0"
+
+
+def test_code_that_is_not_whole_is_a_damaged_file(image: Path, cache: Path) -> None:
+    whole = KernelCode(image).code()
+    (stored,) = (cache / "kernel-code").iterdir()
+    with np.load(stored) as arrays:
+        parts = {**arrays, "bytes": np.zeros(7, np.uint8)}
+    with stored.open("wb") as file:
+        np.savez(file, allow_pickle=False, **parts)
+    assert KernelCode(image).code() == whole
+
+
+def test_a_cache_that_keeps_nothing_costs_time_and_nothing_else(image: Path, cache: Path) -> None:
+    whole = KernelCode(image).code()
+    rmtree(cache)
+    cache.write_text("no folder")  # as full, or read-only
+    assert KernelCode(image).symbols().resolve(START) == "first+0x0"
+    assert KernelCode(image).code() == whole != Code()
+    assert cache.read_text() == "no folder"
+
+
+def test_any_name_is_kept() -> None:
+    known = Symbols(np.array([1, 2, 3, 4], np.uint64), ("a\nb", None, "\n", "ä"))
+    again = symbols_in(stored_symbols(known))
+    assert again.names == known.names
+    assert again.addresses.tolist() == known.addresses.tolist()
+    assert symbols_in(stored_symbols(Symbols.of([]))).names == ()
 
 
 def test_a_file_without_symbols_is_refused_each_time(tmp_path: Path) -> None:
