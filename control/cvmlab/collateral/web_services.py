@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The services on a port of this machine, by HTTP or HTTPS."""
 
+import socket
 import ssl
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
+from typing import Any, Final
 
 from typing_extensions import override
 
@@ -23,14 +26,68 @@ from cvmlab.pki.pki_folder import key_text
 from cvmlab.pki.web_identity import HOST, web_identity
 
 
-_TIMEOUT_S: Final = 5
+_TIMEOUT_S: Final = 5  # for each piece of a request
+_DEADLINE_S: Final = 20  # for a whole connection, without the time that an answer is held back
+
+Respond = Callable[[str], WebAnswer]
+Tell = Callable[[str], None]
 
 
 class _Server(ThreadingHTTPServer):
+    """One whose connections end, whatever clients do; *tell* gets a line for each that ended badly."""
+
     daemon_threads = False  # its end waits for answers that are being sent
 
+    def __init__(
+        self, port: int, handler: type[BaseHTTPRequestHandler], tell: Tell, deadline_s: float
+    ) -> None:
+        self._tell, self._deadline_s = tell, deadline_s
+        self._ends: dict[socket.socket, float] = {}
+        self._lock = threading.Lock()  # what is in _ends is not closed meanwhile
+        super().__init__((HOST, port), handler)
 
-Respond = Callable[[str], WebAnswer]
+    @override
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._ends[request] = time.monotonic() + self._deadline_s
+        super().process_request(request, client_address)
+
+    @override
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._ends.pop(request, None)
+        super().shutdown_request(request)
+
+    @override
+    def service_actions(self) -> None:
+        with self._lock:
+            late = [one for one, end in self._ends.items() if end < time.monotonic()]
+            for connection in late:
+                del self._ends[connection]
+                _shut(connection, socket.SHUT_RDWR)
+        for _ in late:
+            self._tell(f"a connection took longer than {self._deadline_s:g} seconds")
+
+    @override
+    def server_close(self) -> None:
+        with self._lock:
+            for connection in self._ends:
+                _shut(connection, socket.SHUT_RD)  # nobody waits for requests any more
+        super().server_close()
+
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):  # such as a client that does not trust the certificate
+            self._tell(f"a connection failed: {' '.join(str(error).split())}")
+        else:
+            super().handle_error(request, client_address)
+
+
+def _shut(connection: socket.socket, what: int) -> None:
+    with suppress(OSError):  # the client may have ended it
+        # Not SSLSocket's own, which would take the session away from the thread that uses it.
+        socket.socket.shutdown(connection, what)
 
 
 def respond(pki: Pki, scenario: Scenario, target: str) -> WebAnswer:
@@ -57,19 +114,22 @@ def web_services(
     port: int = 0,
     delay_s: float = 0,
     by_https: bool = False,
-    told: Callable[[str], None] = lambda _line: None,
+    deadline_s: float = _DEADLINE_S,
+    told: Tell = lambda _line: None,
 ) -> Iterator[str]:
     """Serve while the block runs, and yield the address; *told* gets a line for each request.
 
+    A connection that takes longer than *deadline_s* is ended.
     *by_https*: with the certificate of web_identity(), which clients are to trust.  Raise ConfigError if the port is in use.
     """
     ended = threading.Event()
+    held_s = delay_s if scenario is Scenario.SLOW else 0
 
     def answer(target: str) -> WebAnswer:
-        ended.wait(delay_s if scenario is Scenario.SLOW else 0)
+        ended.wait(held_s)
         return respond(pki, scenario, target)
 
-    server = _server(port, answer, told)
+    server = _server(port, answer, told, held_s + deadline_s)
     if by_https:
         # Each connection's own thread shakes hands, so that a client that does not stops nobody.
         server.socket = _tls(pki).wrap_socket(
@@ -97,7 +157,7 @@ def _tls(pki: Pki) -> ssl.SSLContext:
     return context
 
 
-def _server(port: int, answer: Respond, told: Callable[[str], None]) -> ThreadingHTTPServer:
+def _server(port: int, answer: Respond, told: Tell, deadline_s: float) -> _Server:
     class _Handler(BaseHTTPRequestHandler):
         timeout = _TIMEOUT_S
 
@@ -120,7 +180,7 @@ def _server(port: int, answer: Respond, told: Callable[[str], None]) -> Threadin
             told(format % args)
 
     try:
-        return _Server((HOST, port), _Handler)
+        return _Server(port, _Handler, told, deadline_s)
     except OSError as error:
         raise ConfigError(
             f"port {port} cannot be served: {error.strerror}", hint="give another --port"

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The services by HTTP, and as a command."""
 
+import contextlib
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -75,6 +77,59 @@ def test_a_client_that_does_not_shake_hands_stops_nobody(tmp_path: Path) -> None
         port = int(address.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)):
             assert by_https(f"{address}/vcek/v1/Milan/crl", trusted)
+
+
+def test_a_client_that_does_not_trust_is_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+    with (
+        web_services(small_pki(), by_https=True, told=told.append) as address,
+        pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        by_https(f"{address}/vcek/v1/Milan/crl", None)
+    (line,) = told
+    assert line.startswith("a connection failed: ")
+    assert "\n" not in line
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("https", [False, True])
+def test_a_request_in_drops_is_ended(https: bool) -> None:
+    """Each byte comes in time, and the request never."""
+    told: list[str] = []
+    with web_services(small_pki(), by_https=https, deadline_s=1, told=told.append) as address:
+        drops(int(address.rpartition(":")[2]), until_s=time.monotonic() + 30)
+        assert told == ["a connection took longer than 1 seconds"]
+
+
+def drops(port: int, *, until_s: float) -> None:
+    """Send a byte now and then until the server ends the connection."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"\x16\x03\x01\x10\x00")  # a record of TLS with 4 KiB
+        connection.settimeout(0.1)
+        while time.monotonic() < until_s:
+            try:
+                connection.sendall(b"\x01")
+                assert connection.recv(1) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                pass
+            return
+    raise AssertionError("the connection was not ended")
+
+
+@pytest.mark.parametrize("https", [False, True])
+def test_the_end_does_not_wait_for_clients_that_say_nothing(https: bool) -> None:
+    with contextlib.ExitStack() as clients:
+        with web_services(small_pki(), by_https=https, told=lambda _line: None) as address:
+            port = int(address.rpartition(":")[2])
+            for _ in range(3):
+                clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+            time.sleep(0.3)  # they are accepted
+            ends = time.monotonic()
+        assert time.monotonic() - ends < 4
 
 
 def test_a_certificate_that_cannot_be_written_is_said(tmp_path: Path) -> None:
