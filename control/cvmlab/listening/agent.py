@@ -24,9 +24,11 @@ MAX_PASSED_STATUS = 79  # the command line passes 0-79 through
 _LINE_LIMIT = 4096
 _MAX_MODULES = 1024
 # Firmware that finds the port clears its screen there, and ends no line (ECMA-48, 5.4).
-_CLEARED = rb"(?:\x1b\[[0-?]*[ -/]*[@-~])*"
-_HELLO = re.compile(_CLEARED + rb"cvmlab hello ([\x21-\x7e]+)\s*")
-_ENDS_IN_HELLO = re.compile(_HELLO.pattern + rb"$")
+_CLEARED = rb"(?:\x1b\[[0-?]{0,64}[ -/]{0,64}[@-~]){0,64}"
+_GREETING = rb"cvmlab hello ([\x21-\x7e]+)\s*"
+_HELLO = re.compile(_CLEARED + _GREETING)
+# What clears the screen before it may be a command's: no firmware runs between two kernels.
+_ENDS_IN_HELLO = re.compile(_GREETING + rb"$")
 _MODULE = re.compile(rb"cvmlab module ([\x21-\x7e]{1,64}) ([0-9]{1,12}) 0x([0-9a-f]{1,16})\s*")
 _EXIT = re.compile(rb"cvmlab exit ([0-9]{1,3})\s*")
 _PROBLEM = re.compile(rb"cvmlab problem ([^\r\n]{1,1000})\s*")

@@ -2,6 +2,7 @@
 """The agent's channel: what a command prints is passed on at once, and never a part of its end."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -54,7 +55,9 @@ async def test_what_may_be_the_end_waits_and_only_that() -> None:
 
 
 @pytest.mark.fault("V6")
-@pytest.mark.parametrize("last_words", [b"", b"half a line", b"a line\n"])
+@pytest.mark.parametrize(
+    "last_words", [b"", b"half a line", b"a line\n", b"\x1b[1mbold\x1b[m", b"\x1b[m" * 3]
+)
 async def test_a_crash_kernels_agent_is_none_of_the_commands_output(last_words: bytes) -> None:
     """The command never ends: its kernel has panicked.  Before that it may print what it likes."""
     reader, passed, panics = asyncio.StreamReader(), list[bytes](), [0]
@@ -75,3 +78,16 @@ async def test_a_crash_kernels_agent_is_none_of_the_commands_output(last_words: 
     await follow
     assert (agent.release, agent.exit_status) == ("6.12-crash", 5)
     assert b"".join(passed) == b"cvmlab hello 9.9\n" + last_words + b"saved\n"
+
+
+async def test_many_escapes_of_a_dead_command_cost_no_more_than_others() -> None:
+    reader, passed = asyncio.StreamReader(), list[bytes]()
+    panics = iter((0,))
+    agent = Agent(reader, passed.append, panics=lambda: next(panics, 1))
+    lines = (b"\x1b[m" * 2700 + b"\n") * 100
+    reader.feed_data(b"cvmlab output c0ffee-c\n" + lines)
+    reader.feed_eof()
+    began = time.process_time()
+    await agent.follow()
+    assert time.process_time() - began < 3
+    assert b"".join(passed) == lines
