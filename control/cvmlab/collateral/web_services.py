@@ -173,7 +173,8 @@ def _server(port: int, answer: Respond, told: Tell, deadline_s: float) -> _Serve
 
         @override
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            told(f"{getattr(code, 'value', code)} {self.path}")
+            path = getattr(self, "path", "-")  # a request that is none has no path
+            told(f"{getattr(code, 'value', code)} {path}")
 
         @override
         def log_message(self, format: str, *args: object) -> None:
