@@ -173,6 +173,12 @@ class BootSpec:
     architecture: Architecture = field(default=DEFAULT_ARCHITECTURE, repr=False)
     profiles: Profiles = field(default=PROFILES, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        for policy in self.profiles.host_policies:
+            answer = getattr(self, policy.option)
+            if answer is not None:
+                object.__setattr__(self, policy.option, policy.usual(answer))
+
     @property
     def profile(self) -> Profile:
         """The row of ``coco``; raises ConfigError if there is none."""
@@ -264,8 +270,8 @@ class BootSpec:
 
     def _validate_answers(self) -> None:
         own = self.profile.host_policy
-        for policy in {row.host_policy for row in self.profiles} - {own, None}:
-            if policy is not None and getattr(self, policy.option) is not None:
+        for policy in self.profiles.host_policies:
+            if policy != own and getattr(self, policy.option) is not None:
                 names = (row.name for row in self.profiles if row.host_policy == policy)
                 raise ConfigError(
                     f"guests of profile {self.coco} do not call {policy.call}",

@@ -15,7 +15,6 @@ from cvmlab.profiles.profile import GuestObject, HostPolicy, Profile
 GUEST_ID = "cgs0"
 _PROPERTY = re.compile(r"[a-z][a-z0-9-]*")
 _MAX_RETRIES = 1 << 32
-_PARTIAL = ("max", "partial")
 _OURS = frozenset({"id", "qom-type"})
 # QEMU's words for a property that is on or off: qapi_bool_parse(), qapi/qapi-util.c.
 _SWITCHES: Final = {
@@ -77,14 +76,13 @@ def require_guest_options(guest: GuestObject, options: tuple[str, ...], *, qemu:
 def policy_options(policy: HostPolicy | None, answer: str | None) -> tuple[str, ...]:
     """Return the properties that make a host answer requests for conversions by *answer*.
 
-    "all" converts at once.  "max:SIZE" (or "partial:SIZE") converts a part, and the guest calls again
-    for the rest.  "retry:N" has the guest call N more times before anything is converted.  "refuse"
-    refuses.
+    "all" converts at once.  "max:SIZE" converts a part, and the guest calls again for the rest.
+    "retry:N" has the guest call N more times before anything is converted.  "refuse" refuses.
     """
     if policy is None or answer is None or answer == "all":
         return ()
     word, _, value = answer.partition(":")
-    if word in _PARTIAL and value:
+    if word == "max" and value:
         size = parse_size(value)
         if size > 0 and size % PAGE_SIZE == 0:
             return (f"{policy.properties}-max={size}",)
@@ -92,9 +90,10 @@ def policy_options(policy: HostPolicy | None, answer: str | None) -> tuple[str, 
         return (f"{policy.properties}-retry={int(value)}",)
     if answer == "refuse":
         return (f"{policy.properties}-refuse=on",)
+    parts = ["max:SIZE", *(f"{other}:SIZE" for other, usual in policy.synonyms if usual == "max")]
     raise ConfigError(
         f"--{policy.option} {answer} is not a policy",
-        hint="policies are all, max:SIZE (a multiple of 4K), retry:N, refuse",
+        hint=f"policies are all, {' or '.join(parts)} (a multiple of 4K), retry:N, refuse",
     )
 
 

@@ -47,13 +47,23 @@ class Attestation:
 class HostPolicy:
     """How a host answers a guest that asks for a conversion, where an option can say it.
 
-    ``option`` is that option's name, ``call`` what the guest calls; ``properties`` is how names of
-    the guest object's properties for it begin.
+    ``option`` is that option's name, ``call`` what the guest calls, ``subject`` what reports call the
+    answer; ``properties`` is how names of the guest object's properties for it begin.  ``synonyms``
+    are other words for words of an answer.  ``effect`` says what Linux does about a refusal, a part or
+    a retry.
     """
 
     option: str
     call: str
+    subject: str
     properties: str
+    synonyms: tuple[tuple[str, str], ...]
+    effect: str
+
+    def usual(self, answer: str) -> str:
+        """Return *answer* with the word that results and reports have for it."""
+        word, colon, value = answer.partition(":")
+        return f"{dict(self.synonyms).get(word, word)}{colon}{value}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +187,11 @@ class Profiles:
     def where(self, holds: Callable[[Profile], object]) -> tuple[str, ...]:
         """Return the names of the rows for which *holds* is true."""
         return tuple(row.name for row in self if holds(row))
+
+    @property
+    def host_policies(self) -> tuple[HostPolicy, ...]:
+        """Each policy that a row has, once."""
+        return tuple(dict.fromkeys(row.host_policy for row in self if row.host_policy is not None))
 
     def layout(self, name: str) -> "Layout":
         """Return the layout that the rules give a profile with restricted memory."""

@@ -133,7 +133,15 @@ _TDX: Final = Profile(
         driver="tdx-guest",
         driver_helpers=(),
     ),
-    host_policy=HostPolicy(option="mapgpa", call="MapGPA", properties="map-gpa"),
+    host_policy=HostPolicy(
+        option="mapgpa",
+        call="MapGPA",
+        subject="MapGPA",
+        properties="map-gpa",
+        synonyms=(),
+        effect="Linux gives up a conversion that is refused, or retried three times without progress; "
+        "then its drivers have no shared memory",
+    ),
     image=None,
     sharing_firmware="ovmf",
     disk_refusals=(_SEABIOS_SHARES_NOTHING,),
@@ -197,7 +205,15 @@ _CCA: Final = Profile(
         driver_helpers=(),
         certificates_property=None,
     ),
-    host_policy=HostPolicy(option="ripas", call="RSI_IPA_STATE_SET", properties="ripas"),
+    host_policy=HostPolicy(
+        option="ripas",
+        call="RSI_IPA_STATE_SET",
+        subject="RIPAS",
+        properties="ripas",
+        synonyms=(("partial", "max"),),
+        effect="Linux panics when its RAM is refused, before it has a console, and calls again for a part "
+        "or a retry, however often",
+    ),
     image="debian-arm64-backports",
     sharing_firmware="ovmf",
     disk_refusals=(),

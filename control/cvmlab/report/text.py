@@ -11,6 +11,8 @@ from cvmlab.memory.page_map import share
 from cvmlab.memory.ranges import PAGE_SIZE, format_size
 from cvmlab.memory.states import Layout
 from cvmlab.profiles.architecture import DEFAULT_ARCHITECTURE
+from cvmlab.profiles.profile import HostPolicy
+from cvmlab.profiles.profile_rows import PROFILES
 from cvmlab.results.budgets import describe
 from cvmlab.results.guest_faults import say as say_guest_fault
 from cvmlab.results.result import (
@@ -59,12 +61,6 @@ _UNAWARE = (
     "and counts what they touch"
 )
 _LATE = "the firmware ran unprotected: memory is the realm's from the kernel's RSI_REALM_CONFIG on"
-_UNCONVERTED = {
-    "--mapgpa": "its conversions were answered by --mapgpa: Linux gives up a conversion that is refused, or "
-    "retried three times without progress; then its drivers have no shared memory",
-    "--ripas": "its conversions were answered by --ripas: Linux panics when its RAM is refused, before it "
-    "has a console, and calls again for a part or a retry, however often",
-}
 
 
 def render(
@@ -129,8 +125,7 @@ def _what(result: Result) -> Iterator[str]:
         tuning = f", {result.qemu.tuning}" if result.qemu.tuning else ""
         yield f"  qemu      {result.qemu.version}{tuning}{patch}"
     if result.layout is not None:
-        asked = {"MapGPA": result.mapgpa, "RIPAS": result.ripas}
-        answers = "".join(f", {what}: {answer}" for what, answer in asked.items() if answer)
+        answers = "".join(f", {policy.subject}: {answer}" for policy, answer in _answers(result))
         yield f"  memory    {result.layout}, host access: {result.on_host_access}{answers}"
     if result.restored is not None:
         yield f"  restored  {say_restored(result.restored)}"
@@ -368,14 +363,22 @@ def _verdict(result: Result, console: Sequence[str]) -> Iterator[str]:
         yield f"run folder: {result.run_dir}"
 
 
+def _answers(result: Result) -> Iterator[tuple[HostPolicy, str]]:
+    """Yield how the host answered requests for conversions, where an option said it."""
+    for policy in PROFILES.host_policies:
+        answer = getattr(result, policy.option)
+        if answer:
+            yield policy, answer
+
+
 def advice(result: Result) -> str | None:
     """Return one line of advice, if there is any to give."""
     starved = any(fault.actor == "device" and fault.verdict in _STARVES for fault in result.faults)
     if starved and result.layout == Layout.IN_PLACE and result.outcome not in _UNRELATED:
         return _UNAWARE
-    for option, answer in (("--mapgpa", result.mapgpa), ("--ripas", result.ripas)):
-        if answer is not None and answer != "all":
-            return _UNCONVERTED[option]
+    for policy, answer in _answers(result):
+        if answer != "all":
+            return f"its conversions were answered by --{policy.option}: {policy.effect}"
     if result.outcome is Outcome.MARKER_NOT_SEEN and not result.message.startswith("never saw"):
         # No --expect was given that could be wrong.
         return _AGENTLESS if "before its command" in result.message else None

@@ -42,7 +42,7 @@ BY_KIND = {
 BY_OPTION = {
     "image": "debian",
     "mapgpa": "max:2M",
-    "ripas": "partial:2M",
+    "ripas": "max:2M",
     "coco_option": "gpaw=52",
     "attest_option": "pce-svn=9",
     "quote_fault": "slow:2",

@@ -320,7 +320,12 @@ def test_a_realm_is_an_arm_machine_and_its_host_answers_in_the_words_of_mapgpa(
     [
         ({"coco": "tdx", "ripas": "refuse"}, "do not call RSI_IPA_STATE_SET", "--coco cca"),
         ({"coco": "cca", "mapgpa": "refuse"}, "do not call MapGPA", "--coco tdx"),
-        ({"coco": "cca", "ripas": "partial:1"}, "--ripas partial:1 is not a policy", "max:SIZE"),
+        (
+            {"coco": "cca", "ripas": "partial:1"},
+            "--ripas max:1 is not a policy",
+            "max:SIZE or partial:SIZE (a",
+        ),
+        ({"coco": "tdx", "mapgpa": "partial:8K"}, "--mapgpa partial:8K is not", "max:SIZE (a"),
         ({"coco": "cca", "arch": "x86_64"}, "is for guests of aarch64", "boot a guest of aarch64"),
         ({"coco": "tdx", "arch": "aarch64"}, "is for guests of x86_64", "boot a guest of x86_64"),
         ({"coco": "cca", "cpus": 513}, "--cpus must be 1 to 512", "one or two"),
@@ -385,3 +390,11 @@ def test_a_recorded_machine_counts_instructions_in_one_thread(
     assert json.loads(value_of("-blockdev", argv))["node-name"] == "disk0-file"
     assert value_of("-drive", argv) == "if=none,id=disk0,driver=blkreplay,image=disk0-file"
     assert "filter-replay,id=net0-log,netdev=net0" in argv
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [("partial:4M", "max:4M"), ("max:4M", "max:4M"), ("retry:3", "retry:3"), (None, None)],
+)
+def test_a_policy_is_stored_by_its_usual_word(asked: str | None, stored: str | None) -> None:
+    assert boot_spec(coco="cca", ripas=asked).ripas == stored

@@ -92,6 +92,8 @@ def test_a_log_is_compared_with_what_is_known(spec: BootSpec) -> None:
 
 def test_the_note_says_what_is_not_known(spec: BootSpec) -> None:
     (note,) = (one.note for one in predict(spec) if one.name == "RTMR0")
-    assert note.startswith("10 of its events are known; not ACPI DATA, which depend on the machine's")
+    assert note.startswith(
+        "10 of its events are known; not ACPI DATA, which depend on the machine's"
+    )
     (note,) = (one.note for one in predict(replace(spec, net=Net.USER)) if one.name == "RTMR0")
     assert "8 of its events are known; not ACPI DATA, BootOrder, Boot0000, which depend on" in note
