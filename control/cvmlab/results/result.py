@@ -35,6 +35,7 @@ SCHEMA_VERSION: Final = 2
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 ExitCode = Annotated[int, Meta(ge=0, le=255)]
+Texts = tuple[str, ...]
 
 
 class Outcome(StrEnum):
@@ -268,9 +269,7 @@ class Estimate(_Document, frozen=True, kw_only=True):
     seconds_low: Seconds
     seconds_high: Seconds
     terms: tuple[CostTerm, ...]
-    not_counted: Annotated[
-        tuple[str, ...], Meta(description="counters without a published cost")
-    ] = ()
+    not_counted: Annotated[Texts, Meta(description="counters without a published cost")] = ()
 
 
 class Qemu(_Document, frozen=True, kw_only=True):
@@ -304,9 +303,11 @@ class Result(_Document, frozen=True, kw_only=True):
     exit_code: ExitCode
     message: Annotated[str, Meta(description="one sentence")]
     hint: str | None = None
-    guest: Annotated[str | None, Meta(description="name given, image, or booted file")] = None
+    guest: Annotated[
+        str | None, Meta(description="the name given, the image, or the file that was booted")
+    ] = None
     variant: Annotated[
-        tuple[str, ...], Meta(description="other options that shape the guest, such as net=user")
+        Texts, Meta(description="other options that shape the guest, such as net=user")
     ] = ()
     coco: str
     layout: str | None = None
@@ -330,20 +331,20 @@ class Result(_Document, frozen=True, kw_only=True):
         Meta(description="the first host accesses that were allowed; they are no host faults"),
     ] = ()
     conversions: tuple[Conversion, ...] = ()
-    functions: Annotated[tuple[FunctionCount, ...], Meta(description="the most pages first")] = ()
+    functions: Annotated[
+        tuple[FunctionCount, ...], Meta(description="those with the most pages, by phase")
+    ] = ()
     refused: tuple[Refused, ...] = ()
     evidence: Annotated[
         KernelEvidence | None, Meta(description="null: the profile asks nothing of the kernel")
     ] = None
     kernel_trouble: Annotated[
-        tuple[str, ...], Meta(description="the first lines of the kernel that fail a boot")
+        Texts, Meta(description="the first lines of the kernel that fail a boot")
     ] = ()
     guest_faults: Annotated[
         tuple[GuestFault, ...], Meta(description="the first; the guest may have survived them")
     ] = ()
-    unnamed: Annotated[
-        tuple[str, ...], Meta(description="why some functions of the guest have no name")
-    ] = ()
+    unnamed: Annotated[Texts, Meta(description="why some functions of the guest have no name")] = ()
     budgets: tuple[BudgetLine, ...] = ()
     estimate: Estimate | None = None
     guest_exit: Annotated[int | None, Meta(description="status of the --exec command")] = None
