@@ -32,7 +32,7 @@ from cvmlab.pki.platforms import PRODUCTS
 from cvmlab.pki.web_identity import web_identity
 
 
-VERSION: Final = 1
+VERSION: Final = 2  # 1 had nothing for CCA
 _ABOUT: Final = "pki.json"
 _AGAIN: Final = "make it again with `cvmlab attest init`"
 _TDX: Final = {
@@ -120,8 +120,10 @@ def _seed(folder: Path) -> str:
         version, seed = about["version"], about["seed"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{path} does not describe a test PKI", hint=_AGAIN) from error
-    if version != VERSION or not isinstance(seed, str):
+    if version != VERSION:
         raise ConfigError(f"{path} is of version {version}, not {VERSION}", hint=_AGAIN)
+    if not isinstance(seed, str):
+        raise ConfigError(f"{path} has a seed that is no text", hint=_AGAIN)
     return seed
 
 
