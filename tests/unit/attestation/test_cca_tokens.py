@@ -14,7 +14,7 @@ from cvmlab.attestation.signed_tokens import token_signer
 from cvmlab.pki.authorities import Pki
 from cvmlab.pki.derived import Seed
 from cvmlab.pki.platforms import CcaPlatform
-from tests.cca_verifier import TokenError, verified
+from tests.cca_verifier import SignatureError, TokenError, verified
 from tests.fakes.pkis import small_keys, small_pki
 
 
@@ -68,6 +68,51 @@ def test_a_changed_bit_is_refused(place: int) -> None:
         verified(bytes(made), cpak())
 
 
+def signed_places() -> dict[str, tuple[bytes, bytes]]:
+    """Return what is signed, or a signature, each with the part that it is in."""
+    parts = cbor2.loads(signed()).value
+    platform, realm = (cbor2.loads(parts[number]).value for number in (44234, 44241))
+    return {
+        "platform claims": (parts[44234], platform[2]),
+        "platform signature": (parts[44234], platform[3]),
+        "challenge": (parts[44241], CHALLENGE),
+        "personalization": (parts[44241], PERSONALIZATION),
+        "RIM": (parts[44241], WORDS[0][:32]),
+        "realm signature": (parts[44241], realm[3]),
+    }
+
+
+@pytest.mark.parametrize("name", signed_places())
+def test_a_change_of_what_is_signed_is_a_fault_of_the_signature(name: str) -> None:
+    part, piece = signed_places()[name]
+    made = signed()
+    first = made.index(part) + part.index(piece)
+    for place in range(first, first + len(piece), 5):
+        changed = made[:place] + bytes([made[place] ^ 1 << place % 8]) + made[place + 1 :]
+        with pytest.raises(SignatureError):
+            verified(changed, cpak())
+
+
+@pytest.mark.parametrize("bit", [5, 6, 7])
+def test_another_type_of_an_item_is_refused(bit: int) -> None:
+    """The first bits of an item say what it is; what the platform has signed is in another test."""
+    made = signed()
+    part, claims = signed_places()["platform claims"]
+    first = made.index(part) + part.index(claims)
+    for place in (*range(first), *range(first + len(claims), len(made))):
+        changed = made[:place] + bytes([made[place] ^ 1 << bit]) + made[place + 1 :]
+        with pytest.raises(TokenError):
+            verified(changed, cpak())
+
+
+def test_another_realm_key_is_one_that_the_platform_does_not_vouch_for() -> None:
+    made = bytearray(signed())
+    realm = cbor2.loads(cbor2.loads(cbor2.loads(signed()).value[44241]).value[2])
+    made[made.index(realm[44237]) + len(realm[44237]) // 2] ^= 1
+    with pytest.raises(TokenError, match="vouches for another realm key"):
+        verified(bytes(made), cpak())
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -95,7 +140,7 @@ def test_parts_of_two_platforms_do_not_fit() -> None:
 
 
 def test_a_key_that_is_not_the_platforms_is_refused() -> None:
-    with pytest.raises(TokenError):
+    with pytest.raises(SignatureError):
         verified(signed(wrong_key=True), cpak())
 
 
