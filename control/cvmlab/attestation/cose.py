@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """COSE_Sign1 messages and COSE_Keys on P-384 (RFC 9052, 4.2 and 7; RFC 9053, 2.1 and 7.1).  Pure.
 
-CBOR is cbor2's and ECDSA is cryptography's.  A library for COSE is not used here: pycose has had no
-release since 2023, and cwt takes half a second to import and cannot sign so that a signature repeats.
-Tests verify what is made here by cwt.
+CBOR is cbor2's and ECDSA is cryptography's; C12 in control/README.md says why no library for COSE is
+used.  Tests verify what is made here by cwt.
 """
 
 from collections.abc import Callable
