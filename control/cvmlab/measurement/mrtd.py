@@ -23,6 +23,7 @@ _COPIED: Final = (0, 1)  # BFV, CFV
 _EXTEND: Final = 1
 _BLOCK: Final = struct.Struct("<16sQ104x")
 _CHUNK_BYTES: Final = 256
+_TOP: Final = 4 << 30  # what firmware describes is below it: plugin/profiles/tdx/tdvf.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,13 @@ class Section:
 
 def sections_of(firmware: FirmwareImage) -> list[Section]:
     """Return the sections of TDVF; none for other firmware.  Raise ConfigError if they are odd."""
-    return [Section(*row) for row in firmware.sections(_METADATA, b"TDVF", _SECTION)]
+    found = [Section(*row) for row in firmware.sections(_METADATA, b"TDVF", _SECTION)]
+    for section in found:
+        if section.size > _TOP or section.gpa > _TOP:
+            raise ConfigError(
+                f"the firmware has a section at 0x{section.gpa:x} that is above 4 GiB"
+            )
+    return found
 
 
 def mrtd(firmware: FirmwareImage) -> bytes:

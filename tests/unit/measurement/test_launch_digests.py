@@ -169,6 +169,12 @@ def test_firmware_that_is_no_tdvf_has_no_mrtd(files: Path) -> None:
     assert "no TDVF" in predicted(spec(files, coco="tdx", firmware=files / "other.fd"))["MRTD"].note
 
 
+@pytest.mark.parametrize(("gpa", "size"), [(0x809000, 1 << 60), (1 << 63, 0x2000)])
+def test_a_section_above_4_gib_is_refused_at_once(gpa: int, size: int) -> None:
+    with pytest.raises(ConfigError, match=f"a section at 0x{gpa:x} that is above 4 GiB"):
+        mrtd(FirmwareImage.of(ovmf(tdx=(*TDX_SECTIONS, (0, 0, gpa, size, 3, 0)))))
+
+
 def test_a_measured_section_that_the_launch_fills_is_refused() -> None:
     sections = (*TDX_SECTIONS[:2], (0, 0, 0x809000, 0x2000, 2, 1))
     with pytest.raises(ConfigError, match="at 0x809000 measured that only the launch fills"):
