@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from cvmlab.attestation.option_checks import require_checked
 from cvmlab.attestation.quote_faults import QuoteFault, QuoteFaultKind
 from cvmlab.base.errors import ConfigError
 from cvmlab.machine.disk_format import DiskFormat, disk_format
@@ -251,16 +252,10 @@ class BootSpec:
                 )
             qemu = self.architecture.qemu
             require_guest_options(profile.guest_object, self.guest_options, qemu=qemu)
-            self._validate_id_block()
+            require_checked(profile.guest_object.check, self.guest_options)
         self._validate_answers()
         cpu(profile, self.cpu)
         self._validate_attestation()
-
-    def _validate_id_block(self) -> None:
-        if any(option.startswith(("id-", "author-")) for option in self.guest_options):
-            from cvmlab.attestation.id_blocks import require_signed  # its library takes long
-
-            require_signed(self.guest_options)
 
     def _validate_answers(self) -> None:
         own = self.profile.host_policy
