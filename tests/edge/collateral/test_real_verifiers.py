@@ -22,7 +22,7 @@ from cvmlab.pki.derived import Seed
 from cvmlab.pki.platforms import SnpPlatform, TdxPlatform
 from tests.changed_evidence import QUOTE_PLACES, REPORT_PLACES, flipped
 from tests.fakes.pkis import DATA, MEASUREMENT, MRTD, SNP_LAUNCH, small_pki, td_report
-from tests.verifiers import DcapQvl, OmneAttest, VoltageVerify, get
+from tests.verifiers import UNREAD_BY_DCAP_QVL, DcapQvl, OmneAttest, VoltageVerify, get
 
 
 PLATFORM = TdxPlatform()
@@ -51,10 +51,6 @@ def test_voltage_verify_accepts_a_quote(services: str) -> None:
     verifier = VoltageVerify(small_pki().tdx.root.certificate)
     found = verifier.collateral(services, PLATFORM.fmspc.hex())
     assert verifier.status(QUOTE, found) == "UpToDate"
-
-
-# What this verifier does not look at.
-UNREAD_BY_DCAP_QVL = {"certification type"}
 
 
 @pytest.mark.parametrize("place", QUOTE_PLACES)
