@@ -2,6 +2,7 @@
 """Stock guests with a test root: what configfs-tsm gives them, in front of verifiers, and measured before."""
 
 import json
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,22 @@ def test_a_service_that_never_answers_ends_with_the_guest(root: Path, tmp_path: 
     )  # fmt: skip
     assert done.code == 0, done.err
     assert "other work is done" in (tmp_path / "run" / "exec.log").read_text()
+
+
+def test_a_guest_fetches_from_the_services_of_its_own_vm(pki: Pki, root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = (
+            "debian-devices", "--coco", "sev-snp", "--net", "user", "--attest", str(root), "--attest-serve",
+            str(port), "--run-dir", str(root.parent / "run"), "--exec",
+            "ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0 && "
+            f"wget -q -O - http://10.0.2.2:{port}/vcek/v1/Genoa/cert_chain",
+        )  # fmt: skip
+        refused = cvmlab("boot", *words)
+        assert refused.code == 85
+        assert f"port {port} cannot be served: Address already in use" in refused.err
+    done = cvmlab("boot", *words)
+    assert done.code == 0, done.err
+    chain = pki.snp["genoa"]
+    assert (root.parent / "run" / "exec.log").read_text() == chain.ask.pem + chain.ark.pem
+    socket.create_server(("127.0.0.1", port)).close()  # the services have ended with the VM

@@ -129,6 +129,10 @@ _PROFILE = (
         help="With --attest: what the platform is, such as product=milan or fmspc=00906ed50000; repeatable",
     ),
     Option(
+        name="attest_serve", group=Group.PROFILE, forms=_EVERYWHERE, kind=ValueKind.NUMBER, metavar="PORT",
+        help="With --attest: have a PCCS and a KDS on this port of 127.0.0.1 while the VM runs",
+    ),
+    Option(
         name="quote_fault", group=Group.PROFILE, forms=_EVERYWHERE, metavar="FAULT",
         help="With --quotes or --attest: fail on purpose: error:N, truncate, slow:S, wrong-key, replay or never",
     ),
@@ -239,16 +243,14 @@ _MACHINE = (
         help="Words for the end of QEMU's command line",
     ),
     Option(
-        name="ring_records", group=Group.MACHINE, forms=Form.SETTING | Form.MARK, kind=ValueKind.NUMBER,
-        help="Size of the event ring",
+        name="ring_records", group=Group.MACHINE, forms=Form.SETTING | Form.MARK, kind=ValueKind.NUMBER, help="Size of the event ring",
     ),
     Option(
         name="private_file", group=Group.MACHINE, forms=Form.SETTING | Form.MARK, kind=ValueKind.OBJECT,
         help="Restricted memory file to use instead of a new one",
     ),
     Option(
-        name="paused", group=Group.MACHINE, forms=Form.VM | Form.MARK, kind=ValueKind.SWITCH,
-        help="Leave the CPUs stopped until cont()",
+        name="paused", group=Group.MACHINE, forms=Form.VM | Form.MARK, kind=ValueKind.SWITCH, help="Leave the CPUs stopped until cont()",
     ),
     Option(
         name="start_timeout_s", group=Group.MACHINE, forms=Form.SETTING | Form.MARK,
@@ -340,16 +342,14 @@ _PUBLISHING = (
         help="Publish to the MQTT broker at HOST",
     ),
     Option(
-        name="mqtt_user", group=Group.PUBLISHING, forms=Form.COMMAND, metavar="NAME",
-        help="User name",
+        name="mqtt_user", group=Group.PUBLISHING, forms=Form.COMMAND, metavar="NAME", help="User name",
     ),
     Option(
         name="mqtt_password_file", group=Group.PUBLISHING, forms=Form.COMMAND, kind=ValueKind.PLACE,
         metavar="FILE", help="File whose first line is the password (default: $CVMLAB_MQTT_PASSWORD)",
     ),
     Option(
-        name="mqtt_tls", group=Group.PUBLISHING, forms=Form.COMMAND, kind=ValueKind.SWITCH,
-        help="Use TLS",
+        name="mqtt_tls", group=Group.PUBLISHING, forms=Form.COMMAND, kind=ValueKind.SWITCH, help="Use TLS",
     ),
     Option(
         name="mqtt_ca", group=Group.PUBLISHING, forms=Form.COMMAND, kind=ValueKind.PLACE, metavar="FILE",
