@@ -113,6 +113,15 @@ def test_a_td_is_attested_and_was_measured_before(
     }
 
 
+def test_a_td_gets_a_quote_of_version_5(pki: Pki, root: Path, tmp_path: Path) -> None:
+    words = ("debian-devices", "--coco", "tdx", "--attest", str(root))
+    quote = evidence(tmp_path / "run", *words, "--attest-option", "quote-version=5").blob
+    dcap = DcapQvl(pki.tdx.root.der)
+    with web_services(pki) as address:
+        assert dcap.status(quote, dcap.collateral(address, quote)) == "UpToDate"
+    assert isinstance(dcap_qvl.parse_quote(quote).report, dcap_qvl.TdReport15)
+
+
 def firmware_with_hashes() -> str:
     """Debian unstable has the firmware that has a place for them."""
     unpacked = packages.unpack(packages.fetch("ovmf-amdsev", "sid"))

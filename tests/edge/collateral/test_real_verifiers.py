@@ -57,6 +57,14 @@ def test_voltage_verify_accepts_a_quote(services: str) -> None:
     assert verifier.status(QUOTE, found) == "UpToDate"
 
 
+def test_dcap_qvl_accepts_a_quote_of_version_5(collateral: Any) -> None:
+    quote = quote_signer(small_pki(), TdxPlatform.of(["quote-version=5"]))(td_report())
+    assert DCAP.status(quote, collateral) == "UpToDate"
+    body = dcap_qvl.parse_quote(quote).report
+    assert isinstance(body, dcap_qvl.TdReport15)
+    assert (body.mr_td, body.tee_tcb_svn2) == (MRTD, bytes(PLATFORM.tee_tcb_svn))
+
+
 @pytest.mark.parametrize("place", QUOTE_PLACES)
 def test_no_verifier_accepts_a_changed_quote(place: str, collateral: Any) -> None:
     quote = flipped(QUOTE, QUOTE_PLACES[place])
