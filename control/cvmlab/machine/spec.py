@@ -5,9 +5,10 @@ command_line.py makes QEMU's command line of it.  Files are looked at, and nothi
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
 from cvmlab.attestation.option_checks import require_checked
 from cvmlab.attestation.quote_faults import QuoteFault, QuoteFaultKind
@@ -206,6 +207,11 @@ class BootSpec:
     def answers(self) -> tuple[Path | None, tuple[str, ...], str | None]:
         """What an attestation service must know: who signs, on what platform, and how it fails."""
         return self.attest, self.attest_options, self.quote_fault
+
+    @property
+    def without_ports(self) -> Self:
+        """The same for a second VM beside the first: two cannot listen on the same port."""
+        return replace(self, gdb=None, attest_serve=None)
 
     def validate(self) -> None:
         """Raise ConfigError if QEMU could not run this, naming the first thing that is wrong."""
