@@ -53,6 +53,10 @@ def get(url: str) -> tuple[bytes, dict[str, str]]:
         return page.read(), {name.lower(): value for name, value in page.headers.items()}
 
 
+# Where dcap-qvl does not look at a quote, of QUOTE_PLACES.
+UNREAD_BY_DCAP_QVL = {"certification type"}
+
+
 @dataclass(frozen=True, slots=True)
 class DcapQvl:
     """dcap-qvl, which fetches collateral from a PCCS by itself."""

@@ -2,6 +2,8 @@
 """Stock guests with a test root: what configfs-tsm gives them, in front of verifiers, and measured before."""
 
 import json
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from cvmlab.pki.authorities import Pki
 from cvmlab.pki.pki_folder import save
 from cvmlab.pki.platforms import SnpPlatform
 from cvmlab.qemu.build import rom_dirs
+from tests.changed_evidence import QUOTE_PLACES, REPORT_PLACES
 from tests.fakes.pkis import small_pki
 from tests.guest.evidence import DATA, SCRIPT, Evidence, evidence
 from tests.guest.program import cvmlab
-from tests.verifiers import DcapQvl, OmneAttest, VoltageVerify
+from tests.verifier_table import refused
+from tests.verifiers import UNREAD_BY_DCAP_QVL, DcapQvl, OmneAttest, VoltageVerify
 
 
 pytestmark = [
@@ -44,12 +48,30 @@ def root(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def accepted(changed: list[bool], places: Mapping[str, int]) -> set[str]:
+    """Return where a bit may be changed and the verifier does not refuse it."""
+    return {place for place, is_refused in zip(places, changed, strict=True) if not is_refused}
+
+
 def measured(*words: str) -> dict[str, Any]:
     """Return what `cvmlab measure` says of a guest that is asked for its evidence."""
     done = cvmlab("measure", *words, "--exec", SCRIPT, "--json")
     assert done.code == 0, done.err
     values: dict[str, Any] = json.loads(done.out)["values"]
     return values
+
+
+def require_verified(quote: bytes, pki: Pki) -> None:
+    """Fail unless verifiers accept the quote, and refuse it with a bit changed where they look."""
+    dcap, voltage = DcapQvl(pki.tdx.root.der), VoltageVerify(pki.tdx.root.certificate)
+    with web_services(pki) as address:
+        collateral = dcap.collateral(address, quote)
+        documents = voltage.collateral(address, "00906ed50000")
+    assert dcap.status(quote, collateral) == voltage.status(quote, documents) == "UpToDate"
+    changed = refused(lambda made: dcap.status(made, collateral), quote, QUOTE_PLACES)
+    assert accepted(changed, QUOTE_PLACES) == UNREAD_BY_DCAP_QVL
+    changed = refused(lambda made: voltage.status(made, documents), quote, QUOTE_PLACES)
+    assert accepted(changed, QUOTE_PLACES) == set()
 
 
 TDS = {
@@ -67,11 +89,7 @@ def test_a_td_is_attested_and_was_measured_before(
     guest = (*words, "--coco", "tdx", "--firmware", "ovmf", "--attest", str(root))
     got = evidence(tmp_path / "run", *guest)
     assert got.provider == "tdx_guest"
-    dcap, voltage = DcapQvl(pki.tdx.root.der), VoltageVerify(pki.tdx.root.certificate)
-    with web_services(pki) as address:
-        assert dcap.status(got.blob, dcap.collateral(address, got.blob)) == "UpToDate"
-        documents = voltage.collateral(address, "00906ed50000")
-        assert voltage.status(got.blob, documents) == "UpToDate"
+    require_verified(got.blob, pki)
     td = dcap_qvl.parse_quote(got.blob).report
     assert td.report_data == DATA
     rtmrs = (td.rt_mr0, td.rt_mr1, td.rt_mr2, td.rt_mr3)
@@ -93,6 +111,15 @@ def test_a_td_is_attested_and_was_measured_before(
         "MRTD": td.mr_td.hex(),
         **{f"RTMR{number}": rtmrs[number].hex() for number in (1, 2, 3)},
     }
+
+
+def test_a_td_gets_a_quote_of_version_5(pki: Pki, root: Path, tmp_path: Path) -> None:
+    words = ("debian-devices", "--coco", "tdx", "--attest", str(root))
+    quote = evidence(tmp_path / "run", *words, "--attest-option", "quote-version=5").blob
+    dcap = DcapQvl(pki.tdx.root.der)
+    with web_services(pki) as address:
+        assert dcap.status(quote, dcap.collateral(address, quote)) == "UpToDate"
+    assert isinstance(dcap_qvl.parse_quote(quote).report, dcap_qvl.TdReport15)
 
 
 def firmware_with_hashes() -> str:
@@ -149,9 +176,12 @@ def test_an_snp_guest_is_attested_and_was_measured_before(
     report, vcek = got.blob, pki.vcek(platform).der
     measurement = report[0x90:0xC0]
     if product != "turin":  # omne-attest does not know it
-        found = OmneAttest(chain).report(report, vcek, report_data=DATA)
+        omne = OmneAttest(chain)
+        found = omne.report(report, vcek, report_data=DATA)
         assert found.version == platform.made.report_version
         assert found.measurement == measurement
+        changed = refused(lambda made: omne.report(made, vcek), report, REPORT_PLACES)
+        assert accepted(changed, REPORT_PLACES) == set()
     assert measured(*guest)["measurement"] == measurement.hex()
     if "seabios" not in words:
         assert computed(got, words) == measurement
@@ -181,3 +211,22 @@ def test_a_service_that_never_answers_ends_with_the_guest(root: Path, tmp_path: 
     )  # fmt: skip
     assert done.code == 0, done.err
     assert "other work is done" in (tmp_path / "run" / "exec.log").read_text()
+
+
+def test_a_guest_fetches_from_the_services_of_its_own_vm(pki: Pki, root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = (
+            "debian-devices", "--coco", "sev-snp", "--net", "user", "--attest", str(root), "--attest-serve",
+            str(port), "--run-dir", str(root.parent / "run"), "--exec",
+            "ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0 && "
+            f"wget -q -O - http://10.0.2.2:{port}/vcek/v1/Genoa/cert_chain",
+        )  # fmt: skip
+        refused = cvmlab("boot", *words)
+        assert refused.code == 85
+        assert f"port {port} cannot be served: Address already in use" in refused.err
+    done = cvmlab("boot", *words)
+    assert done.code == 0, done.err
+    chain = pki.snp["genoa"]
+    assert (root.parent / "run" / "exec.log").read_text() == chain.ask.pem + chain.ark.pem
+    socket.create_server(("127.0.0.1", port)).close()  # the services have ended with the VM

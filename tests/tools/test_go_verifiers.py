@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 
 from cvmlab.attestation.certificate_table import certificate_table
 from cvmlab.base.errors import CvmError
+from cvmlab.collateral.scenarios import Scenario
+from cvmlab.collateral.web_services import web_services
 from cvmlab.debian import packages
 from cvmlab.pki.derived import Seed
 from cvmlab.pki.platforms import SnpPlatform
@@ -98,8 +101,26 @@ def encoded(evidence: bytes, places: Iterable[int]) -> list[str]:
     ]
 
 
+# What go-sev-guest says of a report by the list of revoked certificates; it does not look at its date.
+SAID = {
+    Scenario.GOOD: "",
+    Scenario.SLOW: "",
+    Scenario.REVOKED: "ASK was revoked",
+    Scenario.TOO_MANY_REQUESTS: "could not fetch product CRL",
+    Scenario.SERVER_ERROR: "could not fetch product CRL",
+}
+
+
 @pytest.fixture(scope="module")
 def told(program: Path) -> Any:
+    with ExitStack() as serving:
+        services = {
+            word: serving.enter_context(web_services(PKI, word, delay_s=0.2)) for word in SAID
+        }
+        return said(program, services)
+
+
+def said(program: Path, services: dict[Scenario, str]) -> Any:
     chain = PKI.snp["genoa"]
     given = {
         "reports": encoded(snp_report(), REPORT_PLACES.values()),
@@ -107,6 +128,7 @@ def told(program: Path) -> Any:
         "certificates": base64.b64encode(certificate_table(PKI, SnpPlatform())).decode(),
         "snpRoot": chain.ask.pem + chain.ark.pem,
         "tdxRoot": PKI.tdx.root.pem,
+        "services": services,
     }
     done = subprocess.run(
         [str(program)], input=json.dumps(given), capture_output=True, text=True, timeout=RUN_S
@@ -128,3 +150,10 @@ def test_a_verifier_in_go(
     first, *changed = told[word]
     assert "unknown authority" in told[built_in]
     Verdict(name, of, root, first == "", list(map(bool, changed)), True).require_in_document()
+
+
+@pytest.mark.parametrize("scenario", SAID)
+def test_a_scenario_of_the_key_service(scenario: Scenario, told: Any) -> None:
+    found = told["listed"][scenario]
+    assert SAID[scenario] in found
+    assert (found == "") is (SAID[scenario] == "")

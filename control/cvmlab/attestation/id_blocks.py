@@ -116,10 +116,8 @@ class SignedBlock:
 
 
 def require_signed(options: Iterable[str]) -> None:
-    """Raise ConfigError if these properties of a guest object have an ID block that is not signed."""
+    """Raise ConfigError unless these properties of a guest object have an ID block that is signed."""
     given = given_properties(options)
-    if not given.keys() & {"id-block", "id-auth", "author-key-enabled"}:
-        return
     SignedBlock(
         _decoded(given, "id-block", _BLOCK.size),
         _decoded(given, "id-auth", _AUTH.size),

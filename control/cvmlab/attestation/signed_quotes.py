@@ -79,6 +79,7 @@ def quote_signer(
             key=key,
             certification=certification,
             tee_tcb_svn=bytes(platform.tee_tcb_svn),
+            version=platform.quote_version,
         )
 
     return make

@@ -38,7 +38,7 @@ def plan_of(
             f"the guest of {recording.path} shows a debugger nothing",
             hint="record the boot with --debuggable",
         )
-    recording.spec = replace(recording.spec, gdb=gdb)
+    recording.spec = replace(recording.spec.without_ports, gdb=gdb)
     plan = plan_without_request(
         recording.spec, setting, title=recording.path.name, timeout_s=timeout_s
     )

@@ -37,7 +37,8 @@ def plan_of(
 
     With *gdb*, a debugger sees private memory: who has the snapshot has it anyway.
     """
-    spec = replace(origin.spec, gdb=gdb, debuggable=origin.spec.debuggable or gdb is not None)
+    debuggable = origin.spec.debuggable or gdb is not None
+    spec = replace(origin.spec.without_ports, gdb=gdb, debuggable=debuggable)
     origin.spec = spec
     plan = plan_without_request(spec, setting, title=origin.path.name, timeout_s=timeout_s)
     return replace(

@@ -11,9 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cvmlab.base.errors import ConfigError
 from cvmlab.collateral.tcb_documents import Issue
 from cvmlab.collateral.web_answers import WebAnswer, WebRequest, refusal
-from cvmlab.pki.amd_chain import AmdChain
 from cvmlab.pki.authorities import Pki
-from cvmlab.pki.certificates import revocation_list
+from cvmlab.pki.certificates import Identity, revocation_list
 from cvmlab.pki.platforms import PRODUCTS, SnpPlatform
 
 
@@ -32,18 +31,18 @@ def answer(pki: Pki, issue: Issue, request: WebRequest) -> WebAnswer:
         names = ", ".join(words)
         return refusal(404, f"paths are /{key}/v1/PRODUCT/…, and products are {names}")
     word, wanted = words[rest[1]], rest[2]
-    chain = pki.snp[word]
+    ark, issuer = pki.snp[word].ark, pki.snp[word].issuer(key)
     if wanted == "cert_chain":
-        issuer = chain.ask if key == "vcek" else chain.asvk
-        return WebAnswer((issuer.pem + chain.ark.pem).encode(), "application/x-pem-file")
+        return WebAnswer((issuer.pem + ark.pem).encode(), "application/x-pem-file")
     if wanted == "crl":
-        return _list(chain, issue)
+        return _list(ark, issuer, issue)
     return _certificate(pki, key, word, request, wanted)
 
 
-def _list(chain: AmdChain, issue: Issue) -> WebAnswer:
-    revoked = [chain.ask.certificate.serial_number] if issue.revokes_authorities else []
-    made = revocation_list(chain.ark, revoked, made=issue.made, until=issue.until)
+def _list(ark: Identity, issuer: Identity, issue: Issue) -> WebAnswer:
+    """The ARK's list has authorities alone: verifiers look for the issuer of a VCEK or VLEK."""
+    revoked = [issuer.certificate.serial_number] if issue.revokes_authorities else []
+    made = revocation_list(ark, revoked, made=issue.made, until=issue.until)
     return WebAnswer(made.public_bytes(Encoding.DER), "application/pkix-crl")
 
 

@@ -29,7 +29,7 @@ MEANINGS: Final = {
     Scenario.SW_HARDENING: "it has status SWHardeningNeeded",
     Scenario.CONFIGURATION: "it has status ConfigurationNeeded",
     Scenario.TCB_REVOKED: "it has status Revoked",
-    Scenario.REVOKED: "the PCK CAs and the ASKs are on the lists of revoked certificates",
+    Scenario.REVOKED: "the PCK CAs, ASKs and ASVKs are on the lists of revoked certificates",
     Scenario.EXPIRED: "documents and lists are past their next update",
     Scenario.SLOW: "each answer takes as long as --delay says",
     Scenario.TOO_MANY_REQUESTS: "each answer is status 429, Too Many Requests",

@@ -49,7 +49,7 @@ class Issue:
 
     made: datetime
     status: TcbStatus = TcbStatus.UP_TO_DATE
-    revokes_authorities: bool = False  # the PCK CAs, and each ASK
+    revokes_authorities: bool = False  # the PCK CAs, and each ASK and ASVK
 
     @property
     def until(self) -> datetime:

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The services on a port of this machine, by HTTP or HTTPS."""
 
+import asyncio
 import socket
 import ssl
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Final
 
 from typing_extensions import override
@@ -22,7 +24,7 @@ from cvmlab.collateral.scenarios import STATUSES, Scenario, issue_of
 from cvmlab.collateral.tcb_documents import Technology
 from cvmlab.collateral.web_answers import WebAnswer, WebRequest, refusal
 from cvmlab.pki.authorities import Pki
-from cvmlab.pki.pki_folder import key_text
+from cvmlab.pki.pki_folder import key_text, load
 from cvmlab.pki.web_identity import HOST, web_identity
 
 
@@ -146,6 +148,17 @@ def web_services(
         server.server_close()
 
 
+@asynccontextmanager
+async def services_of(folder: Path, port: int) -> AsyncIterator[str]:
+    """Serve for the test PKI in *folder*; its end waits in a thread for answers that are being sent."""
+    stack = ExitStack()
+    address = stack.enter_context(web_services(load(folder), port=port))
+    try:
+        yield address
+    finally:
+        await asyncio.to_thread(stack.close)
+
+
 def _tls(pki: Pki) -> ssl.SSLContext:
     """Return the context; the library reads certificate and key from a file only."""
     identity = web_identity(pki.seed)
@@ -184,5 +197,5 @@ def _server(port: int, answer: Respond, told: Tell, deadline_s: float) -> _Serve
         return _Server(port, _Handler, told, deadline_s)
     except OSError as error:
         raise ConfigError(
-            f"port {port} cannot be served: {error.strerror}", hint="give another --port"
+            f"port {port} cannot be served: {error.strerror}", hint="give another port"
         ) from error

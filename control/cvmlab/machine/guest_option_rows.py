@@ -95,6 +95,10 @@ PROFILE = (
         help="With --attest: what the platform is, such as product=milan or fmspc=00906ed50000; repeatable",
     ),
     Option(
+        name="attest_serve", group=Group.PROFILE, forms=EVERYWHERE, kind=ValueKind.NUMBER, metavar="PORT",
+        help="With --attest: have a PCCS and a KDS on this port of 127.0.0.1 while the VM runs",
+    ),
+    Option(
         name="quote_fault", group=Group.PROFILE, forms=EVERYWHERE, metavar="FAULT",
         help="With --quotes or --attest: fail on purpose: error:N, truncate, slow:S, wrong-key, replay or never",
     ),

@@ -5,10 +5,12 @@ command_line.py makes QEMU's command line of it.  Files are looked at, and nothi
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
+from cvmlab.attestation.option_checks import require_checked
 from cvmlab.attestation.quote_faults import QuoteFault, QuoteFaultKind
 from cvmlab.base.errors import ConfigError
 from cvmlab.machine.disk_format import DiskFormat, disk_format
@@ -24,6 +26,7 @@ from cvmlab.profiles.profile_rows import DEFAULT_PROFILE, PROFILES
 
 # QEMU rounds the size that it is given, but not that of the memory file.
 _MEMORY_UNIT_BYTES = 8 << 10
+_MAX_PORT = 65535
 MIN_TB_CACHE_BYTES = 8 << 20
 MAX_TB_CACHE_BYTES = 2047 << 20
 # By this name the agent finds the shared folder, as a 9p device or as a disk.
@@ -122,7 +125,8 @@ class BootSpec:
     ``ripas`` how a realm's are (guest_object.py);
     ``quote_socket`` is the socket of an attestation service, ``quotes`` has the VM start its own,
     and ``attest`` is the folder of the test PKI that signs for it, on a platform that
-    ``attest_options`` describe; ``quote_fault`` is how the service fails on purpose;
+    ``attest_options`` describe; ``attest_serve`` is the port of a PCCS and KDS for it;
+    ``quote_fault`` is how the service fails on purpose;
     ``cpu`` is a processor (cpu_models.py) or what QEMU's ``-cpu`` takes, None: the profile's own;
     ``share`` is a folder that the guest may read by 9p;
     ``tb_cache_bytes`` limits QEMU's cache of translated guest code;
@@ -142,6 +146,7 @@ class BootSpec:
     quotes: bool = False
     attest: Path | None = None
     attest_options: tuple[str, ...] = ()
+    attest_serve: int | None = None
     quote_fault: str | None = None
     memory_bytes: int = 1 << 30
     cpu: str | None = None
@@ -209,6 +214,11 @@ class BootSpec:
         """What an attestation service must know: who signs, on what platform, and how it fails."""
         return self.attest, self.attest_options, self.quote_fault
 
+    @property
+    def without_ports(self) -> Self:
+        """The same for a second VM beside the first: two cannot listen on the same port."""
+        return replace(self, gdb=None, attest_serve=None)
+
     def validate(self) -> None:
         """Raise ConfigError if QEMU could not run this, naming the first thing that is wrong."""
         self.profile.require_architecture(self.architecture.name)
@@ -257,16 +267,10 @@ class BootSpec:
                 )
             qemu = self.architecture.qemu
             require_guest_options(profile.guest_object, self.guest_options, qemu=qemu)
-            self._validate_id_block()
+            require_checked(profile.guest_object.check, self.guest_options)
         self._validate_answers()
         cpu(profile, self.cpu)
         self._validate_attestation()
-
-    def _validate_id_block(self) -> None:
-        if any(option.startswith(("id-", "author-")) for option in self.guest_options):
-            from cvmlab.attestation.id_blocks import require_signed  # its library takes long
-
-            require_signed(self.guest_options)
 
     def _validate_answers(self) -> None:
         own = self.profile.host_policy
@@ -293,10 +297,24 @@ class BootSpec:
                 "--attest-option says what a signed quote or report has, and nothing signs one",
                 hint="add --attest DIR; `cvmlab attest init DIR` makes it",
             )
+        if self.attest_serve is not None:
+            self._validate_port(self.attest_serve)
         if self.quote_fault is not None:
             self._validate_fault(QuoteFault.of(self.quote_fault))
         if attestation is not None and self.attest is not None:
             PLATFORMS[attestation.service].of(self.attest_options)
+
+    def _validate_port(self, port: int) -> None:
+        if self.attest is None:
+            raise ConfigError(
+                "--attest-serve serves what verifies a signed quote or report, and nothing signs one",
+                hint="add --attest DIR; `cvmlab attest init DIR` makes it",
+            )
+        if not 0 < port <= _MAX_PORT:
+            raise ConfigError(
+                f"--attest-serve must be 1 to {_MAX_PORT} (got {port})",
+                hint="--attest-serve 8081",
+            )
 
     def _validate_fault(self, fault: QuoteFault) -> None:
         if not self.has_quotes:

@@ -45,6 +45,10 @@ class AmdChain:
     ask: Identity
     asvk: Identity
 
+    def issuer(self, key: str) -> Identity:
+        """Return what issues certificates for a kind of key, vcek or vlek."""
+        return {"vcek": self.ask, "vlek": self.asvk}[key]
+
 
 @dataclass(frozen=True, slots=True)
 class AmdKeys:

@@ -16,6 +16,8 @@ from cvmlab.base.errors import ConfigError
 COMPONENTS: Final = 16
 PCK_CAS: Final = ("platform", "processor")
 CHIP_BYTES: Final = 64
+QUOTE_VERSIONS: Final = (4, 5)
+DEFAULT_QUOTE_VERSION: Final = QUOTE_VERSIONS[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,12 @@ def _ca(text: str) -> str:
     return text
 
 
+def _quote_version(text: str) -> int:
+    if text not in map(str, QUOTE_VERSIONS):
+        raise ValueError(f"{text} is none of {', '.join(map(str, QUOTE_VERSIONS))}")
+    return int(text)
+
+
 def _product(text: str) -> str:
     if text not in PRODUCTS:
         raise ValueError(f"{text} is none of {', '.join(PRODUCTS)}")
@@ -146,6 +154,7 @@ _HINTS: Final = {
     "pce_svn": "such as 11",
     "cpu_svn": "16 numbers with dots between, the rest is zeros: 4.4.2",
     "tee_tcb_svn": "16 numbers with dots between, the rest is zeros: 5.1.6",
+    "quote_version": "most verifiers read 4",
     "product": "--attest-option product=genoa",
     "chip_id": "up to 64 bytes, the rest is zeros",
     "implementation_id": "64 hexadecimal digits",
@@ -165,11 +174,14 @@ def _name(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TdxPlatform(_Options):
-    """A platform with TDX: ``cpu_svn`` are the SGX TCB components, ``tee_tcb_svn`` the TDX module's."""
+    """A platform with TDX: ``cpu_svn`` are the SGX TCB components, ``tee_tcb_svn`` the TDX module's.
+
+    ``quote_version`` is of the quotes that it makes.
+    """
 
     READERS: ClassVar = {
         "ca": _ca, "fmspc": _hex(6), "pce_id": _hex(2), "pce_svn": _number(0xFFFF), "cpu_svn": _svns,
-        "tee_tcb_svn": _svns,
+        "tee_tcb_svn": _svns, "quote_version": _quote_version,
     }  # fmt: skip
 
     ca: str = "platform"
@@ -178,6 +190,7 @@ class TdxPlatform(_Options):
     pce_svn: int = 11
     cpu_svn: tuple[int, ...] = _svns("4.4.2.2.2.1.0.4")
     tee_tcb_svn: tuple[int, ...] = _svns("5.1.6")
+    quote_version: int = DEFAULT_QUOTE_VERSION
 
     @property
     def key(self) -> str:

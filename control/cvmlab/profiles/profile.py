@@ -18,11 +18,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OptionCheck:
+    """A check before QEMU starts: a word of attestation/option_checks.py, and the options it is of."""
+
+    name: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GuestObject:
-    """QEMU's confidential-guest object: its type, and properties that it needs to start."""
+    """QEMU's confidential-guest object: its type, and properties that it needs to start.
+
+    ``check`` is what some of its options need; None: only QEMU checks them.
+    """
 
     type: str
     defaults: tuple[str, ...]
+    check: OptionCheck | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from cvmlab.profiles.profile import (
     GuestObject,
     HostPolicy,
     Interface,
+    OptionCheck,
     Profile,
     Profiles,
 )
@@ -114,7 +115,7 @@ _TDX: Final = Profile(
     name="tdx",
     restricted=True,
     architectures=(X86_64.name,),
-    guest_object=GuestObject(type="tdx-guest", defaults=()),
+    guest_object=GuestObject(type="tdx-guest", defaults=(), check=None),
     cpu_model="sapphire-rapids",
     interface=Interface(
         name="TDX",
@@ -167,7 +168,7 @@ _SEV: Final = Profile(
     name="sev",
     restricted=True,
     architectures=(X86_64.name,),
-    guest_object=GuestObject(type="sev-guest", defaults=_SEV_PROCESSOR),
+    guest_object=GuestObject(type="sev-guest", defaults=_SEV_PROCESSOR, check=None),
     cpu_model="milan",
     interface=_SEV_INTERFACE,
     attestation=None,
@@ -185,7 +186,7 @@ _CCA: Final = Profile(
     name="cca",
     restricted=True,
     architectures=(AARCH64.name,),
-    guest_object=GuestObject(type="rme-guest", defaults=()),
+    guest_object=GuestObject(type="rme-guest", defaults=(), check=None),
     cpu_model=None,
     interface=Interface(
         name="RSI",
@@ -256,7 +257,9 @@ PROFILES: Final = Profiles(
                 fate=f"{_NO_HANDLER} #VC, which it does not handle",
             ),
             # Policy: no debugging (bit 0), encrypted state (bit 2).
-            guest_object=GuestObject(type="sev-guest", defaults=(*_SEV_PROCESSOR, "policy=0x5")),
+            guest_object=GuestObject(
+                type="sev-guest", defaults=(*_SEV_PROCESSOR, "policy=0x5"), check=None
+            ),
         ),
         replace(
             _SEV,
@@ -270,7 +273,13 @@ PROFILES: Final = Profiles(
                 fate=f"{_NO_HANDLER} #VC, which it does not handle",
             ),
             fault_words=_SNP_WORDS,
-            guest_object=GuestObject(type="sev-snp-guest", defaults=_SEV_PROCESSOR),
+            guest_object=GuestObject(
+                type="sev-snp-guest",
+                defaults=_SEV_PROCESSOR,
+                check=OptionCheck(
+                    name="id-block", options=("id-block", "id-auth", "author-key-enabled")
+                ),
+            ),
             cpu_model="genoa",
             attestation=Attestation(
                 service="snp-requests",

@@ -209,11 +209,14 @@ async def _attest(stack: AsyncExitStack, spec: BootSpec, run: RunDir) -> None:
         attestation_service,
         host_certificates,
     )
+    from cvmlab.collateral.web_services import services_of
 
     if spec.attest is not None:
         made = host_certificates(row.service, spec.attest, spec.attest_options)
         if made is not None:
             run.write(run.certificates.name, made)
+        if spec.attest_serve is not None:
+            await stack.enter_async_context(services_of(spec.attest, spec.attest_serve))
     if spec.has_quotes:
         await stack.enter_async_context(
             attestation_service(row.service, run.quote_socket, *spec.answers)

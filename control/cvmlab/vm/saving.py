@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -92,8 +92,7 @@ async def freeze_for_forks(parts: Parts, *, timeout_s: float = SAVE_TIMEOUT_S) -
         if isinstance(error, OSError):
             raise not_written(folder, error) from error
         raise
-    # Two QEMUs cannot listen on the same port.
-    return SnapshotFolder.passing(folder, manifest, replace(parts.spec, gdb=None))
+    return SnapshotFolder.passing(folder, manifest, parts.spec.without_ports)
 
 
 def _room_for(parts: Parts) -> Path:

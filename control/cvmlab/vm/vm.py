@@ -145,8 +145,7 @@ class Vm(TimeTravel):
         origin = saved
         if not isinstance(origin, SnapshotFolder):
             origin = SnapshotFolder.open(place_of(str(saved)))
-            # Two QEMUs cannot listen on the same port.
-            origin.spec = replace(origin.spec, gdb=None)
+            origin.spec = origin.spec.without_ports
         return cls.of_snapshot(origin, _setting_alone(setting), paused=paused)
 
     @classmethod

@@ -6,11 +6,15 @@ Guests' own, from configfs-tsm, are in tests/guest/test_attest.py.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
+from urllib.error import HTTPError
 
 import dcap_qvl
 import omne_attest
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from voltage_verify import tdx
 
 from cvmlab.attestation.signed_quotes import quote_signer
@@ -22,7 +26,7 @@ from cvmlab.pki.derived import Seed
 from cvmlab.pki.platforms import SnpPlatform, TdxPlatform
 from tests.changed_evidence import QUOTE_PLACES, REPORT_PLACES, flipped
 from tests.fakes.pkis import DATA, MEASUREMENT, MRTD, SNP_LAUNCH, small_pki, td_report
-from tests.verifiers import DcapQvl, OmneAttest, VoltageVerify, get
+from tests.verifiers import UNREAD_BY_DCAP_QVL, DcapQvl, OmneAttest, VoltageVerify, get
 
 
 PLATFORM = TdxPlatform()
@@ -53,8 +57,12 @@ def test_voltage_verify_accepts_a_quote(services: str) -> None:
     assert verifier.status(QUOTE, found) == "UpToDate"
 
 
-# What this verifier does not look at.
-UNREAD_BY_DCAP_QVL = {"certification type"}
+def test_dcap_qvl_accepts_a_quote_of_version_5(collateral: Any) -> None:
+    quote = quote_signer(small_pki(), TdxPlatform.of(["quote-version=5"]))(td_report())
+    assert DCAP.status(quote, collateral) == "UpToDate"
+    body = dcap_qvl.parse_quote(quote).report
+    assert isinstance(body, dcap_qvl.TdReport15)
+    assert (body.mr_td, body.tee_tcb_svn2) == (MRTD, bytes(PLATFORM.tee_tcb_svn))
 
 
 @pytest.mark.parametrize("place", QUOTE_PLACES)
@@ -181,6 +189,47 @@ def test_omne_attest_refuses_a_changed_report(place: str) -> None:
     report = flipped(snp_report(SIGNED), REPORT_PLACES[place])
     with pytest.raises(omne_attest.Fail):
         OmneAttest(CHAIN).report(report, small_pki().vcek(SIGNED).der)
+
+
+def relied_on(scenario: Scenario) -> str:
+    """Say what a relying party finds: omne-attest has no lists, so it reads the ARK's by itself."""
+    with web_services(small_pki(), scenario, delay_s=0.2) as address:
+        OmneAttest(CHAIN).report(snp_report(SIGNED), vcek(address, SIGNED))
+        ask, ark = x509.load_pem_x509_certificates(get(f"{address}/vcek/v1/Genoa/cert_chain")[0])
+        listed = x509.load_der_x509_crl(get(f"{address}/vcek/v1/Genoa/crl")[0])
+    key = ark.public_key()
+    assert isinstance(key, RSAPublicKey)
+    assert listed.is_signature_valid(key)
+    if listed.get_revoked_certificate_by_serial_number(ask.serial_number) is not None:
+        return "ASK revoked"
+    assert listed.next_update_utc is not None
+    return "expired" if listed.next_update_utc < datetime.now(UTC) else "accepted"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "said"),
+    [
+        (Scenario.GOOD, "accepted"),
+        (Scenario.SLOW, "accepted"),
+        (Scenario.REVOKED, "ASK revoked"),
+        (Scenario.EXPIRED, "expired"),
+    ],
+)
+def test_a_scenario_of_the_key_service(scenario: Scenario, said: str) -> None:
+    assert relied_on(scenario) == said
+
+
+@pytest.mark.parametrize("scenario", [Scenario.TOO_MANY_REQUESTS, Scenario.SERVER_ERROR])
+def test_a_scenario_in_which_the_key_service_fails(scenario: Scenario) -> None:
+    with pytest.raises(HTTPError, match=scenario):
+        relied_on(scenario)
+
+
+def test_old_firmware_is_below_the_floor_of_a_policy(services: str) -> None:
+    """AMD's service has no status of a level: what is out of date is for the relying party to say."""
+    old, floor = SnpPlatform.of(["snp=13"]), omne_attest.Tcb.from_u64_le(SIGNED.tcb)
+    refused(lambda at: OmneAttest(CHAIN).report(snp_report(old), vcek(at, old), tcb_floor=floor),
+            omne_attest.FailKind.TCB_BELOW_FLOOR, services)  # fmt: skip
 
 
 def refused(change: Callable[[str], Any], kind: omne_attest.FailKind, services: str) -> None:

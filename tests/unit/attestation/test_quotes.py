@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cvmlab.attestation.quote_format import QuoteError
+from cvmlab.attestation.quote_format import QeCertification, QuoteError, quote
 from cvmlab.attestation.quotes import answer, fake_quote, quote_service
 
 
@@ -37,6 +37,21 @@ def test_fields_are_where_a_verifier_looks() -> None:
     kind, size = struct.unpack_from("<HI", quote, 636 + 128)
     assert (kind, 636 + 134 + size) == (6, len(quote))
     assert b"FAKE" * 16 in quote
+
+
+def test_version_5_has_the_type_and_the_size_of_a_longer_body() -> None:
+    whole = quote(
+        REPORT, user_data=b"", sign=lambda _content: bytes(64), key=bytes(64), version=5,
+        certification=QeCertification(bytes(384), bytes(64), b"", b""),
+    )  # fmt: skip
+    assert struct.unpack_from("<HHI", whole) == (5, 2, 0x81)
+    assert struct.unpack_from("<HI", whole, 48) == (3, 648)
+    body = whole[54 : 54 + 648]
+    assert body[:584] == fake_quote(REPORT)[48 : 48 + 584]
+    assert body[584:600] == REPORT[256 + 128 : 256 + 144]
+    assert body[600:648] == REPORT[512 + 400 : 512 + 448]
+    (signature_size,) = struct.unpack_from("<I", whole, 54 + 648)
+    assert 54 + 648 + 4 + signature_size == len(whole)
 
 
 @pytest.mark.parametrize("report", [b"", REPORT[:-1], b"\0" + REPORT[1:]])

@@ -53,6 +53,7 @@ WITH: dict[str, tuple[str, ...]] = dict.fromkeys(
 )
 WITH["quote_fault"] = ("--coco=tdx", "--quotes")
 WITH["attest_option"] = ("--coco=tdx", "--attest=folder")
+WITH["attest_serve"] = ("--coco=tdx", "--attest=folder")
 WITH["arch"] = ("--coco=off",)
 WITH["ripas"] = ("--coco=cca",)
 # Words that exclude other options of this test.

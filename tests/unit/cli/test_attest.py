@@ -72,6 +72,9 @@ def test_bad_input_is_said(
         (BootSpec(coco="generic", attest=Path("/")), "profile generic has no attestation"),
         (BootSpec(coco="tdx", attest=Path("/no")), "there is no folder /no"),
         (BootSpec(coco="tdx", attest_options=("pce-svn=1",)), "nothing signs one"),
+        (BootSpec(coco="tdx", quotes=True, attest_serve=8081), "--attest-serve serves what"),
+        (BootSpec(coco="tdx", attest=Path("/"), attest_serve=0), "must be 1 to 65535 (got 0)"),
+        (BootSpec(coco="tdx", attest=Path("/"), attest_serve=65536), "(got 65536)"),
         (
             BootSpec(coco="tdx", attest=Path("/"), attest_options=("product=milan",)),
             "--attest-option product=milan: there is no 'product'",

@@ -59,17 +59,20 @@ def test_lists_of_revoked_certificates(scenario: Scenario) -> None:
     root = x509.load_der_x509_crl(bytes.fromhex(told(f"{SGX}/rootcacrl", scenario).decode()))
     pck = x509.load_der_x509_crl(told(f"{SGX}/pckcrl?ca=platform&encoding=der", scenario))
     pem = x509.load_pem_x509_crl(told(f"{SGX}/pckcrl?ca=platform", scenario))
-    amd = x509.load_der_x509_crl(told("/vcek/v1/Milan/crl", scenario))
+    amd, csp = (
+        x509.load_der_x509_crl(told(f"/{key}/v1/Milan/crl", scenario)) for key in ("vcek", "vlek")
+    )
     assert root.is_signature_valid(PKI.tdx.root.ec_key.public_key())
     assert pck.issuer == pem.issuer == PKI.tdx.platform_ca.certificate.subject
-    assert amd.issuer == PKI.snp["milan"].ark.certificate.subject
+    assert amd.issuer == csp.issuer == PKI.snp["milan"].ark.certificate.subject
     assert list(pck) == []
-    serials = [{entry.serial_number for entry in found} for found in (root, amd)]
+    serials = [{entry.serial_number for entry in found} for found in (root, amd, csp)]
     expected = [
         {made.certificate.serial_number for made in (PKI.tdx.platform_ca, PKI.tdx.processor_ca)},
         {PKI.snp["milan"].ask.certificate.serial_number},
+        {PKI.snp["milan"].asvk.certificate.serial_number},
     ]
-    assert serials == (expected if scenario is Scenario.REVOKED else [set(), set()])
+    assert serials == (expected if scenario is Scenario.REVOKED else [set(), set(), set()])
 
 
 def test_a_vcek_is_that_of_the_chip_at_the_level() -> None:

@@ -39,6 +39,7 @@ def test_each_product_has_its_report(product: str) -> None:
         ("tdx-quotes", "pce-svn=-1", "it must be a number up to 65535"),
         ("tdx-quotes", "cpu-svn=1.256", "it must be a number up to 255"),
         ("tdx-quotes", "cpu-svn=" + ".".join("1" * 17), "it has 16 numbers at most"),
+        ("tdx-quotes", "quote-version=3", "3 is none of 4, 5"),
         ("snp-requests", "product=rome", "rome is none of milan, genoa, turin"),
         ("snp-requests", "chip-id=" + "00" * 65, "it must be 2 to 128 hexadecimal digits"),
         ("snp-requests", "chip-id=x", "it must be 2 to 128 hexadecimal digits"),

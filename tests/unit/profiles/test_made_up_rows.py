@@ -34,7 +34,7 @@ REALM = Profile(
     name="realm",
     restricted=True,
     architectures=("x86_64",),
-    guest_object=GuestObject(type="realm-guest", defaults=("personalization=7",)),
+    guest_object=GuestObject(type="realm-guest", defaults=("personalization=7",), check=None),
     cpu_model=None,
     interface=Interface(
         name="realms",

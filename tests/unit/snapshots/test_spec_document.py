@@ -30,7 +30,7 @@ FOLDER = Path("/snapshot")
 # Every field has another value than its default; the test below asks for it.
 FULL = BootSpec(
     coco="sev-snp", guest_options=("a=b",), mapgpa="all", ripas="refuse", quote_socket=Path("/q"), quotes=True,
-    attest=Path("/a"), attest_options=("pce-svn=9",), quote_fault="never",
+    attest=Path("/a"), attest_options=("pce-svn=9",), attest_serve=8081, quote_fault="never",
     memory_bytes=2 << 30, cpu="milan", cpus=2, tb_cache_bytes=64 << 20, kernel=Path("/k"),
     initrd=Path("/i"), append="quiet",
     disks=(Disk(Path("/d"), DiskInterface.NVME, DiskFormat.RAW, "7"),), share=Path("/s"),
