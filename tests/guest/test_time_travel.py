@@ -25,13 +25,15 @@ from tests.guest.workload import work
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("state_home")]
 
-PROFILES = ["generic", "sw-protected", "tdx", "sev", "sev-es", "sev-snp"]
+# The last one needs a QEMU for aarch64, so that only long tests have it.
+PROFILES = ["generic", "sw-protected", "tdx", "sev", "sev-es", "sev-snp", "cca"]
+IMAGES = {"cca": "debian-arm64-sid"}
 DEADLINE_S = 180
 WORK = work(5, 4)
 
 
 def working(coco: str, command: str = WORK, **options: Any) -> Vm:
-    image = "debian-devices" if "disks" in options else "debian"
+    image = "debian-devices" if "disks" in options else IMAGES.get(coco, "debian")
     guest = resolve(image, exec_command=command)
     return Vm(
         kernel=guest.kernel, initrd=guest.initrd, append=f"{guest.append} panic=0", coco=coco, memory="512M",
