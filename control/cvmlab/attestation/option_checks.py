@@ -4,6 +4,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from cvmlab.profiles.guest_object import given_properties
 from cvmlab.profiles.profile import OptionCheck
 
 
@@ -18,5 +19,5 @@ _CHECKS: Final[Mapping[str, Callable[[Iterable[str]], None]]] = {"id-block": _id
 
 def require_checked(check: OptionCheck | None, options: tuple[str, ...]) -> None:
     """Raise ConfigError if *options* have some that *check* is for, and it fails."""
-    if check is not None and {option.partition("=")[0] for option in options} & {*check.options}:
+    if check is not None and given_properties(options).keys() & {*check.options}:
         _CHECKS[check.name](options)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -32,6 +33,7 @@ from cvmlab.results import baselines, blame, budgets, costs, guest_faults, phase
 from cvmlab.results.budgets import Ending
 from cvmlab.results.counts import Counters
 from cvmlab.results.first_exit import first_exit
+from cvmlab.results.guest_faults import FaultCase
 from cvmlab.results.result import (
     EXIT_CODES,
     Estimate,
@@ -265,11 +267,16 @@ def _aware(ending: Ending, plan: Plan, vm: Vm, evidence: KernelEvidence | None) 
 def _explained(ending: Ending, naming: Naming, devices: Mapping[int, str]) -> Ending:
     """Add which page an early use was and who changed it, and the function of an address."""
     if ending.early_use is not None:
-        where = (naming.records, naming.resolve, naming.callers)
         words = _words(naming.plan)
-        bad = guest_faults.bad_page(*where, words=words, devices=devices)
-        told = guest_faults.early_use(*where, words=words, devices=devices) or ending.early_use
-        ending = replace(ending, early_use=None if bad else told, stopped=bad or ending.stopped)
+        last = partial(
+            guest_faults.last_fault, naming.records, naming.resolve, naming.callers,
+            words=words, devices=devices,
+        )  # fmt: skip
+        # Where the profile has words for it, a bad page ends a guest.
+        if FaultCase.POISONED in words and (bad := last(of_bad_page=True)):
+            ending = replace(ending, early_use=None, stopped=bad)
+        else:
+            ending = replace(ending, early_use=last() or ending.early_use)
     symbol = None if ending.rip is None else naming.resolve(ending.rip)
     if symbol is None:
         return ending

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvmlab.base.errors import ImageError
-from cvmlab.debian.cache import kept
+from cvmlab.debian.cache import kept, key_of
 from cvmlab.images.symbols import Symbols, from_elf, load
 from cvmlab.images.vmlinux import extract_vmlinux
 from cvmlab.unwind import code
@@ -69,10 +69,9 @@ class KernelCode:
         """Return what *make* makes, or has made before.  It does not need the cache."""
         make = cache(make)  # for a cache that cannot keep it
         try:
-            status = self._kernel.stat()
+            key = (_FORMAT, *key_of(self._kernel))
         except OSError:
             return make()  # and say why
-        key = [_FORMAT, str(self._kernel.resolve()), str(status.st_mtime_ns), str(status.st_size)]
         try:
             path = kept(kind, ".npz", key, lambda new: _write(new, store(make())), keep=_KEPT)
         except (ImageError, OSError):  # full, read-only, or the kernel is bad, as make() will say

@@ -40,6 +40,12 @@ def kept(
     return path
 
 
+def key_of(path: Path) -> tuple[str, ...]:
+    """Return words that are others when *path* is another file, or was written to; raise OSError."""
+    status = path.stat()
+    return str(path.resolve()), str(status.st_mtime_ns), str(status.st_size)
+
+
 def digest(parts: Sequence[bytes | str]) -> str:
     """Return a name for *parts* in this order."""
     told = hashlib.sha256()

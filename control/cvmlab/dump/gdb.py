@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cvmlab.base.channel import Subscription
 from cvmlab.base.errors import CommandRefused, ConfigError, DeadlineExceeded, VmExited
-from cvmlab.debian.cache import kept
+from cvmlab.debian.cache import kept, key_of
 from cvmlab.debian.packages import OnStep, silent
 from cvmlab.dump.notes import kernel_offset_of, split_notes
 from cvmlab.dump.qemu_words import kernel_of, qemu_words, value_of
@@ -133,11 +133,9 @@ async def _offset(vm: AttachedVm) -> int:
 
 def _made(kernel: Path, architecture: Architecture) -> Path:
     """Return a file with the names that the kernel itself has (kallsyms)."""
-    status = kernel.stat()
 
     def make(path: Path) -> None:
         symbols = from_elf(extract_vmlinux(kernel))
         path.write_bytes(function_names(symbols, architecture))
 
-    key = [str(kernel.resolve()), str(status.st_mtime_ns), str(status.st_size)]
-    return kept("function-names", ".elf", key, make, keep=_KEPT)
+    return kept("function-names", ".elf", key_of(kernel), make, keep=_KEPT)

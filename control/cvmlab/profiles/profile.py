@@ -93,7 +93,8 @@ class Interface:
     The plugin counts uses of ``proof`` as kernel_calls.  Where it is not ``required``, a guest may
     be silent, as ``silence`` says.  ``config`` and ``since`` are the option and the version of Linux
     that speak it; ``fate`` says what becomes of another kernel on hardware, and, if it ``dies_here``,
-    in the emulator, too: then all else that is wrong with it follows from that.
+    in the emulator, too: then all else that is wrong with it follows from that.  ``late`` is what
+    a report says where firmware runs before the guest is launched; it is empty where none does.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Interface:
     since: tuple[int, int]
     fate: str
     dies_here: bool
+    late: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

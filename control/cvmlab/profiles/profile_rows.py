@@ -126,6 +126,7 @@ _TDX: Final = Profile(
         since=(5, 19),
         fate=f"{_NO_HANDLER} #VE, which it does not handle",
         dies_here=False,
+        late="",
     ),
     attestation=Attestation(
         service="tdx-quotes",
@@ -162,6 +163,7 @@ _SEV_INTERFACE: Final = Interface(
     since=(4, 15),
     fate="on hardware it reads its encrypted memory as noise",
     dies_here=False,
+    late="",
 )
 
 _SEV: Final = Profile(
@@ -198,6 +200,7 @@ _CCA: Final = Profile(
         since=(6, 13),
         fate="a realm that does not ask aborts at its first access to a device",
         dies_here=True,
+        late="the firmware ran unprotected: memory is the realm's from the kernel's RSI_REALM_CONFIG on",
     ),
     attestation=Attestation(
         service="cca-tokens",
@@ -241,6 +244,7 @@ PROFILES: Final = Profiles(
                 since=(5, 17),
                 fate="",
                 dies_here=False,
+                late="",
             ),
         ),
         _TDX,

@@ -60,7 +60,6 @@ _UNAWARE = (
     "this guest does not share memory with its devices: --on-host-access share lets them work, "
     "and counts what they touch"
 )
-_LATE = "the firmware ran unprotected: memory is the realm's from the kernel's RSI_REALM_CONFIG on"
 
 
 def render(
@@ -118,8 +117,9 @@ def _what(result: Result) -> Iterator[str]:
     is_usual = result.architecture in (None, DEFAULT_ARCHITECTURE.name)
     architecture = "" if is_usual else f"{result.architecture}, "
     yield f"  machine   {architecture}{result.firmware}, {cpus}, {size} of memory"
-    if result.late:
-        yield f"  late      {_LATE}"
+    interface = PROFILES[result.coco].interface if result.late else None
+    if interface is not None:
+        yield f"  late      {interface.late}"
     if result.qemu is not None:
         patch = f", patch {result.qemu.patch[:12]}" if result.qemu.patch else ""
         tuning = f", {result.qemu.tuning}" if result.qemu.tuning else ""

@@ -175,43 +175,18 @@ def say_change(change: LastChange) -> str:
     return f"made {change.to} by {change.actor}{where} at {change.seconds:.3f} s (record {change.record})"
 
 
-def early_use(
+def last_fault(
     records: Records,
     resolve: Resolve,
     callers: Callers = NO_CALLERS,
     *,
+    of_bad_page: bool = False,
     words: Mapping[str, str] = NO_WORDS,
     devices: Mapping[int, str] | None = None,
 ) -> str | None:
-    """Say what the last fault was, but for those of bad pages; None without one."""
-    wrong = (records["kind"] == Kind.GUEST_FAULT) & (records["from"] != PageState.POISONED)
-    return _say_last(records, np.flatnonzero(wrong), resolve, callers, words, devices)
-
-
-def bad_page(
-    records: Records,
-    resolve: Resolve,
-    callers: Callers = NO_CALLERS,
-    *,
-    words: Mapping[str, str] = NO_WORDS,
-    devices: Mapping[int, str] | None = None,
-) -> str | None:
-    """Say what the last touch of a bad page was, if *words* have it: then it ends a guest."""
-    if FaultCase.POISONED not in words:
-        return None
-    bad = (records["kind"] == Kind.GUEST_FAULT) & (records["from"] == PageState.POISONED)
-    return _say_last(records, np.flatnonzero(bad), resolve, callers, words, devices)
-
-
-def _say_last(
-    records: Records,
-    at: npt.NDArray[np.intp],
-    resolve: Resolve,
-    callers: Callers,
-    words: Mapping[str, str],
-    devices: Mapping[int, str] | None,
-) -> str | None:
-    """Say what the last of the faults *at* was; None if there is none."""
+    """Say what the last fault was, of a bad page or of any other; None if there is none."""
+    is_bad = records["from"] == PageState.POISONED
+    at = np.flatnonzero((records["kind"] == Kind.GUEST_FAULT) & (is_bad == of_bad_page))
     if not len(at):
         return None
     changes = records[: at[-1]]

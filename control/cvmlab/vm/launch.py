@@ -203,24 +203,24 @@ async def launch(
 async def _attest(stack: AsyncExitStack, spec: BootSpec, run: RunDir) -> None:
     """Serve the guest's requests for attestation, if it is to have answers."""
     row = spec.profile.attestation
-    if row is None or not (spec.has_quotes or spec.attest):
+    if row is None or not spec.has_quotes:
         return
     from cvmlab.attestation.services import (  # slow, and few ask for it
         attestation_service,
         host_certificates,
     )
-    from cvmlab.collateral.web_services import services_of
 
     if spec.attest is not None:
         made = host_certificates(row.service, spec.attest, spec.attest_options)
         if made is not None:
             run.write(run.certificates.name, made)
         if spec.attest_serve is not None:
+            from cvmlab.collateral.web_services import services_of
+
             await stack.enter_async_context(services_of(spec.attest, spec.attest_serve))
-    if spec.has_quotes:
-        await stack.enter_async_context(
-            attestation_service(row.service, run.quote_socket, *spec.answers)
-        )
+    await stack.enter_async_context(
+        attestation_service(row.service, run.quote_socket, *spec.answers)
+    )
 
 
 async def _begin_to_fill(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The lines of docs/attestation.md for verifiers in Python; tests/tools has those of others."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 
 import omne_attest
@@ -25,28 +26,34 @@ def named(package: str) -> str:
     return f"{package} {'.'.join(version(package).split('.')[:2])}"
 
 
-def test_dcap_qvl() -> None:
-    verifier, vendor = DcapQvl(PKI.tdx.root.der), DcapQvl(b"")
-    with web_services(PKI) as address:
-        collateral = verifier.collateral(address, QUOTE)
+def require_quotes_in_document(
+    package: str, told: str, status: Callable[[bytes], str], vendors: Callable[[bytes], str]
+) -> None:
+    """Have the document say what a verifier of quotes does, which was told of our root or is not."""
     Verdict(
-        named("dcap-qvl"), "TDX", "`verify_with_root_ca` (DER)",
-        verifier.status(QUOTE, collateral) == "UpToDate",
-        refused(lambda quote: verifier.status(quote, collateral), QUOTE, QUOTE_PLACES),
-        is_refused(lambda quote: vendor.status(quote, collateral), QUOTE),
+        named(package), "TDX", told, status(QUOTE) == "UpToDate",
+        refused(status, QUOTE, QUOTE_PLACES), is_refused(vendors, QUOTE),
     ).require_in_document()  # fmt: skip
+
+
+def test_dcap_qvl() -> None:
+    ours, vendors = DcapQvl(PKI.tdx.root.der), DcapQvl(b"")
+    with web_services(PKI) as address:
+        collateral = ours.collateral(address, QUOTE)
+    require_quotes_in_document(
+        "dcap-qvl", "`verify_with_root_ca` (DER)",
+        lambda quote: ours.status(quote, collateral), lambda quote: vendors.status(quote, collateral),
+    )  # fmt: skip
 
 
 def test_voltage_verify() -> None:
-    verifier, vendor = VoltageVerify(PKI.tdx.root.certificate), VoltageVerify(None)
+    ours, vendors = VoltageVerify(PKI.tdx.root.certificate), VoltageVerify(None)
     with web_services(PKI) as address:
-        collateral = verifier.collateral(address, PLATFORM.fmspc.hex())
-    Verdict(
-        named("voltage-verify"), "TDX", "`trusted_root=` (a certificate)",
-        verifier.status(QUOTE, collateral) == "UpToDate",
-        refused(lambda quote: verifier.status(quote, collateral), QUOTE, QUOTE_PLACES),
-        is_refused(lambda quote: vendor.status(quote, collateral), QUOTE),
-    ).require_in_document()  # fmt: skip
+        collateral = ours.collateral(address, PLATFORM.fmspc.hex())
+    require_quotes_in_document(
+        "voltage-verify", "`trusted_root=` (a certificate)",
+        lambda quote: ours.status(quote, collateral), lambda quote: vendors.status(quote, collateral),
+    )  # fmt: skip
 
 
 def test_omne_attest() -> None:

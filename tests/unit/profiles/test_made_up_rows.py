@@ -45,6 +45,7 @@ REALM = Profile(
         since=(6, 13),
         fate="on hardware it dies at once",
         dies_here=False,
+        late="its firmware was nobody's",
     ),
     attestation=Attestation(
         service="realm-tokens",

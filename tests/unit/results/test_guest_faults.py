@@ -18,7 +18,7 @@ from cvmlab.memory.states import PageState
 from cvmlab.profiles.profile_rows import PROFILES
 from cvmlab.results import guest_faults
 from cvmlab.results.callers import Callers, NamedChain
-from cvmlab.results.guest_faults import FaultCase, case_of, early_use, say
+from cvmlab.results.guest_faults import FaultCase, case_of, last_fault, say
 from tests.fakes import journals as make
 
 
@@ -33,12 +33,18 @@ def fault(state: PageState, flags: int = 0, gpa: int = 0x2000_0123, **fields: in
 
 def test_an_early_use_names_page_state_and_function() -> None:
     records = make.journal(fault(PENDING, gpa=0x1000), fault(PENDING, rip=0x1000))
-    assert early_use(records, {0x1000: "probe+0x0"}.get) == f"{TOLD}, in probe+0x0"
-    assert early_use(records, lambda _: None) == f"{TOLD}, in 0x1000"
+    assert last_fault(records, {0x1000: "probe+0x0"}.get) == f"{TOLD}, in probe+0x0"
+    assert last_fault(records, lambda _: None) == f"{TOLD}, in 0x1000"
     poisoned = records.copy()
     poisoned["from"] = PageState.POISONED
-    assert early_use(poisoned, lambda _: None) is None
-    assert early_use(records[np.zeros(2, bool)], lambda _: None) is None
+    assert last_fault(poisoned, lambda _: None) is None
+    assert last_fault(records, lambda _: None, of_bad_page=True) is None
+    bad = last_fault(poisoned, lambda _: None, of_bad_page=True)
+    assert (
+        bad
+        == "the guest touched page 0x20000000 (poisoned), which the host had reported bad, in 0x1000"
+    )
+    assert last_fault(records[np.zeros(2, bool)], lambda _: None) is None
 
 
 @pytest.mark.fault("V1")
@@ -85,7 +91,7 @@ def test_a_fault_says_who_changed_the_page_last() -> None:
     assert (change.record, change.to, change.symbol) == (2, "pending", "free_dma+0x8")
     assert change.callers == ("remove",)
     assert say(found) == (f"{TOLD}; made pending by vcpu 1 in free_dma+0x8 at 2.500 s (record 2)")
-    told = early_use(records, lambda _: None, callers)
+    told = last_fault(records, lambda _: None, callers)
     assert told == say(found)
 
 
